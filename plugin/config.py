@@ -1,0 +1,91 @@
+"""The checkpoint's config.json: a vision encoder, a connector and a language model under one roof."""
+
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig
+from transformers.configuration_utils import PretrainedConfig
+
+MODEL_TYPE = "qwen_vqa"
+ARCHITECTURE = "QwenVqaForConditionalGeneration"
+VISION_ENCODERS = ("vit",)
+CONNECTOR_ACTIVATIONS = ("gelu",)
+
+
+class QwenVqaConfig(PretrainedConfig):
+    """Config of a vision encoder, a two-layer connector and a causal language model.
+
+    Args:
+        vision_config: a ViTConfig, or its dict (default: google/vit-base-patch32-384's shape).
+        text_config: any causal language model's config, or its dict (default: Qwen2).
+        connector: `hidden_size` (width between the two Linear layers; default: the text width) and
+            `activation` ("gelu", the exact one).
+        image_token_id: id of `<|image_pad|>`, the token whose embedding an image feature replaces.
+
+    Raises:
+        ValueError: a vision encoder, an activation or an image size that the model does not have.
+    """
+
+    model_type = MODEL_TYPE
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012 - transformers reads a plain class dict
+    is_composition = True
+
+    def __init__(
+        self,
+        vision_config: dict[str, Any] | PretrainedConfig | None = None,
+        text_config: dict[str, Any] | PretrainedConfig | None = None,
+        connector: dict[str, Any] | None = None,
+        image_token_id: int = 151655,
+        **kwargs: Any,
+    ) -> None:
+        self.vision_config = _as_config(
+            vision_config or {"model_type": "vit", "patch_size": 32, "image_size": 384}, default="vit"
+        )
+        self.text_config = _as_config(text_config, default="qwen2")
+        self.connector = {"hidden_size": self.text_config.hidden_size, "activation": "gelu", **(connector or {})}
+        self.image_token_id = image_token_id
+        kwargs["tie_word_embeddings"] = bool(getattr(self.text_config, "tie_word_embeddings", False))
+        super().__init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        vision, connector = self.vision_config, self.connector
+        if vision.model_type not in VISION_ENCODERS:
+            raise ValueError(
+                f"vision_config.model_type is {vision.model_type!r}; this version serves "
+                f"{', '.join(VISION_ENCODERS)}. Assemble the checkpoint with a ViT such as "
+                "google/vit-base-patch32-384."
+            )
+        if vision.image_size % vision.patch_size:
+            raise ValueError(
+                f"vision_config.image_size {vision.image_size} is not a multiple of "
+                f"patch_size {vision.patch_size}; patches would not cover the canvas."
+            )
+        if vision.hidden_act != "gelu":
+            raise ValueError(f"vision_config.hidden_act is {vision.hidden_act!r}; the ViT here has 'gelu'.")
+        if connector["activation"] not in CONNECTOR_ACTIVATIONS:
+            raise ValueError(
+                f"connector.activation is {connector['activation']!r}; "
+                f"it must be one of {', '.join(CONNECTOR_ACTIVATIONS)}."
+            )
+        unknown = set(connector) - {"hidden_size", "activation"}
+        if unknown:
+            raise ValueError(f"connector has unknown fields {sorted(unknown)}; remove them from config.json.")
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Features, and so prompt tokens, of one image: one per patch and one for CLS (145 at 384/32)."""
+        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2 + 1
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:
+        """The language model's config: what transformers and vLLM ask for sizes, heads and caches."""
+        return self.text_config
+
+
+def _as_config(value: dict[str, Any] | PretrainedConfig | None, default: str) -> PretrainedConfig:
+    if isinstance(value, PretrainedConfig):
+        return value
+    fields = dict(value or {})
+    model_type = fields.pop("model_type", default)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"transformers knows no model_type {model_type!r}; check the spelling in config.json.")
+    return CONFIG_MAPPING[model_type](**fields)
