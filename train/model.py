@@ -1,0 +1,149 @@
+"""The reference: the served model in plain PyTorch, for training, for transformers and as the proof's other side."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.registration import register_for_transformers
+from qwen_vqa.train.vision_encoder import VisionEncoder
+
+
+class Connector(nn.Module):
+    """Linear, exact GELU, Linear: from the encoder's width to the language model's (LLaVA-1.5, arXiv:2310.03744)."""
+
+    def __init__(self, config: QwenVqaConfig) -> None:
+        super().__init__()
+        width = config.connector["hidden_size"]
+        self.linear_1 = nn.Linear(config.vision_config.hidden_size, width)
+        self.linear_2 = nn.Linear(width, config.text_config.hidden_size)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features [..., vision width] to [..., text width]."""
+        return self.linear_2(nn.functional.gelu(self.linear_1(features)))
+
+
+class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """A vision encoder and a connector whose outputs stand in for the embeddings of `<|image_pad|>` tokens."""
+
+    config_class = QwenVqaConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["EncoderLayer"]  # noqa: RUF012 - transformers reads a plain class list
+    # A tied output layer is not in the checkpoint; an untied one is (config.tie_word_embeddings says which).
+    _tied_weights_keys = {  # noqa: RUF012 - transformers reads a plain class dict
+        "language_model.lm_head.weight": "language_model.model.embed_tokens.weight"
+    }
+
+    def __init__(self, config: QwenVqaConfig) -> None:
+        super().__init__(config)
+        self.vision_encoder = VisionEncoder(config.vision_config)
+        self.connector = Connector(config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, VisionEncoder):
+            for embedding in (module.class_embedding, module.position_embedding):
+                nn.init.trunc_normal_(embedding, std=self.config.vision_config.initializer_range)
+        else:
+            super()._init_weights(module)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding of the language model."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embedding of the language model."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The output layer of the language model."""
+        return self.language_model.get_output_embeddings()
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Pixels [images, 3, size, size] to what the connector takes: [images, tokens, vision width].
+
+        No graph is kept for a frozen encoder.
+        """
+        trainable = any(parameter.requires_grad for parameter in self.vision_encoder.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trainable):
+            return self.vision_encoder(pixel_values.to(self.vision_encoder.patch_embedding.weight.dtype))
+
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Token ids [B, T] and images in reading order to embeddings [B, T, text width].
+
+        Raises:
+            ValueError: placeholders and image features differ in number.
+        """
+        embeddings = self.get_input_embeddings()(input_ids)
+        if image_features is None and pixel_values is not None:
+            image_features = self.get_image_features(pixel_values)
+        is_image = input_ids == self.config.image_token_id
+        if image_features is None:
+            if is_image.any():
+                raise ValueError(f"{int(is_image.sum())} image tokens in the prompt, but no image was given.")
+            return embeddings
+        connected = self.connector(image_features.to(self.connector.linear_1.weight.dtype)).flatten(0, 1)
+        if len(connected) != int(is_image.sum()):
+            raise ValueError(
+                f"{int(is_image.sum())} image tokens in the prompt for {len(connected)} image features "
+                f"({self.config.num_image_tokens} an image)."
+            )
+        return embeddings.masked_scatter(is_image.unsqueeze(-1), connected.to(embeddings.dtype))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits [B, T, vocabulary], and the loss where `labels` [B, T] are given (-100: not counted).
+
+        Images are given as `pixel_values` [images, 3, size, size], or as the frozen encoder's cached
+        `image_features` [images, tokens, vision width], in the order of their placeholders.
+        """
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("forward needs input_ids or inputs_embeds.")
+            inputs_embeds = self.embed(input_ids, pixel_values, image_features)
+        return self.language_model(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, labels=labels, **kwargs
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """The images enter with the prompt; later steps find them in the cache."""
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            inputs["pixel_values"] = pixel_values
+            inputs["image_features"] = image_features
+        return inputs
+
+
+def register_model() -> None:
+    """`AutoModelForImageTextToText.from_pretrained(CHECKPOINT)` works from here on."""
+    register_for_transformers()
+    AutoModelForImageTextToText.register(QwenVqaConfig, QwenVqaForConditionalGeneration, exist_ok=True)
