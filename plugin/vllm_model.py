@@ -1,0 +1,172 @@
+"""The model as vLLM serves it: vision encoder, connector and any language model that vLLM knows."""
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from torch import nn
+from transformers.configuration_utils import PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from vllm.config import VllmConfig
+from vllm.distributed import get_tensor_model_parallel_world_size
+from vllm.model_executor.models.interfaces import (
+    MultiModalEmbeddings,
+    SupportsLoRA,
+    SupportsMultiModal,
+    SupportsPP,
+)
+from vllm.model_executor.models.module_mapping import MultiModelKeys
+from vllm.model_executor.models.utils import WeightsMapper, init_vllm_registered_model, maybe_prefix
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.inputs import MultiModalKwargsItem
+from vllm.sequence import IntermediateTensors
+from vllm.utils.tensor_schema import TensorSchema, TensorShape
+
+from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.vllm_connector import Connector
+from qwen_vqa.plugin.vllm_processing import (
+    QwenVqaDummyInputsBuilder,
+    QwenVqaMultiModalProcessor,
+    QwenVqaProcessingInfo,
+)
+from qwen_vqa.plugin.vllm_vision_encoder import VisionEncoder
+from qwen_vqa.plugin.vllm_weights import load_all_weights
+
+
+class PixelInputs(TensorSchema):
+    """Dimensions:
+    - n: images of all requests in the step
+    - s: height and width of the canvas
+    """
+
+    type: Literal["pixel_values"] = "pixel_values"
+    pixel_values: Annotated[torch.Tensor, TensorShape("n", 3, "s", "s")]
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    QwenVqaMultiModalProcessor, info=QwenVqaProcessingInfo, dummy_inputs=QwenVqaDummyInputsBuilder
+)
+class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, SupportsPP):
+    """A ViT whose features, through a connector, take the places of `<|image_pad|>` in the prompt."""
+
+    packed_modules_mapping: dict[str, list[str]] = {  # noqa: RUF012 - vLLM reads a plain class dict
+        "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+        "gate_up_proj": ["gate_proj", "up_proj"],
+    }
+    # The checkpoint has vLLM's names already. Adapters come with others, and only their tensors are
+    # renamed: from transformers' layout of vision-language models, or trained on the language model alone.
+    hf_to_vllm_mapper = WeightsMapper(
+        orig_to_new_regex={
+            re.compile(r"^model\.language_model\.(?=.*\.lora_[AB]\.)"): "language_model.model.",
+            re.compile(
+                r"^(?!language_model\.|vision_encoder\.|connector\.)(?=.*\.lora_[AB]\.)"
+            ): "language_model.",
+        }
+    )
+    supports_tower_connector_lora: ClassVar[bool] = True
+
+    @classmethod
+    def get_placeholder_str(cls, modality: str, i: int) -> str | None:
+        """What stands for an image in the prompt where a chat template takes text only."""
+        if modality.startswith("image"):
+            return "<|vision_start|><|image_pad|><|vision_end|>"
+        raise ValueError(f"the model takes images, no {modality}.")
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__()
+        config: QwenVqaConfig = vllm_config.model_config.hf_config
+        quant_config = vllm_config.quant_config
+        check_tensor_parallel(config, get_tensor_model_parallel_world_size())
+        self.config = config
+        self.configure_mm_token_handling(
+            vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_id]
+        )
+        with self._mark_tower_model(vllm_config, "image"):
+            self.vision_encoder = VisionEncoder(
+                config.vision_config, quant_config, maybe_prefix(prefix, "vision_encoder")
+            )
+            self.connector = Connector(config, quant_config, maybe_prefix(prefix, "connector"))
+        with self._mark_language_model(vllm_config):
+            self.language_model = init_vllm_registered_model(
+                vllm_config=vllm_config,
+                hf_config=config.text_config,
+                architectures=config.text_config.architectures or [causal_lm_class(config.text_config)],
+                prefix=maybe_prefix(prefix, "language_model"),
+            )
+        # A language model may stack others than these (Phi3 stacks none): its word counts.
+        self.packed_modules_mapping = {
+            **type(self).packed_modules_mapping,
+            **getattr(self.language_model, "packed_modules_mapping", {}),
+        }
+        self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
+
+    def embed_multimodal(self, **kwargs: Any) -> MultiModalEmbeddings:
+        """All images of a step, of whatever requests, to one [tokens, D_text] each.
+
+        `pixel_values` is [images, 3, size, size]; the encoder runs once over them all.
+        """
+        if kwargs.get("pixel_values") is None:
+            return []
+        size = self.config.vision_config.image_size
+        inputs = PixelInputs(pixel_values=kwargs["pixel_values"], resolve_bindings={"s": size})
+        features = self.vision_encoder(inputs["pixel_values"])
+        return self.connector(features).unbind()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor | IntermediateTensors:
+        """Embeddings [tokens, D_text] of a step, images in their places, to hidden states [tokens, D_text]."""
+        if intermediate_tensors is not None:  # A later pipeline rank: its input comes from the one before.
+            inputs_embeds = None
+        return self.language_model(input_ids, positions, intermediate_tensors, inputs_embeds=inputs_embeds)
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """Hidden states [tokens, D_text] to logits [tokens, vocabulary]."""
+        return self.language_model.compute_logits(hidden_states)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Loads a checkpoint; missing, unexpected and misshapen weights raise ValueError with their names."""
+        return load_all_weights(self, weights)
+
+    def get_mm_mapping(self) -> MultiModelKeys:
+        """Which submodule is what, for LoRA."""
+        return MultiModelKeys.from_string_field(
+            language_model="language_model", connector="connector", tower_model="vision_encoder"
+        )
+
+    def get_mm_lora_token_counts(
+        self, *, modality: str, mm_kwargs: MultiModalKwargsItem | None, num_mm_embeds: int
+    ) -> tuple[int, int | None]:
+        """Tokens in encoder and connector for so many embeddings: neither adds nor drops any."""
+        return num_mm_embeds, num_mm_embeds
+
+
+def causal_lm_class(text_config: PretrainedConfig) -> str:
+    """The class name that stands for a language model whose config does not say it."""
+    return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[text_config.model_type]
+
+
+def check_tensor_parallel(config: QwenVqaConfig, ranks: int) -> None:
+    """Every part of the vision side must split evenly between the ranks.
+
+    Raises:
+        ValueError: it does not; the message names the field and the ranks that would do.
+    """
+    vision = config.vision_config
+    for field, size in (
+        ("vision_config.num_attention_heads", vision.num_attention_heads),
+        ("vision_config.intermediate_size", vision.intermediate_size),
+        ("connector.hidden_size", config.connector["hidden_size"]),
+    ):
+        if size % ranks:
+            fitting = [n for n in range(1, ranks) if size % n == 0]
+            raise ValueError(
+                f"--tensor-parallel-size {ranks} does not divide {field} {size}; use one of "
+                f"{', '.join(map(str, fitting))}."
+            )

@@ -1,0 +1,150 @@
+"""Loading that leaves nothing out: missing, unexpected and misshapen weights raise, with their names.
+
+vLLM alone lets all three pass somewhere: it does not look for missing weights in Linear layers, drops
+a bias that the model lacks, and takes the first rows of a matrix that is too large.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+from vllm.model_executor.layers.linear import LinearBase, QKVParallelLinear, UnquantizedLinearMethod
+from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod
+from vllm.model_executor.models.utils import AutoWeightsLoader, PPMissingLayer, StageMissingLayer
+
+Weights = Iterable[tuple[str, torch.Tensor]]
+_NAMES_SHOWN = 20
+
+
+def load_all_weights(model: nn.Module, weights: Weights) -> set[str]:
+    """Load a checkpoint's weights into a model whose own `packed_modules_mapping` says what is stacked.
+
+    Returns:
+        The names of the parameters that received a weight.
+
+    Raises:
+        ValueError: a parameter (or a part of a stacked one) without a weight, a weight without a place,
+            or one of another shape than the config says. The message names them.
+    """
+    places = _Places(model)
+    seen: list[str] = []
+    remaining = iter(weights)
+
+    def checked() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, weight in remaining:
+            seen.append(name)
+            places.check_shape(name, weight)
+            yield name, weight
+
+    try:
+        loaded = AutoWeightsLoader(model).load_weights(checked())
+    except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+        if isinstance(error, WeightShapeError) or not seen or places.has(seen[-1]):
+            raise ValueError(f"the checkpoint does not fit the model at {seen[-1:]}: {error}") from error
+        unplaced = [name for name in (*seen, *(name for name, _ in remaining)) if not places.has(name)]
+        raise ValueError(f"the model has no place for {_listed(unplaced)}. {error}") from error
+
+    if missing := places.missing(set(seen), loaded):
+        raise ValueError(
+            f"the checkpoint lacks {_listed(missing)}. It was not saved completely, or config.json "
+            "describes another model."
+        )
+    if ignored := [name for name in seen if places.ignores(name)]:
+        raise ValueError(
+            f"the model has no place for {_listed(ignored)}; config.json describes another model."
+        )
+    return loaded
+
+
+class WeightShapeError(ValueError):
+    """A weight of another shape than the model's."""
+
+
+class _Places:
+    """Which names of a checkpoint go to which parameters of the model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.modules = dict(model.named_modules())
+        self.parameters = dict(model.named_parameters(remove_duplicate=False))
+        self.required = [
+            name
+            for name, _ in model.named_parameters()
+            # Scales of the KV cache have defaults; a checkpoint need not bring them.
+            if not isinstance(getattr(self._owner(name), "quant_method", None), BaseKVCacheMethod)
+        ]
+        self.stacks: dict[str, list[str]] = model.packed_modules_mapping
+        self.stack_of = {part: stack for stack, parts in self.stacks.items() for part in parts}
+        self.quantised = any(
+            isinstance(module, LinearBase) and not isinstance(module.quant_method, UnquantizedLinearMethod)
+            for module in self.modules.values()
+        )
+
+    def _owner(self, name: str) -> nn.Module | None:
+        return self.modules.get(name.rpartition(".")[0])
+
+    def stacked(self, name: str) -> tuple[str, str | None]:
+        """`layers.0.q_proj.weight` to (`layers.0.qkv_proj.weight`, `q_proj`); others to themselves and None."""
+        module, _, leaf = name.rpartition(".")
+        parent, _, part = module.rpartition(".")
+        if part not in self.stack_of or self._owner(name) is not None:
+            return name, None
+        return f"{parent}.{self.stack_of[part]}.{leaf}", part
+
+    def unstacked(self, parameter: str) -> list[str]:
+        """The names under which a checkpoint may bring a parameter: the reverse of `stacked`."""
+        module, _, leaf = parameter.rpartition(".")
+        parent, _, stack = module.rpartition(".")
+        return [f"{parent}.{part}.{leaf}" for part in self.stacks.get(stack, ())] or [parameter]
+
+    def has(self, name: str) -> bool:
+        """Whether a weight has a parameter here, or belongs to a part that another rank or nobody holds."""
+        if self.stacked(name)[0] in self.parameters:
+            return True
+        parents = name.split(".")
+        return any(
+            isinstance(self.modules.get(".".join(parents[:depth])), PPMissingLayer | StageMissingLayer)
+            for depth in range(1, len(parents))
+        )
+
+    def ignores(self, name: str) -> bool:
+        """Whether vLLM dropped this weight: a bias for a layer without one (GPTQ writes such, of zeros)."""
+        owner = self._owner(self.stacked(name)[0])
+        return not self.quantised and name.endswith(".bias") and owner is not None and not self.has(name)
+
+    def missing(self, seen: set[str], loaded: set[str]) -> list[str]:
+        """Names that the checkpoint should have brought."""
+        absent = []
+        for parameter in self.required:
+            names = self.unstacked(parameter)
+            # Loaded under none of its names: the language model's own code renames this weight.
+            if parameter not in loaded or not seen.isdisjoint(names):
+                absent += [name for name in names if name not in seen and parameter not in seen]
+        return absent
+
+    def check_shape(self, name: str, weight: torch.Tensor) -> None:
+        """Raise WeightShapeError for a Linear layer's weight or bias of another shape than its layer's."""
+        place, part = self.stacked(name)
+        layer, leaf = self._owner(place), name.rpartition(".")[2]
+        if not isinstance(layer, LinearBase) or not isinstance(layer.quant_method, UnquantizedLinearMethod):
+            return
+        expected = {"weight": (rows := self._rows(layer, part), layer.input_size), "bias": (rows,)}.get(leaf)
+        if expected and tuple(weight.shape) != expected:
+            raise WeightShapeError(
+                f"the weight is {list(weight.shape)}, config.json makes it {list(expected)}"
+            )
+
+    def _rows(self, layer: LinearBase, part: str | None) -> int:
+        """Output width of a layer over all ranks, or of one part of a stacked layer."""
+        if part is None:
+            return layer.output_size
+        index = self.stacks[self.stack_of[part]].index(part)
+        if isinstance(layer, QKVParallelLinear):
+            heads = layer.total_num_heads if index == 0 else layer.total_num_kv_heads
+            return heads * (layer.v_head_size if index == 2 else layer.head_size)
+        return layer.output_sizes[index]
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return f"{len(names)} weights: {', '.join(sorted(names)[:_NAMES_SHOWN])}{more}"
