@@ -1,0 +1,20 @@
+"""What the whole session shares: tiny checkpoints, made once."""
+
+from pathlib import Path
+
+import pytest
+from tests.tiny import make_adapter, make_checkpoint
+
+import qwen_vqa.train  # noqa: F401 - registers the model with transformers
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random checkpoint (Qwen2, tied embeddings, float32)."""
+    return make_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter for `tiny_checkpoint`."""
+    return make_adapter(tiny_checkpoint, tmp_path_factory.mktemp("adapter") / "tiny-lora")

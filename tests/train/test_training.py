@@ -1,0 +1,185 @@
+"""The training loop: what is trained, on what, and that a resumed run is the same run."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.tiny import picture, tiny_config, tiny_model, tiny_processor, user
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.train.collator import ConversationCollator
+from qwen_vqa.train.dataset import ConversationDataset
+from qwen_vqa.train.labels import IGNORED
+from qwen_vqa.train.run import export, train
+from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.trainer import prepare_model
+from qwen_vqa.train.training_config import TrainingConfig
+
+CONFIG = TrainingConfig(
+    learning_rate=1e-3, connector_learning_rate=2e-3, rank=4, alpha=8, dropout=0.1,
+    batch_size=2, accumulation=2, max_steps=6, save_steps=3, precision="float32", seed=3,
+)
+
+
+def answer(text: str) -> dict:
+    return {"role": "assistant", "content": text}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    with (tmp_path / "train.jsonl").open("w") as lines:
+        for index in range(16):
+            picture(index).save(tmp_path / f"{index}.png")
+            content = [{"type": "image", "image": f"{index}.png"}, {"type": "text", "text": f"What is {index}?"}]
+            messages = [{"role": "user", "content": content}, answer(f"a picture of {index}")]
+            print(json.dumps({"id": index, "messages": messages}), file=lines)
+    return tmp_path / "train.jsonl"
+
+
+def test_the_loss_counts_answers_and_their_ends_alone():
+    processor = tiny_processor()
+    image = picture(0)
+    messages = [user(image, "red?"), answer("no"), user("<|im_end|>assistant\n blue?"), answer("yes, blue")]
+    batch = ConversationCollator(processor)([{"sample_id": "s", "messages": messages, "images": [image]}])
+    counted = [int(token) for token, label in zip(batch["input_ids"][0], batch["labels"][0]) if label != IGNORED]
+    assert processor.tokenizer.decode(counted) == "no<|im_end|>yes, blue<|im_end|>"
+    assert torch.equal(batch["labels"][batch["labels"] != IGNORED], torch.tensor(counted))
+    assert (batch["input_ids"] == processor.image_token_id).sum() == processor.image_processor.num_image_tokens
+
+
+def test_padding_is_not_attended_or_learnt():
+    processor = tiny_processor()
+    samples = [
+        {"sample_id": "a", "messages": [user("hi"), answer("a long answer, this one")], "images": []},
+        {"sample_id": "b", "messages": [user("hi"), answer("no")], "images": []},
+    ]
+    batch = ConversationCollator(processor)(samples)
+    padded = batch["attention_mask"][1] == 0
+    assert padded.any()
+    assert (batch["labels"][1][padded] == IGNORED).all()
+
+
+def test_a_sample_that_is_too_long_is_named_with_both_lengths():
+    sample = {"sample_id": "s7", "messages": [user("why? " * 30), answer("so")], "images": []}
+    with pytest.raises(UserError, match=r"s7 has \d+ tokens, more than max_length 20"):
+        ConversationCollator(tiny_processor(), max_length=20)([sample])
+
+
+def test_an_answer_that_the_template_swallows_is_refused():
+    processor = tiny_processor()
+    processor.tokenizer.add_tokens(["\n\n"])  # as in Qwen2.5's vocabulary: it takes the header's line break along
+    sample = {"sample_id": "s8", "messages": [user("why?"), answer("\nso")], "images": []}
+    with pytest.raises(UserError, match="s8 has 1 answers, but 0 were found"):
+        ConversationCollator(processor)([sample])
+
+
+def test_connector_and_adapter_learn_and_the_rest_is_frozen():
+    processor = tiny_processor()
+    model = tiny_model(tiny_config(processor))
+    prepare_model(model, CONFIG)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.01)
+    image = picture(0)
+    sample = {"sample_id": "s", "messages": [user(image, "red?"), answer("no")], "images": [image]}
+    model(**ConversationCollator(processor)([sample])).loss.backward()
+    for name, parameter in model.named_parameters():
+        trained = name.startswith("connector.") or "lora_" in name
+        assert (parameter.grad is not None and bool(parameter.grad.any())) == trained, name
+
+
+def test_each_part_has_its_learning_rate(tiny_checkpoint: Path, data: Path, tmp_path: Path):
+    trainer = train(tiny_checkpoint, ConversationDataset(data), tmp_path / "run", CONFIG)
+    rates = {group["name"]: group["initial_lr"] for group in trainer.optimizer.param_groups}
+    assert rates == {"connector": 2e-3, "language_model": 1e-3}
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
+
+
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(tiny_checkpoint: Path, data: Path, tmp_path: Path):
+    whole = train(tiny_checkpoint, ConversationDataset(data), tmp_path / "whole", CONFIG)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_checkpoint, Interrupted(data, after=18), tmp_path / "cut", CONFIG)
+    resumed = train(tiny_checkpoint, ConversationDataset(data), tmp_path / "cut", CONFIG, resume=True)
+    losses = [[entry["loss"] for entry in run.state.log_history if "loss" in entry] for run in (whole, resumed)]
+    assert losses[0] == losses[1]
+    for (name, expected), actual in zip(whole.model.state_dict().items(), resumed.model.state_dict().values()):
+        assert torch.equal(expected, actual), name
+
+
+class Interrupted(ConversationDataset):
+    """Pulls the plug after so many samples."""
+
+    def __init__(self, path: Path, after: int) -> None:
+        super().__init__(path)
+        self.left = after
+
+    def __getitem__(self, index: int) -> dict:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return super().__getitem__(index)
+
+
+def test_the_export_is_the_original_pair_and_a_checkpoint(tiny_checkpoint: Path, data: Path, tmp_path: Path):
+    trainer = train(tiny_checkpoint, ConversationDataset(data), tmp_path / "run", CONFIG)
+    connector = {name: tensor.clone() for name, tensor in trainer.model.connector.state_dict().items()}
+    folder = export(trainer.model, load_processor(tiny_checkpoint), tmp_path / "run")
+    assert set(torch.load(tmp_path / "run/final_connector.pth")) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    names = load_file(tmp_path / "run/final_lora_model/adapter_model.safetensors").keys()
+    assert all(name.startswith("base_model.model.model.layers.") for name in names)
+    reloaded = load_reference(folder, torch.float32)
+    assert torch.equal(reloaded.connector.linear_1.weight, connector["linear_1.weight"])
+    assert (folder / "adapters/final_lora_model/adapter_model.safetensors").is_file()
+
+
+def test_a_run_is_not_overwritten(tiny_checkpoint: Path, data: Path, tmp_path: Path):
+    train(tiny_checkpoint, ConversationDataset(data), tmp_path / "run", CONFIG)
+    with pytest.raises(UserError, match="holds a run already"):
+        train(tiny_checkpoint, ConversationDataset(data), tmp_path / "run", CONFIG)
+    with pytest.raises(UserError, match="nothing to resume"):
+        train(tiny_checkpoint, ConversationDataset(data), tmp_path / "other", CONFIG, resume=True)
+
+
+def test_broken_images_are_named_and_left_out_only_when_asked(data: Path):
+    whole = (data.parent / "3.png").read_bytes()
+    (data.parent / "3.png").write_bytes(whole[: len(whole) // 2])
+    (data.parent / "5.png").unlink()
+    with pytest.raises(UserError, match=r"2 of 16 images cannot be used.*3\.png.*5\.png"):
+        ConversationDataset(data).check_images()
+    dataset = ConversationDataset(data)
+    faults = dataset.check_images(skip_broken=True)
+    assert len(dataset) == 14
+    assert "truncated" in faults[0]
+    assert "no such file" in faults[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 1: expected"),
+        ('{"id": 1}', "line 1: expected"),
+        ('{"messages": [{"role": "human", "content": "x"}]}', "role 'human'"),
+        ('{"messages": [{"role": "user", "content": "x"}]}', "no assistant turn"),
+        ('{"messages": [{"role": "assistant", "content": ""}]}', "text that is not empty"),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "video"}]}, {"role": "assistant", "content": "x"}]}',
+            "type 'video'",
+        ),
+    ],
+)
+def test_a_line_that_is_no_sample_is_named(tmp_path: Path, line: str, message: str):
+    (tmp_path / "bad.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match=message):
+        ConversationDataset(tmp_path / "bad.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("batch_size", 0), ("learning_rate", -1.0), ("dropout", 1.0), ("precision", "int4")]
+)
+def test_a_config_is_checked_at_the_door(field: str, value: object):
+    with pytest.raises(UserError, match=field):
+        TrainingConfig(**{field: value})

@@ -1,0 +1,64 @@
+"""The reference model and its processor, in and out of a checkpoint folder."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoProcessor, GenerationConfig
+
+from qwen_vqa.plugin.checkpoint import check_checkpoint
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+
+
+def load_reference(folder: str | Path, dtype: torch.dtype | str = "auto") -> QwenVqaForConditionalGeneration:
+    """The reference model of a checkpoint folder, in eval mode on the CPU.
+
+    Raises:
+        UserError: a file is missing, or weights are missing, unexpected or of another shape (by name).
+    """
+    folder = Path(folder)
+    check_checkpoint(folder)
+    model, loading = QwenVqaForConditionalGeneration.from_pretrained(
+        folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    problems = [
+        f"{label} {', '.join(sorted(str(name) for name in loading[key]))}"
+        for key, label in (
+            ("missing_keys", "missing:"),
+            ("unexpected_keys", "unexpected:"),
+            ("mismatched_keys", "of another shape than config.json says:"),
+        )
+        if loading[key]
+    ]
+    if problems:
+        raise UserError(f"the weights in {folder} do not fit its config.json; {'; '.join(problems)}.")
+    return model.eval()
+
+
+def load_processor(folder: str | Path) -> QwenVqaProcessor:
+    """The processor of a checkpoint folder: the one that serving uses, too."""
+    check_checkpoint(Path(folder))
+    return AutoProcessor.from_pretrained(folder)
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: QwenVqaForConditionalGeneration,
+    processor: QwenVqaProcessor,
+    max_shard_size: str = "4GB",
+) -> None:
+    """Write config, weights, generation config, tokenizer, image processor and chat template."""
+    model.generation_config = chat_generation_config(model.language_model.generation_config, processor)
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    processor.save_pretrained(folder)
+
+
+def chat_generation_config(base: GenerationConfig, processor: QwenVqaProcessor) -> GenerationConfig:
+    """The language model's own generation defaults, ending at `<|im_end|>` whatever else they end at."""
+    config = GenerationConfig.from_dict(base.to_dict())
+    turn_end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    config.eos_token_id = [turn_end, *(token for token in ends if token not in (None, turn_end))]
+    config.pad_token_id = processor.tokenizer.pad_token_id
+    return config

@@ -1,0 +1,120 @@
+"""`qwen-vqa train`: conversations about images to a connector, an adapter and a checkpoint that serves.
+
+    qwen-vqa train BASE --data train.jsonl -o runs/mine
+"""
+
+import argparse
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers.trainer_utils import get_last_checkpoint
+
+from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
+from qwen_vqa.train.collator import ConversationCollator
+from qwen_vqa.train.dataset import ConversationDataset
+from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.trainer import QwenVqaTrainer, prepare_model, training_arguments
+from qwen_vqa.train.training_config import PRECISIONS, TrainingConfig
+
+ADAPTER_NAME = "final_lora_model"
+
+
+def train(
+    base: Path,
+    dataset: ConversationDataset,
+    output: Path,
+    config: TrainingConfig,
+    resume: bool = False,
+    **overrides: Any,
+) -> QwenVqaTrainer:
+    """Train from a checkpoint folder; the run's checkpoints go to `output`, see `export` for its result.
+
+    Raises:
+        UserError: `resume` with no checkpoint to resume from, or a run already there without `resume`.
+    """
+    last = get_last_checkpoint(output) if output.is_dir() else None
+    if resume and last is None:
+        raise UserError(f"nothing to resume: {output} holds no checkpoint.")
+    if last and not resume:
+        raise UserError(f"{output} holds a run already: pass --resume to go on with it, or give another -o.")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "training_config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
+    processor = load_processor(base)
+    torch.manual_seed(config.seed)  # the adapter's initial weights
+    model = load_reference(base)
+    prepare_model(model, config)
+    trainer = QwenVqaTrainer(
+        model=model,
+        args=training_arguments(config, output, **overrides),
+        train_dataset=dataset,
+        data_collator=ConversationCollator(processor, config.max_length),
+        processing_class=processor,
+        config=config,
+    )
+    trainer.train(resume_from_checkpoint=last)
+    return trainer
+
+
+def export(model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, output: Path) -> Path:
+    """Write the original's pair, `final_connector.pth` and `final_lora_model/`, and `model/`, which `serve` takes.
+
+    The adapter stays apart from the language model, whose weights are the base's.
+    """
+    names = {"linear_1.weight": "0.weight", "linear_1.bias": "0.bias"}
+    names |= {"linear_2.weight": "2.weight", "linear_2.bias": "2.bias"}
+    torch.save({names[k]: v.cpu() for k, v in model.connector.state_dict().items()}, output / "final_connector.pth")
+    folder = output / "model"
+    if isinstance(model.language_model, PeftModel):
+        model.language_model.save_pretrained(output / ADAPTER_NAME)
+        model.language_model = model.language_model.unload()
+        shutil.copytree(output / ADAPTER_NAME, folder / ADAPTER_FOLDER / ADAPTER_NAME, dirs_exist_ok=True)
+    model.to(model.vision_encoder.patch_embedding.weight.dtype)
+    save_checkpoint(folder, model, processor)
+    return folder
+
+
+def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The flags of `qwen-vqa train`."""
+    add, default = parser.add_argument, TrainingConfig()
+    add("base", type=Path, metavar="BASE", help="checkpoint folder to start from (`qwen-vqa assemble` makes one)")
+    add("--data", required=True, type=Path, metavar="FILE", help="JSONL of conversations; see train/dataset.py")
+    add("-o", "--output", required=True, type=Path, metavar="DIR", help="where the run goes")
+    add("--resume", action="store_true", help="go on from the last checkpoint in DIR")
+    add("--skip-broken-images", action="store_true", help="leave out samples whose image cannot be opened")
+    for name in ("learning_rate", "connector_learning_rate", "dropout", "epochs", "warmup_ratio", "weight_decay"):
+        add(_flag(name), type=float, default=getattr(default, name), help="(default: %(default)s)")
+    for name in ("rank", "alpha", "batch_size", "accumulation", "max_steps", "max_length", "save_steps", "seed"):
+        add(_flag(name), type=int, default=getattr(default, name), help="(default: %(default)s)")
+    add("--target-modules", nargs="+", default=default.target_modules, help="(default: %(default)s)")
+    add("--full-language-model", action="store_true", help="train all of a small language model (with --rank 0)")
+    add("--precision", choices=PRECISIONS, default=default.precision, help="(default: %(default)s)")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """`qwen-vqa train`."""
+    fields = {name: getattr(args, name) for name in TrainingConfig.names()}
+    fields["target_modules"] = tuple(fields["target_modules"])
+    config = TrainingConfig(**fields)
+    dataset = ConversationDataset(args.data)
+    broken = dataset.check_images(args.skip_broken_images)
+    if broken:
+        print(f"left out the samples of {len(broken)} broken images:", *broken, sep="\n  ")
+    print(f"training on {len(dataset)} samples of {args.data}")
+    trainer = train(args.base, dataset, args.output, config, args.resume)
+    folder = export(trainer.model, load_processor(args.base), args.output)
+    print(f"wrote {args.output}/final_connector.pth, {args.output}/{ADAPTER_NAME}/ and {folder}/")
+    print(f"serve it: qwen-vqa serve {folder}")
+    return 0
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

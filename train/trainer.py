@@ -1,0 +1,155 @@
+"""The training loop: transformers' Trainer, with the connector and the language model in groups of their own."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.training_config import TrainingConfig
+
+CONNECTOR_FILE = "connector.safetensors"
+LANGUAGE_FILE = "language_model.safetensors"
+
+
+def prepare_model(model: QwenVqaForConditionalGeneration, config: TrainingConfig) -> None:
+    """Freeze what stays, put the adapter in place, and hold what is trained in float32.
+
+    Half-precision master weights would lose updates of a learning rate such as 5e-5.
+    """
+    model.requires_grad_(False)
+    model.connector.requires_grad_(True).float()
+    if config.full_language_model:
+        model.language_model.requires_grad_(True).float()
+    elif config.rank:
+        lora = LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=list(config.target_modules),
+            task_type="CAUSAL_LM",
+        )
+        model.language_model = get_peft_model(model.language_model, lora)
+
+
+def trainable_parts(model: QwenVqaForConditionalGeneration) -> dict[str, list[nn.Parameter]]:
+    """The parameters that are trained, by the part they belong to: `connector` and `language_model`."""
+    return {
+        part: [parameter for parameter in getattr(model, part).parameters() if parameter.requires_grad]
+        for part in ("connector", "language_model")
+    }
+
+
+def training_arguments(config: TrainingConfig, output: str | Path, **overrides: Any) -> TrainingArguments:
+    """The Trainer's arguments for a config; `overrides` go to TrainingArguments as they are."""
+    precision = config.precision
+    if precision == "auto":
+        precision = "bfloat16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else "float16"
+    arguments: dict[str, Any] = {
+        "output_dir": str(output),
+        "learning_rate": config.learning_rate,
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.accumulation,
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps,
+        "warmup_steps": config.warmup_ratio,
+        "lr_scheduler_type": "cosine",
+        "weight_decay": config.weight_decay,
+        "bf16": precision == "bfloat16",
+        "fp16": precision == "float16",
+        "save_steps": config.save_steps,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "report_to": [],
+        "remove_unused_columns": False,
+        "use_cpu": not torch.cuda.is_available(),
+    }
+    return TrainingArguments(**{**arguments, **overrides})
+
+
+class QwenVqaTrainer(Trainer):
+    """Saves and resumes what is trained, not the frozen rest; one learning rate a part.
+
+    Args:
+        config: the run's config; the other arguments are transformers' Trainer's.
+    """
+
+    def __init__(self, *args: Any, config: TrainingConfig, **kwargs: Any) -> None:
+        self.config = config
+        super().__init__(*args, **kwargs)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW over connector and language model, each with its learning rate; no decay on vectors."""
+        if self.optimizer is None:
+            rates = {
+                "connector": self.config.connector_learning_rate,
+                "language_model": self.config.learning_rate,
+            }
+            groups = [
+                {
+                    "name": part,
+                    "params": [parameter for parameter in parameters if (parameter.ndim > 1) == is_matrix],
+                    "lr": rates[part],
+                    "weight_decay": self.config.weight_decay if is_matrix else 0.0,
+                }
+                for part, parameters in trainable_parts(self.model).items()
+                for is_matrix in (True, False)
+            ]
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
+        return self.optimizer
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_trained(self.accelerator.unwrap_model(self.model), folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_trained(self.model, Path(resume_from_checkpoint))
+
+
+def save_trained(model: QwenVqaForConditionalGeneration, folder: Path) -> None:
+    """Write the connector and, if it is trained, the adapter or the language model."""
+    save_file(_contiguous(model.connector.state_dict()), folder / CONNECTOR_FILE)
+    language_model = model.language_model
+    if isinstance(language_model, PeftModel):
+        language_model.save_pretrained(folder / "adapter")
+    elif any(parameter.requires_grad for parameter in language_model.parameters()):
+        trained = {name: value for name, value in language_model.named_parameters()}
+        save_file(_contiguous(trained), folder / LANGUAGE_FILE)
+
+
+def load_trained(model: QwenVqaForConditionalGeneration, folder: Path) -> None:
+    """Take back what `save_trained` wrote.
+
+    Raises:
+        UserError: the folder holds no such run, or one with other shapes.
+    """
+    if not (folder / CONNECTOR_FILE).is_file():
+        raise UserError(f"{folder} is not a training checkpoint: it has no {CONNECTOR_FILE}.")
+    try:
+        model.connector.load_state_dict(load_file(folder / CONNECTOR_FILE))
+        if isinstance(model.language_model, PeftModel):
+            adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
+            names = get_peft_model_state_dict(model.language_model).keys()
+            if names != adapter.keys():
+                raise UserError(f"the adapter in {folder} has other tensors: {sorted(names ^ adapter.keys())[:4]}.")
+            set_peft_model_state_dict(model.language_model, adapter)
+        elif (folder / LANGUAGE_FILE).is_file():
+            missing, unexpected = model.language_model.load_state_dict(load_file(folder / LANGUAGE_FILE), strict=False)
+            tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+            if unexpected or set(missing) - tied:
+                raise UserError(f"{folder / LANGUAGE_FILE}: missing {missing}, unexpected {unexpected}.")
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"cannot resume from {folder}: {error}") from error
+
+
+def _contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().contiguous() for name, value in state.items()}

@@ -1,0 +1,55 @@
+"""Everything a training run is told; the numbers are the original project's."""
+
+from dataclasses import dataclass, fields
+
+from qwen_vqa.plugin.errors import UserError
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+PRECISIONS = ("auto", "bfloat16", "float16", "float32")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Connector and LoRA are trained, the encoder is frozen; `rank` 0 trains the connector alone.
+
+    Learning rates are peak values (cosine, after `warmup_ratio` of the steps). One optimiser step sees
+    `batch_size` x `accumulation` samples. `max_length` is in tokens, image tokens included.
+    `full_language_model` trains all of the language model in place of an adapter, for small models.
+    """
+
+    learning_rate: float = 5e-5
+    connector_learning_rate: float = 5e-5
+    rank: int = 64
+    alpha: int = 128
+    dropout: float = 0.05
+    target_modules: tuple[str, ...] = ATTENTION
+    full_language_model: bool = False
+    batch_size: int = 4
+    accumulation: int = 16
+    epochs: float = 1.0
+    max_steps: int = -1
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    max_length: int = 2048
+    precision: str = "auto"
+    save_steps: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = ("learning_rate", "connector_learning_rate", "batch_size", "accumulation", "epochs", "save_steps")
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
+        if self.rank < 0 or (self.rank and self.alpha <= 0):
+            raise UserError(f"rank {self.rank} with alpha {self.alpha}: rank is 0 or more, alpha more than 0.")
+        if self.full_language_model and self.rank:
+            raise UserError("full_language_model trains what an adapter would sit on: set rank to 0 with it.")
+        if not 0 <= self.dropout < 1 or not 0 <= self.warmup_ratio < 1:
+            raise UserError(f"dropout {self.dropout} and warmup_ratio {self.warmup_ratio} must be at least 0, below 1.")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}.")
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The fields, in order."""
+        return [field.name for field in fields(cls)]
