@@ -1,6 +1,6 @@
 """The demo's tokenizer: byte-level BPE on the demo's own sentences, in Qwen2.5's format and specials.
 
-    python -m qwen_vqa.train.demo.tokenizer serving/demo_checkpoint
+python -m qwen_vqa.train.demo.tokenizer serving/demo_checkpoint
 """
 
 import argparse
@@ -10,10 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import Qwen2Tokenizer
-
 from qwen_vqa.train.demo import words
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import Qwen2Tokenizer
 
 # Qwen2.5's, so that a digit is a token of its own and a word keeps its leading space.
 SPLIT = (
@@ -64,7 +73,9 @@ def build_tokenizer(num_tokens: int = 768) -> Qwen2Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus(), trainer)
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    )
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in PLAIN_ADDED_TOKENS])
     with TemporaryDirectory() as folder:
         tokenizer.save(str(Path(folder, "tokenizer.json")))
@@ -96,7 +107,9 @@ def corpus() -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="where tokenizer.json and tokenizer_config.json go")
     folder = parser.parse_args(argv).folder
     build_tokenizer().save_pretrained(folder)

@@ -5,10 +5,10 @@ SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "cross", "
 # Names of emoji that every design draws alike; the key is the Unicode code point.
 EMOJI = {
     "cat": "1f431", "dog": "1f436", "fish": "1f41f", "bird": "1f426", "car": "1f697", "bus": "1f68c",
-    "tree": "1f333", "flower": "1f33b", "apple": "1f34e", "banana": "1f34c", "sun": "1f31e", "house": "1f3e0",
+    "tree": "1f333", "flower": "1f33b", "apple": "1f34e", "banana": "1f34c", "sun": "2600-fe0f", "house": "1f3e0",
     "phone": "1f4f1", "book": "1f4d5", "key": "1f511", "umbrella": "2614", "pizza": "1f355", "cake": "1f382",
-    "guitar": "1f3b8", "bicycle": "1f6b2", "airplane": "2708", "boat": "26f5", "rocket": "1f680", "shoe": "1f45f",
-    "hat": "1f3a9", "scissors": "2702", "camera": "1f4f7", "bell": "1f514", "balloon": "1f388",
+    "guitar": "1f3b8", "bicycle": "1f6b2", "airplane": "2708-fe0f", "boat": "26f5", "rocket": "1f680", "shoe": "1f45f",
+    "hat": "1f3a9", "scissors": "2702-fe0f", "camera": "1f4f7", "bell": "1f514", "balloon": "1f388",
     "mushroom": "1f344", "carrot": "1f955", "egg": "1f95a", "lemon": "1f34b", "strawberry": "1f353",
     "grapes": "1f347", "horse": "1f434", "pig": "1f437", "frog": "1f438", "penguin": "1f427",
     "butterfly": "1f98b",
@@ -183,7 +183,12 @@ QUESTIONS = {
         "Describe the {nth} image.",
         "What does the {nth} picture show?",
     ),
-    "follow_count": ("And how many are there?", "How many are there?", "How many of them are there?", "How many?"),
+    "follow_count": (
+        "And how many are there?",
+        "How many are there?",
+        "How many of them are there?",
+        "How many?",
+    ),
     "follow_colour": (
         "What color is it?",
         "What colour is it?",
