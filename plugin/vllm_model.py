@@ -88,12 +88,13 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
             )
             self.connector = Connector(config, quant_config, maybe_prefix(prefix, "connector"))
         with self._mark_language_model(vllm_config):
-            self.language_model = init_vllm_registered_model(
+            language_model: Any = init_vllm_registered_model(
                 vllm_config=vllm_config,
                 hf_config=config.text_config,
                 architectures=config.text_config.architectures or [causal_lm_class(config.text_config)],
                 prefix=maybe_prefix(prefix, "language_model"),
             )
+            self.language_model = language_model
         # A language model may stack others than these (Phi3 stacks none): its word counts.
         self.packed_modules_mapping = {
             **type(self).packed_modules_mapping,
@@ -121,7 +122,7 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor | IntermediateTensors:
-        """Embeddings [tokens, D_text] of a step, images in their places, to hidden states [tokens, D_text]."""
+        """Embeddings [tokens, D_text] of a step, images included, to hidden states [tokens, D_text]."""
         if intermediate_tensors is not None:  # A later pipeline rank: its input comes from the one before.
             inputs_embeds = None
         return self.language_model(input_ids, positions, intermediate_tensors, inputs_embeds=inputs_embeds)
@@ -132,7 +133,7 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Loads a checkpoint; missing, unexpected and misshapen weights raise ValueError with their names."""
-        return load_all_weights(self, weights)
+        return load_all_weights(self, self.packed_modules_mapping, weights)
 
     def get_mm_mapping(self) -> MultiModelKeys:
         """Which submodule is what, for LoRA."""

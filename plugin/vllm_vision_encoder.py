@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from transformers import ViTConfig
+from transformers.configuration_utils import PretrainedConfig
 from vllm.distributed import divide, get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.activation import get_act_fn
 from vllm.model_executor.layers.attention import MMEncoderAttention
@@ -26,7 +26,9 @@ class VisionEncoder(nn.Module):
         }
     )
 
-    def __init__(self, config: ViTConfig, quant_config: QuantizationConfig | None, prefix: str) -> None:
+    def __init__(
+        self, config: PretrainedConfig, quant_config: QuantizationConfig | None, prefix: str
+    ) -> None:
         super().__init__()
         width, patch = config.hidden_size, config.patch_size
         num_patches = (config.image_size // patch) ** 2
@@ -56,7 +58,9 @@ class VisionEncoder(nn.Module):
 class EncoderLayer(nn.Module):
     """Pre-norm attention and MLP."""
 
-    def __init__(self, config: ViTConfig, quant_config: QuantizationConfig | None, prefix: str) -> None:
+    def __init__(
+        self, config: PretrainedConfig, quant_config: QuantizationConfig | None, prefix: str
+    ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = EncoderAttention(config, quant_config, f"{prefix}.attention")
@@ -71,7 +75,9 @@ class EncoderLayer(nn.Module):
 class EncoderAttention(nn.Module):
     """Bidirectional multi-head self-attention; each rank computes its share of the heads."""
 
-    def __init__(self, config: ViTConfig, quant_config: QuantizationConfig | None, prefix: str) -> None:
+    def __init__(
+        self, config: PretrainedConfig, quant_config: QuantizationConfig | None, prefix: str
+    ) -> None:
         super().__init__()
         width, num_heads = config.hidden_size, config.num_attention_heads
         head_size = divide(width, num_heads)
@@ -101,7 +107,9 @@ class EncoderAttention(nn.Module):
 class EncoderMLP(nn.Module):
     """Linear, exact GELU, Linear."""
 
-    def __init__(self, config: ViTConfig, quant_config: QuantizationConfig | None, prefix: str) -> None:
+    def __init__(
+        self, config: PretrainedConfig, quant_config: QuantizationConfig | None, prefix: str
+    ) -> None:
         super().__init__()
         self.fc1 = ColumnParallelLinear(
             config.hidden_size, config.intermediate_size, quant_config=quant_config, prefix=f"{prefix}.fc1"

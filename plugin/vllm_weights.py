@@ -8,7 +8,12 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
-from vllm.model_executor.layers.linear import LinearBase, QKVParallelLinear, UnquantizedLinearMethod
+from vllm.model_executor.layers.linear import (
+    LinearBase,
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+    UnquantizedLinearMethod,
+)
 from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod
 from vllm.model_executor.models.utils import AutoWeightsLoader, PPMissingLayer, StageMissingLayer
 
@@ -16,8 +21,13 @@ Weights = Iterable[tuple[str, torch.Tensor]]
 _NAMES_SHOWN = 20
 
 
-def load_all_weights(model: nn.Module, weights: Weights) -> set[str]:
-    """Load a checkpoint's weights into a model whose own `packed_modules_mapping` says what is stacked.
+def load_all_weights(model: nn.Module, stacks: dict[str, list[str]], weights: Weights) -> set[str]:
+    """Load a checkpoint's weights into a model.
+
+    Args:
+        model: the model, empty.
+        stacks: layers that hold several of the checkpoint's: `qkv_proj` to `q_proj`, `k_proj`, `v_proj`.
+        weights: names and tensors of the checkpoint.
 
     Returns:
         The names of the parameters that received a weight.
@@ -26,7 +36,7 @@ def load_all_weights(model: nn.Module, weights: Weights) -> set[str]:
         ValueError: a parameter (or a part of a stacked one) without a weight, a weight without a place,
             or one of another shape than the config says. The message names them.
     """
-    places = _Places(model)
+    places = _Places(model, stacks)
     seen: list[str] = []
     remaining = iter(weights)
 
@@ -38,7 +48,7 @@ def load_all_weights(model: nn.Module, weights: Weights) -> set[str]:
 
     try:
         loaded = AutoWeightsLoader(model).load_weights(checked())
-    except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+    except (AssertionError, KeyError, ValueError) as error:
         if isinstance(error, WeightShapeError) or not seen or places.has(seen[-1]):
             raise ValueError(f"the checkpoint does not fit the model at {seen[-1:]}: {error}") from error
         unplaced = [name for name in (*seen, *(name for name, _ in remaining)) if not places.has(name)]
@@ -63,8 +73,7 @@ class WeightShapeError(ValueError):
 class _Places:
     """Which names of a checkpoint go to which parameters of the model."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, stacks: dict[str, list[str]]) -> None:
         self.modules = dict(model.named_modules())
         self.parameters = dict(model.named_parameters(remove_duplicate=False))
         self.required = [
@@ -73,7 +82,7 @@ class _Places:
             # Scales of the KV cache have defaults; a checkpoint need not bring them.
             if not isinstance(getattr(self._owner(name), "quant_method", None), BaseKVCacheMethod)
         ]
-        self.stacks: dict[str, list[str]] = model.packed_modules_mapping
+        self.stacks = stacks
         self.stack_of = {part: stack for stack, parts in self.stacks.items() for part in parts}
         self.quantised = any(
             isinstance(module, LinearBase) and not isinstance(module.quant_method, UnquantizedLinearMethod)
@@ -84,7 +93,7 @@ class _Places:
         return self.modules.get(name.rpartition(".")[0])
 
     def stacked(self, name: str) -> tuple[str, str | None]:
-        """`layers.0.q_proj.weight` to (`layers.0.qkv_proj.weight`, `q_proj`); others to themselves and None."""
+        """`0.q_proj.weight` to (`0.qkv_proj.weight`, `q_proj`); what is not stacked to itself and None."""
         module, _, leaf = name.rpartition(".")
         parent, _, part = module.rpartition(".")
         if part not in self.stack_of or self._owner(name) is not None:
@@ -128,21 +137,27 @@ class _Places:
         layer, leaf = self._owner(place), name.rpartition(".")[2]
         if not isinstance(layer, LinearBase) or not isinstance(layer.quant_method, UnquantizedLinearMethod):
             return
-        expected = {"weight": (rows := self._rows(layer, part), layer.input_size), "bias": (rows,)}.get(leaf)
-        if expected and tuple(weight.shape) != expected:
-            raise WeightShapeError(
-                f"the weight is {list(weight.shape)}, config.json makes it {list(expected)}"
-            )
+        rows = _rows(layer, self.stacks[self.stack_of[part]].index(part) if part else None)
+        expected = {"weight": [rows, layer.input_size], "bias": [rows]}.get(leaf)
+        # Some language models (GPT2) keep their matrices transposed.
+        if expected and list(weight.shape) not in (expected, expected[::-1]):
+            raise WeightShapeError(f"the weight is {list(weight.shape)}, config.json makes it {expected}")
 
-    def _rows(self, layer: LinearBase, part: str | None) -> int:
-        """Output width of a layer over all ranks, or of one part of a stacked layer."""
-        if part is None:
-            return layer.output_size
-        index = self.stacks[self.stack_of[part]].index(part)
-        if isinstance(layer, QKVParallelLinear):
-            heads = layer.total_num_heads if index == 0 else layer.total_num_kv_heads
-            return heads * (layer.v_head_size if index == 2 else layer.head_size)
-        return layer.output_sizes[index]
+
+def _rows(layer: LinearBase, part: int | None) -> int:
+    """Output width of a layer over all ranks, or of one part of a stacked layer."""
+    if isinstance(layer, QKVParallelLinear):
+        # Not its output_size, which counts a KV head again for each rank that holds a copy.
+        key_value = layer.total_num_kv_heads
+        parts = (
+            layer.total_num_heads * layer.head_size,
+            key_value * layer.head_size,
+            key_value * layer.v_head_size,
+        )
+        return sum(parts) if part is None else parts[part]
+    if part is not None and isinstance(layer, MergedColumnParallelLinear):
+        return layer.output_sizes[part]
+    return layer.output_size
 
 
 def _listed(names: list[str]) -> str:
