@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
@@ -21,6 +20,7 @@ from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
 from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import save_checkpoint
 from qwen_vqa.train.connector_file import check_connector, load_connector
 from qwen_vqa.train.model import Connector, QwenVqaForConditionalGeneration
@@ -78,7 +78,7 @@ def assemble(parts: Parts) -> list[str]:
     )
     summary = check_adapter(parts.adapter, config) if parts.adapter else None
     if parts.merge_adapter and parts.adapter:
-        language_model = PeftModel.from_pretrained(language_model, parts.adapter).merge_and_unload()
+        language_model = attach_adapter(language_model, parts.adapter).merge_and_unload()
 
     dtype = language_model.dtype
     # On the meta device, so that a 3B model is in memory once: every part is put in place below.

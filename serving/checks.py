@@ -1,0 +1,125 @@
+"""What `serve` looks at before it starts anything heavy, so that what is wrong is said plainly and at once."""
+
+import json
+import socket
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import psutil
+from transformers import AutoConfig
+
+from qwen_vqa.plugin.adapter import AdapterSummary, check_adapter
+from qwen_vqa.plugin.checkpoint import adapter_folders, check_checkpoint
+from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.registration import VLLM_MODEL, register_all
+
+GIB = 2**30
+DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2, "auto": 2}
+# Interpreter, libraries and activations of the processes beside the weights; measured on the demo (2.3 GiB).
+OVERHEAD = int(2.5 * GIB)
+# A cache for this many prompts of full length; more would only be held, not used, on most machines.
+FULL_LENGTH_PROMPTS = 32
+
+
+@dataclass(frozen=True)
+class CheckedCheckpoint:
+    """A checkpoint that can be served, and its adapters."""
+
+    folder: Path
+    config: QwenVqaConfig
+    adapters: dict[str, Path]
+    adapter_summaries: dict[str, AdapterSummary]
+
+
+def checked_checkpoint(folder: Path) -> CheckedCheckpoint:
+    """Look at every file but the weights themselves.
+
+    Raises:
+        UserError: the checkpoint or one of its adapters cannot be served, and why.
+    """
+    check_checkpoint(folder)
+    register_all()
+    config = AutoConfig.from_pretrained(folder)
+    adapters = adapter_folders(folder)
+    summaries = {name: check_adapter(path, config) for name, path in adapters.items()}
+    return CheckedCheckpoint(folder, config, adapters, summaries)
+
+
+def check_plugin() -> None:
+    """Import what vLLM will import: it only logs a plugin that fails, and then knows no such architecture.
+
+    Raises:
+        UserError: vLLM or the plugin cannot be imported, with the reason.
+    """
+    try:
+        import_module("vllm")
+    except ImportError as error:
+        raise UserError(
+            f"vLLM cannot be imported ({error}). Run `make setup`, or `pip install 'qwen-vqa[cpu]'` "
+            "(`[cuda]` with a GPU)."
+        ) from error
+    module, name = VLLM_MODEL.split(":")
+    try:
+        getattr(import_module(module), name)
+    except Exception as error:  # whatever it is, vLLM would hide it
+        raise UserError(
+            f"the vLLM plugin cannot be loaded: {type(error).__name__}: {error}. `qwen-vqa doctor` shows "
+            "the installed versions; the README lists those that were tested."
+        ) from error
+
+
+def check_port(host: str | None, port: int) -> None:
+    """Raises UserError when something else listens there."""
+    family = socket.AF_INET6 if host and ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host or "", port))
+        except OSError as error:
+            raise UserError(
+                f"port {port} on {host or 'all interfaces'} cannot be used ({error.strerror}). "
+                f"Stop what listens there, or pass another: --port {port + 1}."
+            ) from error
+
+
+def kv_cache_bytes(checkpoint: CheckedCheckpoint, max_model_len: int, dtype: str, available: int | None = None) -> int:
+    """Bytes of KV cache to ask for on a CPU, where vLLM would otherwise take nearly all memory.
+
+    Args:
+        max_model_len: the longest prompt and answer, in tokens.
+        dtype: of the cache: the weights'.
+        available: free memory in bytes (default: this machine's, now).
+
+    Raises:
+        UserError: one prompt of full length does not fit beside the weights.
+    """
+    available = psutil.virtual_memory().available if available is None else available
+    weights = sum(path.stat().st_size for path in checkpoint.folder.glob("*.safetensors"))
+    free = available - weights - OVERHEAD
+    per_token = kv_bytes_per_token(checkpoint.config, dtype)
+    needed = per_token * max_model_len
+    if free < needed:
+        fits = max(0, free // per_token)
+        advice = f"pass --max-model-len {fits}, or free memory" if fits >= 256 else "free memory or use a larger machine"
+        raise UserError(
+            f"not enough memory for the KV cache: one prompt of {max_model_len} tokens needs {needed / GIB:.2f} GiB, "
+            f"and of {available / GIB:.1f} GiB free, the weights take {weights / GIB:.1f} and the processes about "
+            f"{OVERHEAD / GIB:.1f}. To go on: {advice}."
+        )
+    return min(free // 2 if free // 2 >= needed else free, FULL_LENGTH_PROMPTS * needed)
+
+
+def kv_bytes_per_token(config: QwenVqaConfig, dtype: str) -> int:
+    """Keys and values of all layers, for one token."""
+    text = config.text_config
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * head_size * DTYPE_BYTES[dtype]
+
+
+def checkpoint_dtype(folder: Path) -> str:
+    """The dtype that config.json names, as vLLM's `--dtype auto` will take it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("dtype") or config.get("torch_dtype") or "auto")

@@ -1,0 +1,92 @@
+"""The command line: `qwen-vqa JOB`, one job a subcommand, each imported only when it is asked for."""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+
+from qwen_vqa.plugin.errors import UserError
+
+
+@dataclass(frozen=True)
+class Job:
+    """A subcommand: a module with `build_parser` and `run`, and what `--help` says of it.
+
+    With `passes_flags_on`, the module takes the command line as it is: what it does not know goes to vLLM.
+    """
+
+    module: str
+    help: str
+    example: str
+    passes_flags_on: bool = False
+
+
+JOBS = {
+    "serve": Job(
+        "qwen_vqa.serving.serve",
+        "serve a checkpoint behind the OpenAI API",
+        "qwen-vqa serve my-model --port 8000",
+        passes_flags_on=True,
+    ),
+    "assemble": Job(
+        "qwen_vqa.train.assemble",
+        "turn an encoder, a connector, a language model and a LoRA into a checkpoint",
+        "qwen-vqa assemble --vision-encoder google/vit-base-patch32-384 --language-model Qwen/Qwen2.5-3B-Instruct "
+        "--connector final_connector.pth --adapter final_lora_model -o my-model",
+    ),
+    "train": Job(
+        "qwen_vqa.train.run",
+        "train connector and LoRA on conversations about images",
+        "qwen-vqa train base-model --data train.jsonl -o runs/mine",
+    ),
+    "verify": Job(
+        "qwen_vqa.train.verify",
+        "show that the served model is the trained one, or where it first differs",
+        "qwen-vqa verify my-model --url http://localhost:8000/v1",
+    ),
+    "demo-train": Job(
+        "qwen_vqa.train.demo.__main__",
+        "train the bundled demo model from nothing",
+        "qwen-vqa demo-train --out runs/demo",
+        passes_flags_on=True,
+    ),
+    "doctor": Job(
+        "qwen_vqa.serving.doctor",
+        "print versions and what is missing",
+        "qwen-vqa doctor",
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 done, 1 a job's own negative result, 2 bad input."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        if arguments and arguments[0] in JOBS and JOBS[arguments[0]].passes_flags_on:
+            return import_module(JOBS[arguments[0]].module).main(arguments[1:])
+        args = _parser(arguments).parse_args(arguments)
+        return import_module(JOBS[args.job].module).run(args)
+    except UserError as error:
+        print(f"qwen-vqa: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qwen-vqa", description="Train, check and serve a LLaVA-style vision-language model."
+    )
+    jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    for name, job in JOBS.items():
+        subparser = jobs.add_parser(
+            name,
+            help=job.help,
+            description=job.help,
+            epilog=f"example: {job.example}",
+        )
+        if name in arguments[:1] and not job.passes_flags_on:
+            import_module(job.module).build_parser(subparser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

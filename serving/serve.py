@@ -1,0 +1,134 @@
+"""`qwen-vqa serve`: a checkpoint folder behind the OpenAI API, for many people at once.
+
+    qwen-vqa serve my-model --port 8000
+"""
+
+import os
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
+
+HELP = """\
+usage: qwen-vqa serve [CHECKPOINT] [options] [any option of vLLM's server]
+
+Serve a checkpoint folder behind the OpenAI API. Without CHECKPOINT: the bundled demo model.
+Adapters in CHECKPOINT/adapters are served as models by their folders' names.
+
+options:
+  --host HOST            address to listen on (default: 127.0.0.1; 0.0.0.0 for everybody, with --api-key)
+  --port PORT            (default: 8000)
+  --api-key KEY          what clients have to send (default: none)
+  --served-model-name N  what requests call the model (default: the folder's name; the demo: qwen-vqa-demo)
+  --max-model-len N      longest prompt and answer together, in tokens (default: the language model's limit)
+  --dtype DTYPE          auto, bfloat16, float16 or float32 (default: auto, the checkpoint's)
+  --lora-modules N=PATH  more adapters, beside those in the folder
+  --verify               open the route through which `qwen-vqa verify` compares image features
+  --help=all             every option of vLLM's server
+
+examples:
+  qwen-vqa serve                                   the demo at http://localhost:8000/v1
+  qwen-vqa serve my-model --port 9000
+  qwen-vqa serve my-model --host 0.0.0.0 --api-key "$KEY" --max-model-len 4096
+"""
+
+
+def main(argv: list[str]) -> int:
+    """Check, then start; returns when the server has stopped."""
+    if "-h" in argv or "--help" in argv:
+        print(HELP)
+        return 0
+    started = time.monotonic()
+    # vLLM reads these when it is imported; what the user set stays.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_MEDIA_CONNECTOR", "qwen_vqa")
+    _say("checking the checkpoint and the installation")
+    from qwen_vqa.serving.checks import check_plugin, check_port, checked_checkpoint
+
+    check_plugin()
+    args = _parse(argv)
+    check_port(args.host, args.port)
+    checkpoint = checked_checkpoint(Path(args.model))
+    _complete(args, checkpoint)
+    for name, summary in checkpoint.adapter_summaries.items():
+        _say(f"adapter {name}: rank {summary.rank}, alpha {summary.alpha}")
+    _say(f"loading {checkpoint.folder}")
+    return _run(args, started)
+
+
+def _parse(argv: list[str]) -> Namespace:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    cli_env_setup()
+    parser = make_arg_parser(FlexibleArgumentParser(prog="qwen-vqa serve"))
+    parser.add_argument("--verify", action="store_true", help="open the route that `qwen-vqa verify` uses")
+    parser.set_defaults(host="127.0.0.1", chat_template_content_format="openai")
+    args = parser.parse_args(argv)
+    args.model = args.model_tag or str(DEMO_CHECKPOINT)
+    validate_parsed_serve_args(args)
+    return args
+
+
+def _complete(args: Namespace, checkpoint) -> None:
+    """Fill in what the checkpoint and the machine say, where the user said nothing."""
+    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+    from vllm.platforms import current_platform
+
+    from qwen_vqa.serving.checks import checkpoint_dtype, kv_cache_bytes
+
+    if args.served_model_name is None:
+        is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()
+        args.served_model_name = [DEMO_NAME if is_demo else checkpoint.folder.resolve().name]
+    if checkpoint.adapters:
+        named = [LoRAModulePath(name=name, path=str(path)) for name, path in checkpoint.adapters.items()]
+        args.lora_modules = [*(args.lora_modules or []), *named]
+        args.enable_lora = True
+        ranks = [summary.rank for summary in checkpoint.adapter_summaries.values()]
+        args.max_lora_rank = max(args.max_lora_rank, _lora_rank(max(ranks)))
+        args.max_loras = max(args.max_loras, min(len(args.lora_modules), 8))
+    if args.verify and not args.worker_extension_cls:
+        args.worker_extension_cls = "qwen_vqa.plugin.worker_extension.ImageFeaturesExtension"
+    if current_platform.is_cpu() and not args.kv_cache_memory_bytes and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+        max_model_len = args.max_model_len or checkpoint.config.text_config.max_position_embeddings
+        dtype = checkpoint_dtype(checkpoint.folder) if args.dtype == "auto" else args.dtype
+        args.kv_cache_memory_bytes = kv_cache_bytes(checkpoint, max_model_len, dtype)
+
+
+def _lora_rank(rank: int) -> int:
+    """The smallest rank that vLLM allocates and that holds this one."""
+    from typing import get_args
+
+    from vllm.config.lora import MaxLoRARanks
+
+    ranks = [allowed for allowed in get_args(MaxLoRARanks) if allowed >= rank]
+    if not ranks:
+        raise UserError(f"an adapter has rank {rank}; vLLM serves at most {max(get_args(MaxLoRARanks))}.")
+    return min(ranks)
+
+
+def _run(args: Namespace, started: float) -> int:
+    import uvloop
+
+    import qwen_vqa.serving.media  # noqa: F401 - registers the media connector
+    from qwen_vqa.serving.app import run_server
+    from qwen_vqa.serving.welcome import welcome
+
+    def when_ready() -> None:
+        _say(f"ready after {time.monotonic() - started:.0f} s")
+        welcome(args)
+
+    try:
+        uvloop.run(run_server(args, when_ready))
+    except KeyboardInterrupt:
+        _say("stopped")
+    return 0
+
+
+def _say(text: str) -> None:
+    print(f"qwen-vqa: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,191 @@
+"""The original project's artefacts, and others' connectors, to a checkpoint folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from tests.tiny import DEMO, picture, tiny_config, tiny_processor, user
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, ViTConfig, ViTModel
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.serving.cli import main
+from qwen_vqa.train.assemble import Parts, assemble
+from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.connector_file import load_connector
+
+ORIGINAL = {"linear_1.weight": "0.weight", "linear_1.bias": "0.bias", "linear_2.weight": "2.weight", "linear_2.bias": "2.bias"}
+
+
+@pytest.fixture(scope="module")
+def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a training run of the original leaves, small: vit/, language_model/, final_connector.pth, final_lora_model/."""
+    folder = tmp_path_factory.mktemp("artefacts")
+    torch.manual_seed(0)
+    config = tiny_config(tiny_processor())
+    ViTModel(ViTConfig(**config.vision_config.to_dict())).save_pretrained(folder / "vit")
+    language_model = AutoModelForCausalLM.from_config(config.text_config)
+    language_model.to(torch.bfloat16).save_pretrained(folder / "language_model")
+    AutoTokenizer.from_pretrained(DEMO).save_pretrained(folder / "language_model")
+    connector = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.Linear(128, 128))
+    torch.save(connector.state_dict(), folder / "final_connector.pth")
+    lora = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(language_model.float(), lora).save_pretrained(folder / "final_lora_model")
+    return folder
+
+
+def parts(artefacts: Path, output: Path, **changes) -> Parts:
+    fields = {
+        "vision_encoder": str(artefacts / "vit"),
+        "language_model": str(artefacts / "language_model"),
+        "connector": artefacts / "final_connector.pth",
+        "output": output,
+    }
+    return Parts(**{**fields, **changes})
+
+
+def test_the_command_writes_a_checkpoint_and_says_what(artefacts: Path, tmp_path: Path, capsys):
+    arguments = ["assemble", "--vision-encoder", artefacts / "vit", "--language-model", artefacts / "language_model"]
+    arguments += ["--connector", artefacts / "final_connector.pth", "--adapter", artefacts / "final_lora_model"]
+    assert main([str(argument) for argument in [*arguments, "-o", tmp_path / "model"]]) == 0
+    printed = capsys.readouterr().out
+    assert "5 tokens an image" in printed
+    assert "64 to 128 to 128" in printed
+    assert "final_lora_model (rank 8, alpha 16), kept apart" in printed
+    saved = torch.load(artefacts / "final_connector.pth")
+    weights = load_file(tmp_path / "model/model.safetensors")
+    for ours, theirs in ORIGINAL.items():
+        assert torch.equal(weights[f"connector.{ours}"], saved[theirs].bfloat16())
+    assert (tmp_path / "model/adapters/final_lora_model/adapter_config.json").is_file()
+    assert json.loads((tmp_path / "model/config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_the_checkpoint_computes_what_its_parts_compute(artefacts: Path, tmp_path: Path):
+    assemble(parts(artefacts, tmp_path / "model", dtype="float32"))
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "model").eval()
+    processor = load_processor(tmp_path / "model")
+    image = picture(0)
+    prompt = processor.apply_chat_template([user(image, "what?")], tokenize=False, add_generation_prompt=True)
+    inputs = processor(text=prompt, images=[image], return_tensors="pt")
+    vit = ViTModel.from_pretrained(artefacts / "vit").eval()
+    language_model = AutoModelForCausalLM.from_pretrained(artefacts / "language_model", dtype=torch.float32).eval()
+    state = torch.load(artefacts / "final_connector.pth")
+    connector = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.Linear(128, 128))
+    connector.load_state_dict(state)
+    with torch.inference_mode():
+        embeddings = language_model.get_input_embeddings()(inputs["input_ids"])
+        place = inputs["input_ids"][0] == processor.image_token_id
+        embeddings[0, place] = connector(vit(inputs["pixel_values"]).last_hidden_state)[0]
+        expected = language_model(inputs_embeds=embeddings).logits
+        actual = model(**inputs).logits
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_merged_adapter_answers_as_the_adapter(artefacts: Path, tmp_path: Path):
+    from qwen_vqa.train.adapter import attach_adapter
+
+    assemble(parts(artefacts, tmp_path / "apart", dtype="float32", adapter=artefacts / "final_lora_model"))
+    merged_parts = parts(
+        artefacts, tmp_path / "merged", dtype="float32", adapter=artefacts / "final_lora_model", merge_adapter=True
+    )
+    assert "merged into the language model" in "\n".join(assemble(merged_parts))
+    assert not (tmp_path / "merged/adapters").exists()
+    apart, merged = load_reference(tmp_path / "apart"), load_reference(tmp_path / "merged")
+    ids = torch.tensor([[1, 5, 9]])
+    with torch.inference_mode():
+        base = apart(input_ids=ids).logits
+        apart.language_model = attach_adapter(apart.language_model, artefacts / "final_lora_model")
+        torch.testing.assert_close(merged(input_ids=ids).logits, apart(input_ids=ids).logits, atol=1e-3, rtol=1e-3)
+        assert (merged(input_ids=ids).logits - base).abs().max() > 0.01
+
+
+def test_prefix_is_the_chat_templates_business(artefacts: Path, tmp_path: Path):
+    assemble(parts(artefacts, tmp_path / "model", image_position="prefix"))
+    processor = load_processor(tmp_path / "model")
+    prompt = processor.apply_chat_template([user("what?", picture(0))], tokenize=False)
+    assert prompt.startswith("<|image_pad|><|im_start|>system")
+
+
+def test_generation_ends_at_the_turns_end(artefacts: Path, tmp_path: Path):
+    assemble(parts(artefacts, tmp_path / "model"))
+    ends = json.loads((tmp_path / "model/generation_config.json").read_text())["eos_token_id"]
+    turn_end = load_processor(tmp_path / "model").tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert turn_end in (ends if isinstance(ends, list) else [ends])
+
+
+@pytest.mark.parametrize("prefix", ["model.mm_projector.", "module.", "connector.", "multi_modal_projector."])
+@pytest.mark.parametrize("style", ["sequential", "linear"])
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_connectors_from_elsewhere_are_welcome(artefacts: Path, tmp_path: Path, prefix: str, style: str, suffix: str):
+    saved = torch.load(artefacts / "final_connector.pth")
+    state = {prefix + (theirs if style == "sequential" else ours): saved[theirs] for ours, theirs in ORIGINAL.items()}
+    path = tmp_path / f"connector{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    loaded = load_connector(path)
+    assert all(torch.equal(loaded[ours], saved[theirs]) for ours, theirs in ORIGINAL.items())
+
+
+def refused(parts_of_it: Parts, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        assemble(parts_of_it)
+    assert not parts_of_it.output.exists()
+    assert not list(parts_of_it.output.parent.glob("*.partial"))
+
+
+def test_a_connector_that_does_not_fit_is_refused_with_both_shapes(artefacts: Path, tmp_path: Path):
+    connector = torch.nn.Sequential(torch.nn.Linear(768, 2048), torch.nn.GELU(), torch.nn.Linear(2048, 2048))
+    torch.save(connector.state_dict(), tmp_path / "big.pth")
+    refused(
+        parts(artefacts, tmp_path / "model", connector=tmp_path / "big.pth"),
+        r"linear_1.weight is \[2048, 768\], expected \[2048, 64\].*joins 768 to 2048",
+    )
+
+
+def test_a_deeper_connector_is_refused_with_its_names(artefacts: Path, tmp_path: Path):
+    state = torch.load(artefacts / "final_connector.pth") | {"4.weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "deep.pth")
+    refused(parts(artefacts, tmp_path / "model", connector=tmp_path / "deep.pth"), r"4\.weight.*expected four tensors")
+
+
+def test_a_pickled_module_is_not_opened(artefacts: Path, tmp_path: Path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    refused(parts(artefacts, tmp_path / "model", connector=tmp_path / "module.pth"), "a pickle can run code")
+
+
+def test_a_file_cut_off_is_refused(artefacts: Path, tmp_path: Path):
+    whole = (artefacts / "final_connector.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[:500])
+    refused(parts(artefacts, tmp_path / "model", connector=tmp_path / "cut.pth"), r"cut\.pth cannot be read")
+
+
+def test_an_adapter_for_another_model_is_refused(artefacts: Path, tmp_path: Path):
+    config = tiny_config(tiny_processor()).text_config
+    config.hidden_size, config.num_attention_heads = 256, 8
+    other = get_peft_model(
+        AutoModelForCausalLM.from_config(config),
+        LoraConfig(r=8, target_modules=["q_proj"], init_lora_weights=False),
+    )
+    other.save_pretrained(tmp_path / "other")
+    refused(parts(artefacts, tmp_path / "model", adapter=tmp_path / "other"), "q_proj")
+
+
+def test_missing_parts_are_named(artefacts: Path, tmp_path: Path):
+    refused(parts(artefacts, tmp_path / "model", connector=tmp_path / "no.pth"), "no connector at .*no.pth")
+    refused(parts(artefacts, tmp_path / "model", language_model=str(tmp_path / "no")), "no language model at")
+    refused(parts(artefacts, tmp_path / "model", vision_encoder=str(tmp_path / "no")), "no vision encoder at")
+
+
+def test_an_output_that_is_not_empty_is_kept(artefacts: Path, tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/precious").touch()
+    with pytest.raises(UserError, match="not empty"):
+        parts(artefacts, tmp_path / "model")
+    assert (tmp_path / "model/precious").exists()
+
+
+def test_bad_input_is_one_line_and_status_2(artefacts: Path, tmp_path: Path, capsys):
+    arguments = ["assemble", "--vision-encoder", "x", "--language-model", "x", "--connector", "no.pth", "-o", "out"]
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == "qwen-vqa: no connector at no.pth: there is no such file.\n"

@@ -1,0 +1,27 @@
+"""A LoRA folder onto the reference's language model, whichever of the known shapes its names have."""
+
+from pathlib import Path
+
+from peft import PeftConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from transformers import PreTrainedModel
+
+from qwen_vqa.plugin.adapter import language_model_name
+from qwen_vqa.plugin.errors import UserError
+
+
+def attach_adapter(language_model: PreTrainedModel, folder: str | Path) -> PeftModel:
+    """The language model with the adapter in place, in eval mode.
+
+    Raises:
+        UserError: tensors of the adapter found no place.
+    """
+    config = PeftConfig.from_pretrained(str(folder))
+    weights = {
+        f"base_model.model.{language_model_name(name)}": tensor
+        for name, tensor in load_peft_weights(str(folder), device="cpu").items()
+    }
+    model = get_peft_model(language_model, config)
+    loaded = set_peft_model_state_dict(model, weights)
+    if loaded.unexpected_keys:
+        raise UserError(f"the adapter {folder} has tensors without a place: {loaded.unexpected_keys[:4]}.")
+    return model.eval()

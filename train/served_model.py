@@ -1,0 +1,105 @@
+"""A running server, as `qwen-vqa verify` sees it: what it makes of a request, stage by stage."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+from openai import APIConnectionError, APIStatusError, OpenAI
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.train.verify_cases import Case
+
+
+@dataclass(frozen=True)
+class ServedAnswer:
+    """Greedy tokens, and the log-probability of each."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model of a server, by name. `extra` goes into every request (such as a chat template).
+
+    Args:
+        url: the API's address, ending in /v1.
+    """
+
+    url: str
+    name: str
+    api_key: str = "none"
+    extra: dict[str, Any] | None = None
+
+    def render(self, case: Case) -> tuple[list[int], np.ndarray | None]:
+        """Token ids of the prompt, and the pixels [images, 3, size, size] that its images became."""
+        body = {"model": self.name, "messages": case.request_messages(), "mm_payload": "tensors", **(self.extra or {})}
+        reply = self._post(f"{self.url}/chat/completions/render", json=body).json()
+        items = ((reply.get("features") or {}).get("kwargs_data") or {}).get("image") or []
+        if not items:
+            return reply["token_ids"], None
+        # vLLM's own reader of its own wire format.
+        from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import decode_mm_kwargs_item
+
+        pixels = [decode_mm_kwargs_item(item)["pixel_values"].data for item in items]
+        return reply["token_ids"], np.stack([pixel.float().numpy() for pixel in pixels])
+
+    def image_features(self, pixels: np.ndarray) -> np.ndarray | None:
+        """Connected features [images, tokens, text width] of pixels; None where the server keeps them to itself."""
+        body = io.BytesIO()
+        np.save(body, pixels.astype(np.float32))
+        base = self.url.removesuffix("/v1")
+        reply = self._post(f"{base}/verify/image_features", content=body.getvalue(), allow_missing=True)
+        return None if reply.status_code == 404 else np.load(io.BytesIO(reply.content))
+
+    def answer(self, case: Case, max_tokens: int) -> ServedAnswer:
+        """The greedy answer, whatever sampling the checkpoint's generation config asks for."""
+        client = OpenAI(base_url=self.url, api_key=self.api_key, timeout=600)
+        try:
+            reply = client.chat.completions.create(
+                model=self.name,
+                messages=case.request_messages(),  # type: ignore[arg-type] # the SDK types each part
+                max_tokens=max_tokens,
+                temperature=0,
+                logprobs=True,
+                extra_body={
+                    "repetition_penalty": 1.0,
+                    "top_p": 1.0,
+                    "top_k": -1,
+                    "return_tokens_as_token_ids": True,
+                    **(self.extra or {}),
+                },
+            )
+        except (APIStatusError, APIConnectionError) as error:
+            raise UserError(f"{self.url} did not answer: {error}") from error
+        tokens = reply.choices[0].logprobs.content  # type: ignore[union-attr] # asked for
+        return ServedAnswer(
+            [int(token.token.removeprefix("token_id:")) for token in tokens or []],
+            [token.logprob for token in tokens or []],
+        )
+
+    def _post(self, url: str, allow_missing: bool = False, **request: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.api_key}"}
+        try:
+            reply = httpx.post(url, headers=headers, timeout=600, **request)
+        except httpx.HTTPError as error:
+            raise UserError(f"no answer from {url}: {error}. Is the server running?") from error
+        if reply.status_code == 404 and allow_missing:
+            return reply
+        if reply.status_code != 200:
+            raise UserError(f"{url} answered {reply.status_code}: {reply.text[:300]}")
+        return reply
+
+
+def served_models(url: str, api_key: str) -> list[str]:
+    """The names a server answers to.
+
+    Raises:
+        UserError: nothing answers there.
+    """
+    try:
+        return [model.id for model in OpenAI(base_url=url, api_key=api_key).models.list()]
+    except (APIStatusError, APIConnectionError) as error:
+        raise UserError(f"no server at {url}: {error}. Give the address with /v1, and --api-key if it has one.") from error
