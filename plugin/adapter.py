@@ -1,0 +1,257 @@
+"""A LoRA folder against the language model it is meant for, by names and shapes, before anything heavy.
+
+vLLM answers "Success" to an adapter whose names match nothing, and serves the base model unchanged.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM
+from transformers.configuration_utils import PretrainedConfig
+
+from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.errors import UserError
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
+_TENSOR_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_EXAMPLES = 3
+# Inits that only choose the first values; others (PiSSA, OLoRA, ...) change the base model's weights, too.
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+
+
+class AdapterError(UserError):
+    """An adapter that the language model cannot use. The message says why."""
+
+
+@dataclass(frozen=True)
+class AdapterSummary:
+    """What an adapter holds.
+
+    Attributes:
+        name: its folder's name, under which it is served.
+        rank: the highest rank in it.
+        alpha: its scaling before division by the rank.
+        target_modules: kinds of Linear layers it changes, such as `q_proj`.
+        num_tensors: tensors in its file.
+    """
+
+    name: str
+    rank: int
+    alpha: float
+    target_modules: tuple[str, ...]
+    num_tensors: int
+
+
+def language_model_name(tensor_name: str) -> str:
+    """A tensor's or module's name in any layout that occurs, as the language model alone calls it.
+
+    Trained on the language model alone (`base_model.model.model.layers.0...`), on this project's model
+    (`base_model.model.language_model.model.layers.0...`), on a vision-language model of transformers
+    (`base_model.model.model.language_model.layers.0...`) or named as in vLLM (`language_model.model...`):
+    all become `model.layers.0...`.
+    """
+    name = tensor_name.removeprefix("base_model.model.")
+    if name.startswith("model.language_model."):
+        return "model." + name.removeprefix("model.language_model.")
+    return name.removeprefix("language_model.")
+
+
+def check_adapter(adapter_dir: str | Path, config: QwenVqaConfig) -> AdapterSummary:
+    """Compare every tensor of an adapter with the language model's Linear layers.
+
+    Reads the file's header, and of the values only as many as show that they are not all zero.
+
+    Raises:
+        AdapterError: files are missing or unreadable, the adapter is of a kind that vLLM does not serve,
+            a tensor has no place or another shape, or the adapter would change nothing.
+    """
+    folder = Path(adapter_dir)
+    settings = _settings(folder)
+    shapes, changes_something = _contents(folder)
+    pairs = _pairs(folder, shapes)
+    layers = _linear_layers(config.text_config)
+    _check_names(folder, settings, pairs, layers)
+    for module, pair in pairs.items():
+        _check_pair(folder, settings, module, pair, layers[language_model_name(module)])
+    if not changes_something:
+        raise AdapterError(
+            f"the adapter {folder} would change nothing: every lora_B in it is zero, as before its first "
+            "training step. Save it again after training."
+        )
+    return AdapterSummary(
+        name=folder.name,
+        rank=max([settings["r"], *(settings.get("rank_pattern") or {}).values()]),
+        alpha=settings["lora_alpha"],
+        target_modules=tuple(sorted({module.rpartition(".")[2] for module in pairs})),
+        num_tensors=len(shapes),
+    )
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise AdapterError(
+            f"no adapter at {folder}: {CONFIG_FILE} is missing. Give the folder that PEFT's save_pretrained "
+            "wrote."
+        )
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise AdapterError(f"{path} is not readable JSON: {error}") from error
+    peft_type = settings.get("peft_type") if isinstance(settings, dict) else None
+    if str(peft_type).upper() != "LORA":
+        raise AdapterError(f"the adapter {folder} is of type {peft_type!r}; only LoRA can be served.")
+    if problems := list(_unsupported(settings)):
+        raise AdapterError(
+            f"the adapter {folder} has {' and '.join(problems)}, which vLLM does not serve. Train a plain "
+            "LoRA, or merge this one with PEFT's merge_and_unload and assemble the merged language model."
+        )
+    for field in ("r", "lora_alpha"):
+        value = settings.get(field)
+        if not isinstance(value, int | float) or value <= 0:
+            raise AdapterError(f"{path} has {field} {value!r}; it must be a positive number.")
+    return settings
+
+
+def _unsupported(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Kinds of LoRA that vLLM 0.32 refuses, or serves as another model than was trained."""
+    for field, name in (
+        ("use_dora", "DoRA (use_dora)"),
+        ("modules_to_save", f"modules_to_save {settings.get('modules_to_save')}"),
+        ("lora_bias", "lora_bias"),
+        ("alora_invocation_tokens", "activated LoRA (alora_invocation_tokens)"),
+        ("layer_replication", "layer_replication"),
+        ("use_bdlora", "block-diagonal LoRA (use_bdlora)"),
+        ("use_qalora", "QALoRA (use_qalora)"),
+        ("trainable_token_indices", "trainable_token_indices"),
+        ("target_parameters", "target_parameters"),
+    ):
+        if settings.get(field):
+            yield name
+    if settings.get("bias", "none") != "none":
+        yield f"trained biases (bias {settings['bias']!r})"
+    init = settings.get("init_lora_weights", True)
+    if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
+        yield f"an init that changes the base model (init_lora_weights {init!r})"
+
+
+def _contents(folder: Path) -> tuple[dict[str, tuple[int, ...]], bool]:
+    """Shapes of the file's tensors by name, and whether any lora_B holds something other than zero."""
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise AdapterError(f"the adapter {folder} has no weights: {' or '.join(WEIGHT_FILES)} is missing.")
+    try:
+        if path.suffix == ".bin":
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            return shapes, any(bool(tensors[name].any()) for name in shapes if ".lora_B." in name)
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return shapes, any(bool(file.get_tensor(name).any()) for name in shapes if ".lora_B." in name)
+    except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, AttributeError) as error:
+        raise AdapterError(f"{path} cannot be read: {error}. Copy the adapter again.") from error
+
+
+def _linear_layers(text_config: PretrainedConfig) -> dict[str, tuple[int, int]]:
+    """Names of the language model's Linear layers, and their widths (in, out). No memory is taken."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(text_config)
+    return {
+        name: (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+
+
+def _pairs(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Module names as in the file, each with the shapes of its "A" and "B"."""
+    pairs: dict[str, dict[str, tuple[int, ...]]] = {}
+    strange = []
+    for name, shape in shapes.items():
+        if match := _TENSOR_NAME.fullmatch(name):
+            pairs.setdefault(match["module"], {})[match["side"]] = shape
+        else:
+            strange.append(name)
+    if strange:
+        raise AdapterError(
+            f"the adapter {folder} has {len(strange)} tensors that are no lora_A or lora_B of a Linear "
+            f"layer, such as {_examples(strange)}; they cannot be served."
+        )
+    if not pairs:
+        raise AdapterError(f"the adapter {folder} is empty: its file holds no tensors.")
+    for module, pair in pairs.items():
+        for side in "AB":
+            if side not in pair:
+                raise AdapterError(f"the adapter {folder} has no lora_{side} for {module}. Save it again.")
+    return pairs
+
+
+def _check_names(
+    folder: Path,
+    settings: Mapping[str, Any],
+    pairs: Mapping[str, Any],
+    layers: Mapping[str, tuple[int, int]],
+) -> None:
+    unmatched = [module for module in pairs if language_model_name(module) not in layers]
+    if unmatched:
+        kinds = {module.rpartition(".")[2] for module in unmatched}
+        expected = [f"base_model.model.{name}" for name in layers if name.rpartition(".")[2] in kinds]
+        expected = expected or [f"base_model.model.{name}" for name in layers]
+        raise AdapterError(
+            f"{len(unmatched)} of {len(pairs)} layers in the adapter {folder} do not exist in the language "
+            f"model. Found: {_examples(unmatched)}. Expected names such as: {_examples(expected)}. "
+            f"{_trained_on(settings)}"
+        )
+
+
+def _check_pair(
+    folder: Path,
+    settings: Mapping[str, Any],
+    module: str,
+    pair: Mapping[str, tuple[int, ...]],
+    layer: tuple[int, int],
+) -> None:
+    """A must be [rank, in], B [out, rank]."""
+    width_in, width_out = layer
+    rank = _rank(settings, module.removeprefix("base_model.model."))
+    found, expected = (pair["A"], pair["B"]), ((rank, width_in), (width_out, rank))
+    if found == expected:
+        return
+    rank_free = (pair["A"][1:], pair["B"][:1]) == ((width_in,), (width_out,))
+    if rank_free:
+        raise AdapterError(
+            f"the adapter {folder} says rank {rank} for {module}, but its lora_A is {list(pair['A'])} and "
+            f"its lora_B {list(pair['B'])}: {CONFIG_FILE} belongs to other weights."
+        )
+    raise AdapterError(
+        f"the adapter {folder} does not fit at {module}: lora_A {list(found[0])} and lora_B "
+        f"{list(found[1])}, where the language model takes {list(expected[0])} and {list(expected[1])}. "
+        f"{_trained_on(settings)}"
+    )
+
+
+def _rank(settings: Mapping[str, Any], module: str) -> int:
+    """PEFT's rule: the first key of rank_pattern that matches the end of the name, from a dot on."""
+    for pattern, rank in (settings.get("rank_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return rank
+    return settings["r"]
+
+
+def _trained_on(settings: Mapping[str, Any]) -> str:
+    base = settings.get("base_model_name_or_path")
+    return f"It was probably trained on another base model{f' ({base})' if base else ''}."
+
+
+def _examples(names: list[str]) -> str:
+    more = ", ..." if len(names) > _EXAMPLES else ""
+    return ", ".join(names[:_EXAMPLES]) + more
