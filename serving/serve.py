@@ -26,7 +26,7 @@ options:
   --max-model-len N      longest prompt and answer together, in tokens (default: the language model's limit)
   --dtype DTYPE          auto, bfloat16, float16 or float32 (default: auto, the checkpoint's)
   --lora-modules N=PATH  more adapters, beside those in the folder
-  --verify               open the route through which `qwen-vqa verify` compares image features
+  --verify               open the routes through which `qwen-vqa verify` sees pixels and features
   --help=all             every option of vLLM's server
 
 examples:
@@ -92,7 +92,8 @@ def _complete(args: Namespace, checkpoint) -> None:
         ranks = [summary.rank for summary in checkpoint.adapter_summaries.values()]
         args.max_lora_rank = max(args.max_lora_rank, _lora_rank(max(ranks)))
         args.max_loras = max(args.max_loras, min(len(args.lora_modules), 8))
-    if args.verify and not args.worker_extension_cls:
+    if args.verify:
+        args.enable_scale_out = True  # vLLM's /v1/chat/completions/render, which shows prompt and pixels
         args.worker_extension_cls = "qwen_vqa.plugin.worker_extension.ImageFeaturesExtension"
     if current_platform.is_cpu() and not args.kv_cache_memory_bytes and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         max_model_len = args.max_model_len or checkpoint.config.text_config.max_position_embeddings

@@ -13,6 +13,7 @@ from qwen_vqa.train.served_model import ServedAnswer, ServedModel
 from qwen_vqa.train.verify_cases import Case
 
 STAGES = ("prompt text", "token ids", "pixels", "features", "logits")
+HIDDEN = "not shown by the server: start it with --verify"
 ADVICE = {
     "prompt text": "the server renders another chat template: compare its chat_template.jinja, and --chat-template",
     "token ids": "the same text is tokenised otherwise: the server has another tokenizer.json",
@@ -70,16 +71,19 @@ def _stages(
     processor = reference.processor
     prompt = processor.apply_chat_template(case.messages, tokenize=False, add_generation_prompt=True)
     inputs = processor(text=prompt, images=case.images or None, return_tensors="pt")
-    served_ids, served_pixels = served.render(case)
+    served_prompt = served.prompt(case)
 
-    yield _compare_text(processor, inputs["input_ids"][0].tolist(), served_ids)
-    yield _compare_ids(inputs["input_ids"][0].tolist(), served_ids)
+    yield _compare_text(processor, inputs["input_ids"][0].tolist(), served_prompt.token_ids)
+    yield _compare_ids(inputs["input_ids"][0].tolist(), served_prompt.token_ids)
     if case.images:
         pixels = inputs["pixel_values"]
-        yield _compare_arrays("pixels", pixels.numpy(), served_pixels, tolerance.pixels)
+        if served_prompt.pixels is None:
+            yield StageResult("pixels", True, HIDDEN, compared=False)
+        else:
+            yield _compare_arrays("pixels", pixels.numpy(), served_prompt.pixels, tolerance.pixels)
         features = served.image_features(pixels.numpy())
         if features is None:
-            yield StageResult("features", True, "not shown by the server (start it with --verify)", compared=False)
+            yield StageResult("features", True, HIDDEN, compared=False)
         else:
             with torch.inference_mode():
                 expected = reference.model.connector(reference.model.get_image_features(pixels)).float().numpy()
@@ -110,10 +114,9 @@ def _compare_ids(expected: list[int], actual: list[int]) -> StageResult:
     )
 
 
-def _compare_arrays(stage: str, expected: np.ndarray, actual: np.ndarray | None, tolerance: float) -> StageResult:
-    if actual is None or expected.shape != actual.shape:
-        shape = None if actual is None else actual.shape
-        return StageResult(stage, False, f"training has shape {expected.shape}, server {shape}")
+def _compare_arrays(stage: str, expected: np.ndarray, actual: np.ndarray, tolerance: float) -> StageResult:
+    if expected.shape != actual.shape:
+        return StageResult(stage, False, f"training has shape {expected.shape}, server {actual.shape}")
     difference = np.abs(expected - actual)
     worst = np.unravel_index(int(difference.argmax()), difference.shape)
     detail = f"largest difference {difference.max():.2g}"
@@ -127,9 +130,12 @@ def _compare_arrays(stage: str, expected: np.ndarray, actual: np.ndarray | None,
 
 def _compare_answers(reference: Reference, inputs, answer: ServedAnswer, tolerance: float) -> StageResult:
     tokens = torch.tensor([answer.token_ids])
-    ids = torch.cat([inputs["input_ids"], tokens], dim=1)
+    model = reference.model
     with torch.inference_mode():
-        logits = reference.model(input_ids=ids, pixel_values=inputs.get("pixel_values")).logits[0].float()
+        # The answer is embedded apart from the prompt: an image token that the model generates has no image.
+        prompt = model.embed(inputs["input_ids"], inputs.get("pixel_values"))
+        embeddings = torch.cat([prompt, model.get_input_embeddings()(tokens)], dim=1)
+        logits = model(inputs_embeds=embeddings).logits[0].float()
     start = inputs["input_ids"].shape[1] - 1
     expected = logits[start : start + tokens.shape[1]].log_softmax(-1)  # [answer tokens, vocabulary]
     chosen = expected.gather(1, tokens.T).squeeze(1)

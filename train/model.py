@@ -120,7 +120,12 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("forward needs input_ids or inputs_embeds.")
-            inputs_embeds = self.embed(input_ids, pixel_values, image_features)
+            cache = kwargs.get("past_key_values")
+            if cache is not None and cache.get_seq_length():
+                # The images came with the prompt. An image token in an answer is a token like any other, as in vLLM.
+                inputs_embeds = self.get_input_embeddings()(input_ids)
+            else:
+                inputs_embeds = self.embed(input_ids, pixel_values, image_features)
         return self.language_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, labels=labels, **kwargs
         )

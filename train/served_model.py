@@ -21,6 +21,17 @@ class ServedAnswer:
 
 
 @dataclass(frozen=True)
+class ServedPrompt:
+    """Token ids, image tokens included, and the pixels [images, 3, size, size] that images became.
+
+    `pixels` is None where there are none, or where the server does not show them.
+    """
+
+    token_ids: list[int]
+    pixels: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class ServedModel:
     """A model of a server, by name. `extra` goes into every request (such as a chat template).
 
@@ -33,26 +44,30 @@ class ServedModel:
     api_key: str = "none"
     extra: dict[str, Any] | None = None
 
-    def render(self, case: Case) -> tuple[list[int], np.ndarray | None]:
-        """Token ids of the prompt, and the pixels [images, 3, size, size] that its images became."""
+    def prompt(self, case: Case) -> ServedPrompt:
+        """What the server makes of a request before the model sees it."""
         body = {"model": self.name, "messages": case.request_messages(), "mm_payload": "tensors", **(self.extra or {})}
-        reply = self._post(f"{self.url}/chat/completions/render", json=body).json()
-        items = ((reply.get("features") or {}).get("kwargs_data") or {}).get("image") or []
+        reply = self._post(f"{self.url}/chat/completions/render", may_be_closed=True, json=body)
+        if reply.status_code != 200:
+            body |= {"max_tokens": 1, "return_token_ids": True}
+            reply = self._post(f"{self.url}/chat/completions", json=body)
+            return ServedPrompt(reply.json()["prompt_token_ids"], None)
+        items = ((reply.json().get("features") or {}).get("kwargs_data") or {}).get("image") or []
         if not items:
-            return reply["token_ids"], None
+            return ServedPrompt(reply.json()["token_ids"], None)
         # vLLM's own reader of its own wire format.
         from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import decode_mm_kwargs_item
 
         pixels = [decode_mm_kwargs_item(item)["pixel_values"].data for item in items]
-        return reply["token_ids"], np.stack([pixel.float().numpy() for pixel in pixels])
+        return ServedPrompt(reply.json()["token_ids"], np.stack([pixel.float().numpy() for pixel in pixels]))
 
     def image_features(self, pixels: np.ndarray) -> np.ndarray | None:
         """Connected features [images, tokens, text width] of pixels; None where the server keeps them to itself."""
         body = io.BytesIO()
         np.save(body, pixels.astype(np.float32))
         base = self.url.removesuffix("/v1")
-        reply = self._post(f"{base}/verify/image_features", content=body.getvalue(), allow_missing=True)
-        return None if reply.status_code == 404 else np.load(io.BytesIO(reply.content))
+        reply = self._post(f"{base}/verify/image_features", may_be_closed=True, content=body.getvalue())
+        return None if reply.status_code != 200 else np.load(io.BytesIO(reply.content))
 
     def answer(self, case: Case, max_tokens: int) -> ServedAnswer:
         """The greedy answer, whatever sampling the checkpoint's generation config asks for."""
@@ -80,13 +95,13 @@ class ServedModel:
             [token.logprob for token in tokens or []],
         )
 
-    def _post(self, url: str, allow_missing: bool = False, **request: Any) -> httpx.Response:
+    def _post(self, url: str, may_be_closed: bool = False, **request: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.api_key}"}
         try:
             reply = httpx.post(url, headers=headers, timeout=600, **request)
         except httpx.HTTPError as error:
             raise UserError(f"no answer from {url}: {error}. Is the server running?") from error
-        if reply.status_code == 404 and allow_missing:
+        if reply.status_code in (403, 404) and may_be_closed:
             return reply
         if reply.status_code != 200:
             raise UserError(f"{url} answered {reply.status_code}: {reply.text[:300]}")
