@@ -59,9 +59,7 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
     hf_to_vllm_mapper = WeightsMapper(
         orig_to_new_regex={
             re.compile(r"^model\.language_model\.(?=.*\.lora_[AB]\.)"): "language_model.model.",
-            re.compile(
-                r"^(?!language_model\.|vision_encoder\.|connector\.)(?=.*\.lora_[AB]\.)"
-            ): "language_model.",
+            re.compile(r"^(?!language_model\.|vision_encoder\.|connector\.)(?=.*\.lora_[AB]\.)"): "language_model.",
         }
     )
     supports_tower_connector_lora: ClassVar[bool] = True
@@ -79,9 +77,7 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
         quant_config = vllm_config.quant_config
         check_tensor_parallel(config, get_tensor_model_parallel_world_size())
         self.config = config
-        self.configure_mm_token_handling(
-            vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_id]
-        )
+        self.configure_mm_token_handling(vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_id])
         with self._mark_tower_model(vllm_config, "image"):
             self.vision_encoder = VisionEncoder(
                 config.vision_config, quant_config, maybe_prefix(prefix, "vision_encoder")

@@ -26,9 +26,7 @@ class VisionEncoder(nn.Module):
         }
     )
 
-    def __init__(
-        self, config: PretrainedConfig, quant_config: QuantizationConfig | None, prefix: str
-    ) -> None:
+    def __init__(self, config: PretrainedConfig, quant_config: QuantizationConfig | None, prefix: str) -> None:
         super().__init__()
         width, patch = config.hidden_size, config.patch_size
         num_patches = (config.image_size // patch) ** 2
@@ -36,8 +34,7 @@ class VisionEncoder(nn.Module):
         self.class_embedding = nn.Parameter(torch.empty(1, 1, width))
         self.position_embedding = nn.Parameter(torch.empty(1, num_patches + 1, width))
         self.layers = nn.ModuleList(
-            EncoderLayer(config, quant_config, f"{prefix}.layers.{index}")
-            for index in range(config.num_hidden_layers)
+            EncoderLayer(config, quant_config, f"{prefix}.layers.{index}") for index in range(config.num_hidden_layers)
         )
         self.final_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
 
@@ -58,9 +55,7 @@ class VisionEncoder(nn.Module):
 class EncoderLayer(nn.Module):
     """Pre-norm attention and MLP."""
 
-    def __init__(
-        self, config: PretrainedConfig, quant_config: QuantizationConfig | None, prefix: str
-    ) -> None:
+    def __init__(self, config: PretrainedConfig, quant_config: QuantizationConfig | None, prefix: str) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = EncoderAttention(config, quant_config, f"{prefix}.attention")
@@ -75,9 +70,7 @@ class EncoderLayer(nn.Module):
 class EncoderAttention(nn.Module):
     """Bidirectional multi-head self-attention; each rank computes its share of the heads."""
 
-    def __init__(
-        self, config: PretrainedConfig, quant_config: QuantizationConfig | None, prefix: str
-    ) -> None:
+    def __init__(self, config: PretrainedConfig, quant_config: QuantizationConfig | None, prefix: str) -> None:
         super().__init__()
         width, num_heads = config.hidden_size, config.num_attention_heads
         head_size = divide(width, num_heads)
@@ -94,9 +87,7 @@ class EncoderAttention(nn.Module):
             head_size=head_size,
             prefix=f"{prefix}.attention",
         )
-        self.out_proj = RowParallelLinear(
-            width, width, quant_config=quant_config, prefix=f"{prefix}.out_proj"
-        )
+        self.out_proj = RowParallelLinear(width, width, quant_config=quant_config, prefix=f"{prefix}.out_proj")
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         qkv, _ = self.qkv_proj(hidden)  # [N, T, 3 D / ranks]
@@ -107,9 +98,7 @@ class EncoderAttention(nn.Module):
 class EncoderMLP(nn.Module):
     """Linear, exact GELU, Linear."""
 
-    def __init__(
-        self, config: PretrainedConfig, quant_config: QuantizationConfig | None, prefix: str
-    ) -> None:
+    def __init__(self, config: PretrainedConfig, quant_config: QuantizationConfig | None, prefix: str) -> None:
         super().__init__()
         self.fc1 = ColumnParallelLinear(
             config.hidden_size, config.intermediate_size, quant_config=quant_config, prefix=f"{prefix}.fc1"

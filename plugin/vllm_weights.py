@@ -15,6 +15,7 @@ from vllm.model_executor.layers.linear import (
     UnquantizedLinearMethod,
 )
 from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.model_executor.models.utils import AutoWeightsLoader, PPMissingLayer, StageMissingLayer
 
 Weights = Iterable[tuple[str, torch.Tensor]]
@@ -60,9 +61,7 @@ def load_all_weights(model: nn.Module, stacks: dict[str, list[str]], weights: We
             "describes another model."
         )
     if ignored := [name for name in seen if places.ignores(name)]:
-        raise ValueError(
-            f"the model has no place for {_listed(ignored)}; config.json describes another model."
-        )
+        raise ValueError(f"the model has no place for {_listed(ignored)}; config.json describes another model.")
     return loaded
 
 
@@ -132,15 +131,20 @@ class _Places:
         return absent
 
     def check_shape(self, name: str, weight: torch.Tensor) -> None:
-        """Raise WeightShapeError for a Linear layer's weight or bias of another shape than its layer's."""
+        """Raise WeightShapeError for an unquantised weight or bias of another shape than its layer's."""
         place, part = self.stacked(name)
         layer, leaf = self._owner(place), name.rpartition(".")[2]
-        if not isinstance(layer, LinearBase) or not isinstance(layer.quant_method, UnquantizedLinearMethod):
+        if place not in self.parameters or leaf not in ("weight", "bias"):
             return
-        rows = _rows(layer, self.stacks[self.stack_of[part]].index(part) if part else None)
-        expected = {"weight": [rows, layer.input_size], "bias": [rows]}.get(leaf)
+        if isinstance(layer, LinearBase) and isinstance(layer.quant_method, UnquantizedLinearMethod):
+            rows = _rows(layer, self.stacks[self.stack_of[part]].index(part) if part else None)
+            expected = [rows, layer.input_size] if leaf == "weight" else [rows]
+        elif isinstance(layer, VocabParallelEmbedding) and leaf == "weight":
+            expected = [layer.org_vocab_size, layer.embedding_dim]
+        else:
+            return
         # Some language models (GPT2) keep their matrices transposed.
-        if expected and list(weight.shape) not in (expected, expected[::-1]):
+        if list(weight.shape) not in (expected, expected[::-1]):
             raise WeightShapeError(f"the weight is {list(weight.shape)}, config.json makes it {expected}")
 
 

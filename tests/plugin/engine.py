@@ -134,9 +134,7 @@ def _generate(llm: Any, requests: list[Request], max_tokens: int) -> list[Answer
 
 
 def _prompt(request: Request) -> dict[str, Any]:
-    prompt: dict[str, Any] = {
-        "prompt" if isinstance(request.prompt, str) else "prompt_token_ids": request.prompt
-    }
+    prompt: dict[str, Any] = {"prompt" if isinstance(request.prompt, str) else "prompt_token_ids": request.prompt}
     if request.images:
         prompt["multi_modal_data"] = {"image": request.images}
     if request.processor_options:

@@ -75,9 +75,7 @@ def test_a_fitting_adapter_is_summarised(tiny_adapter: Path, config: QwenVqaConf
     ],
 )
 def test_every_naming_is_understood(prefix: str, adapter: Path, config: QwenVqaConfig) -> None:
-    tensors(lambda old: {n.replace("base_model.model.model.layers", prefix): t for n, t in old.items()})(
-        adapter
-    )
+    tensors(lambda old: {n.replace("base_model.model.model.layers", prefix): t for n, t in old.items()})(adapter)
     assert check_adapter(adapter, config).num_tensors == 28
     assert language_model_name(f"{prefix}.0.mlp.up_proj") == "model.layers.0.mlp.up_proj"
 

@@ -51,9 +51,7 @@ class Served:
         self.reference = load_reference(checkpoint, torch.float32)
         self.processor: QwenVqaProcessor = AutoProcessor.from_pretrained(checkpoint)
 
-    def check(
-        self, request: Request, answer: Answer, model: QwenVqaForConditionalGeneration | None = None
-    ) -> None:
+    def check(self, request: Request, answer: Answer, model: QwenVqaForConditionalGeneration | None = None) -> None:
         """Prompt ids, greedy tokens and their log-probabilities are the reference's."""
         model = model or self.reference
         text = request.prompt if isinstance(request.prompt, str) else self.processor.decode(request.prompt)
@@ -86,15 +84,11 @@ def renamed(adapter: Path, folder: Path, prefix: str) -> Path:
     shutil.copytree(adapter, folder)
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path)
-    save_file(
-        {name.replace(ADAPTER_PREFIXES["language-model"], prefix): t for name, t in tensors.items()}, path
-    )
+    save_file({name.replace(ADAPTER_PREFIXES["language-model"], prefix): t for name, t in tensors.items()}, path)
     return folder
 
 
-@pytest.mark.parametrize(
-    "request_", [NO_IMAGE, ONE_IMAGE, THREE_IMAGES], ids=["0 images", "1 image", "3 images"]
-)
+@pytest.mark.parametrize("request_", [NO_IMAGE, ONE_IMAGE, THREE_IMAGES], ids=["0 images", "1 image", "3 images"])
 def test_answers_are_the_references(served: Served, request_: Request) -> None:
     [answer] = served.engine.generate([request_])
     served.check(request_, answer)
@@ -139,9 +133,7 @@ def test_another_image_in_the_same_place_is_not_cached(served: Served) -> None:
 @pytest.mark.parametrize("shape", ADAPTER_PREFIXES)
 def test_an_adapter_acts_as_in_peft_whatever_its_names(served: Served, shape: str) -> None:
     adapter = served.adapters[shape]
-    [plain, adapted] = served.engine.generate(
-        [ONE_IMAGE, Request(ONE_IMAGE.prompt, ONE_IMAGE.images, adapter)]
-    )
+    [plain, adapted] = served.engine.generate([ONE_IMAGE, Request(ONE_IMAGE.prompt, ONE_IMAGE.images, adapter)])
     served.check(ONE_IMAGE, plain)
     model = load_reference(served.checkpoint, torch.float32)
     model.language_model = attach_adapter(model.language_model, served.adapters["language-model"])
@@ -171,7 +163,5 @@ def test_two_tensor_parallel_ranks_answer_alike(tmp_path: Path) -> None:
     # Without LoRA, so that the plain layers are compared somewhere, too.
     with Engine(checkpoint, one_core_each, tensor_parallel_size=2) as engine:
         served = Served(engine, checkpoint, {})
-        for request, answer in zip(
-            [ONE_IMAGE, NO_IMAGE], engine.generate([ONE_IMAGE, NO_IMAGE]), strict=True
-        ):
+        for request, answer in zip([ONE_IMAGE, NO_IMAGE], engine.generate([ONE_IMAGE, NO_IMAGE]), strict=True):
             served.check(request, answer)
