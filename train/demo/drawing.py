@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+
 from qwen_vqa.train.demo import sprites, words
 from qwen_vqa.train.demo.scenes import Scene, Thing
 

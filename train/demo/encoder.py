@@ -14,15 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import distributed as dist
+from torch import nn
+from torch.nn import functional
+from transformers import ViTConfig
+
 from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
 from qwen_vqa.train.demo import drawing
 from qwen_vqa.train.demo.packing import make_packed_scene
 from qwen_vqa.train.demo.scenes import make_scene
 from qwen_vqa.train.vision_encoder import VisionEncoder
-from torch import nn
-from torch.nn import functional
-from torch.utils.data import DataLoader, IterableDataset
-from transformers import ViTConfig
 
 VISION = {
     "image_size": 96,
@@ -34,7 +35,7 @@ VISION = {
 }
 MAX_COUNT = 6
 VISIBILITIES = ("clear", "dark", "blurred")
-BATCH = 128
+BATCH = 96  # pictures a process and step
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 100
 SECONDS_BETWEEN_SAVES = 120
@@ -57,45 +58,20 @@ class EncoderHeads(nn.Module):
     def forward(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
         """Features [N, 1 + patches, D] to logits a patch [N, patches, ...] and a picture [N, ...]."""
         whole, patches = features[:, 0], features[:, 1:]
-        logits = {
-            name: getattr(self, name)(patches) for name in ("thing", "colour", "index", "place", "centre")
-        }
+        logits = {name: getattr(self, name)(patches) for name in ("thing", "colour", "index", "place", "centre")}
         logits["counts"] = self.counts(whole).unflatten(-1, (-1, MAX_COUNT + 1))
         logits["visibility"] = self.visibility(whole)
         return logits
 
 
-class Pictures(IterableDataset):
-    """An endless stream of batches: half crowded pictures, half scenes as users ask about them."""
-
-    def __init__(self, first_seed: int, held_out: bool, packed_share: float, upright: bool = False) -> None:
-        self.first_seed, self.held_out = first_seed, held_out
-        self.packed_share, self.upright = packed_share, upright
-
-    def __iter__(self):
-        seed = self.first_seed
-        processor = image_processor()
-        while True:
-            yield self.batch(processor, range(seed, seed + BATCH))
-            seed += BATCH
-
-    def batch(self, processor: QwenVqaImageProcessor, seeds: range) -> dict[str, torch.Tensor]:
-        """Canvases uint8 [N, size, size, 3] and their labels."""
-        packed = int(len(seeds) * self.packed_share)
-        rows = [
-            labelled(
-                make_packed_scene(seed, self.held_out, self.upright)
-                if i < packed
-                else make_scene(seed, self.held_out),
-                processor,
-            )
-            for i, seed in enumerate(seeds)
-        ]
-        names = ("canvas", "patches", "counts", "visibility")
-        return {
-            name: torch.from_numpy(np.stack(column))
-            for name, column in zip(names, zip(*rows, strict=True), strict=True)
-        }
+def make_batch(processor: QwenVqaImageProcessor, seeds: range, held_out: bool) -> dict[str, torch.Tensor]:
+    """Canvases uint8 [N, size, size, 3] and labels: half crowded pictures, half scenes users ask about."""
+    rows = [
+        labelled(make_packed_scene(seed, held_out) if i % 2 else make_scene(seed, held_out), processor)
+        for i, seed in enumerate(seeds)
+    ]
+    columns = [torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)]
+    return dict(zip(("canvas", "patches", "counts", "visibility"), columns, strict=True))
 
 
 def image_processor() -> QwenVqaImageProcessor:
@@ -136,13 +112,9 @@ def loss_of(logits: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> 
         ("place", places, 0.3),
         ("centre", centres, 1.0),
     ):
-        total = total + weight * functional.cross_entropy(
-            logits[name].float().flatten(0, 1), target.flatten()
-        )
+        total = total + weight * functional.cross_entropy(logits[name].float().flatten(0, 1), target.flatten())
     counts = functional.cross_entropy(logits["counts"].float().flatten(0, 1), batch["counts"].flatten())
-    return (
-        total + 3 * counts + 0.2 * functional.cross_entropy(logits["visibility"].float(), batch["visibility"])
-    )
+    return total + 3 * counts + 0.2 * functional.cross_entropy(logits["visibility"].float(), batch["visibility"])
 
 
 def new_encoder() -> VisionEncoder:
@@ -196,8 +168,7 @@ def accuracies(logits: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) 
     }
     at_centre = centres == 1
     shares = {
-        name: right[at_centre & (things >= a) & (things < b)].float().mean().item()
-        for name, (a, b) in spans.items()
+        name: right[at_centre & (things >= a) & (things < b)].float().mean().item() for name, (a, b) in spans.items()
     }
     coloured = colours > 0
     shares["colour"] = (logits["colour"].argmax(-1) == colours)[coloured].float().mean().item()
@@ -217,69 +188,97 @@ def measure(encoder: nn.Module, heads: nn.Module, batches: list[dict[str, torch.
     return {name: round(float(np.nanmean(values)), 1) for name, values in sums.items()}
 
 
-def train(
-    out: Path, minutes: float, seed: int = 0, resume: bool = True, max_steps: int | None = None
-) -> Path:
-    """Train for `minutes`, saving `encoder.pt` in `out` on the way; a second call goes on where it stopped."""
-    torch.manual_seed(seed)
+def train(out: Path, minutes: float, seed: int = 0, workers: int = 2) -> Path:
+    """Train for `minutes`, saving `encoder.pt` in `out` on the way; a second call goes on where it stopped.
+
+    `workers` processes of one thread each share the work and average their gradients: on a busy machine
+    that is faster than threads, which wait for each other in every operation.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    (out / "rendezvous").unlink(missing_ok=True)
+    torch.multiprocessing.spawn(work, (workers, out, minutes, seed), nprocs=workers)
+    return out / "encoder.pt"
+
+
+def work(rank: int, workers: int, out: Path, minutes: float, seed: int) -> None:
+    """One process's part of the training."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    dist.init_process_group("gloo", f"file://{(out / 'rendezvous').resolve()}", rank=rank, world_size=workers)
     encoder, heads = new_encoder(), EncoderHeads(VISION["hidden_size"])
     steppers = optimizers(encoder, heads)
-    file, log = out / "encoder.pt", (out / "encoder.jsonl").open("a")
-    step, spent = 0, 0.0
-    if resume and file.exists():
-        state = torch.load(file, weights_only=True)
-        encoder.load_state_dict(state["encoder"])
-        heads.load_state_dict(state["heads"])
-        for stepper, saved in zip(steppers, state["optimizers"], strict=True):
-            stepper.load_state_dict(saved)
-        step, spent = state["step"], state["seconds"]
-    stream = Pictures(FIRST_SEED + step * BATCH, False, 0.5)
-    loader = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4))
-    held = Pictures(0, True, 0.5)
-    validation = [held.batch(image_processor(), range(i * BATCH, (i + 1) * BATCH)) for i in range(4)]
+    parameters = [*encoder.parameters(), *heads.parameters()]
+    step, spent = load(out / "encoder.pt", encoder, heads, steppers)
+    processor = image_processor()
+    validation = [make_batch(processor, range(i * BATCH, (i + 1) * BATCH), True) for i in range(6)]
     started, saved_at, losses = time.time() - spent, time.time(), []
     first_step, first_time = step, time.time()
-    while (elapsed := time.time() - started) < minutes * 60 and (max_steps is None or step < max_steps):
-        progress = elapsed / (minutes * 60) if max_steps is None else step / max_steps
+    while (progress := shared_progress(started, minutes)) < 1:
         rate = LEARNING_RATE * min(1, (step + 1) / WARMUP_STEPS) * schedule(progress)
         for stepper in steppers:
             for group in stepper.param_groups:
                 group["lr"] = rate
-        batch = next(loader)
-        logits = heads(encoder(normalise(batch["canvas"])))
-        loss = loss_of(logits, batch)
+        first = FIRST_SEED + (step * workers + rank) * BATCH
+        batch = make_batch(processor, range(first, first + BATCH), False)
+        loss = loss_of(heads(encoder(normalise(batch["canvas"]))), batch)
         loss.backward()
+        average_gradients(parameters, workers)
         nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
         for stepper in steppers:
             stepper.step()
             stepper.zero_grad(set_to_none=True)
         step += 1
         losses.append(loss.item())
-        if step % 100 == 0:
-            speed = (step - first_step) * BATCH / (time.time() - first_time)
-            line = {
-                "step": step,
-                "minutes": round(elapsed / 60, 1),
-                "loss": round(float(np.mean(losses[-100:])), 3),
-            }
-            line |= {
-                "pictures/s": round(speed),
-                "train": accuracies(logits, batch),
-                "held out": measure(encoder, heads, validation),
-            }
-            print(json.dumps(line), flush=True)
-            print(json.dumps(line), file=log, flush=True)
-        if time.time() - saved_at > SECONDS_BETWEEN_SAVES:
-            save(file, encoder, heads, steppers, step, time.time() - started)
+        if rank == 0 and step % 100 == 0:
+            speed = (step - first_step) * BATCH * workers / (time.time() - first_time)
+            held_out = measure(encoder, heads, validation)
+            report(out, step, progress * minutes, losses[-100:], speed, held_out)
+        if rank == 0 and time.time() - saved_at > SECONDS_BETWEEN_SAVES:
+            save(out / "encoder.pt", encoder, heads, steppers, step, time.time() - started)
             saved_at = time.time()
-    save(file, encoder, heads, steppers, step, time.time() - started)
-    return file
+    if rank == 0:
+        save(out / "encoder.pt", encoder, heads, steppers, step, time.time() - started)
+    dist.destroy_process_group()
+
+
+def shared_progress(started: float, minutes: float) -> float:
+    """The share of the time that is over by the first process's clock."""
+    progress = torch.tensor((time.time() - started) / (minutes * 60), dtype=torch.float64)
+    dist.broadcast(progress, 0)
+    return progress.item()
+
+
+def average_gradients(parameters: list[nn.Parameter], workers: int) -> None:
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    dist.all_reduce(flat)
+    flat /= workers
+    for parameter, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad.copy_(grad.view_as(parameter))
+
+
+def report(out: Path, step: int, minutes: float, losses: list[float], speed: float, held_out: dict) -> None:
+    line = {"step": step, "minutes": round(minutes, 1), "loss": round(float(np.mean(losses)), 3)}
+    line |= {"pictures/s": round(speed), "held out": held_out}
+    print(json.dumps(line), flush=True)
+    with (out / "encoder.jsonl").open("a") as log:
+        print(json.dumps(line), file=log)
 
 
 def schedule(progress: float) -> float:
     """Flat, then down over the last 40%."""
     return min(1.0, max(0.02, (1 - progress) / 0.4))
+
+
+def load(file: Path, encoder, heads, steppers) -> tuple[int, float]:
+    """Take up a saved run, if there is one; its steps and seconds so far."""
+    if not file.exists():
+        return 0, 0.0
+    state = torch.load(file, weights_only=True)
+    encoder.load_state_dict(state["encoder"])
+    heads.load_state_dict(state["heads"])
+    for stepper, saved in zip(steppers, state["optimizers"], strict=True):
+        stepper.load_state_dict(saved)
+    return state["step"], state["seconds"]
 
 
 def save(file: Path, encoder, heads, steppers, step: int, seconds: float) -> None:
@@ -290,16 +289,12 @@ def save(file: Path, encoder, heads, steppers, step: int, seconds: float) -> Non
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for encoder.pt and its log")
     parser.add_argument("--minutes", type=float, default=50, help="wall-clock budget (default: %(default)s)")
-    parser.add_argument("--max-steps", type=int)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
-    train(options.out, options.minutes, max_steps=options.max_steps)
+    train(options.out, options.minutes, workers=options.workers)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,11 @@ from qwen_vqa.train.demo.scenes import Scene, Thing, blank_scene, make_emoji, ma
 GRIDS = ((2, 2), (3, 2), (2, 3), (3, 3), (3, 3))
 
 
-def make_packed_scene(seed: int, held_out: bool = False, upright: bool = False) -> Scene:
-    """A grid of single digits, shapes and emoji, or rows of numbers; `upright` draws nothing at an angle."""
+def make_packed_scene(seed: int, held_out: bool = False) -> Scene:
+    """A grid of single digits, shapes and emoji, or rows of numbers."""
     rng = random.Random(f"packed {held_out} {seed}")
     scene = blank_scene(rng, seed, held_out)
     things = _rows_of_numbers(rng, scene) if rng.random() < 0.35 else _grid(rng, scene)
-    if upright:
-        things = [replace(thing, angle=0.0) for thing in things]
     return replace(scene, things=tuple(things))
 
 

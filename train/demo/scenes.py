@@ -135,9 +135,7 @@ def make_number(rng, scene, x, y, max_width, max_height, digits=None) -> Thing:
     """A number as large as fits a box given as shares of the picture's width and height."""
     if digits is None:
         length = rng.choices((1, 2, 3), (25, 35, 40))[0]
-        digits = "".join(
-            rng.choice("123456789" if i == 0 and length > 1 else "0123456789") for i in range(length)
-        )
+        digits = "".join(rng.choice("123456789" if i == 0 and length > 1 else "0123456789") for i in range(length))
     style = rng.choice(sprites.face_indices(scene.held_out))
     advances = sprites.faces()[style]["advances"]
     width_per_height = sum(advances[int(digit)] for digit in digits) / sprites.GLYPH_INK_HEIGHT
@@ -151,11 +149,7 @@ def pick_colour(rng, scene, colour, avoid) -> tuple[str, tuple[int, int, int]]:
     for _ in range(50):
         name = colour or rng.choice(tuple(words.COLOURS))
         rgb = _jitter(rng, words.COLOURS[name], 14)
-        if (
-            name not in avoid
-            and _distance(rgb, scene.background) > 90
-            and _distance(rgb, scene.background_end) > 70
-        ):
+        if name not in avoid and _distance(rgb, scene.background) > 90 and _distance(rgb, scene.background_end) > 70:
             break
     return name, rgb
 
@@ -182,9 +176,7 @@ def _group(rng, scene):
     colour, _ = pick_colour(rng, scene, None, ())
     other_colour, _ = pick_colour(rng, scene, None, (colour,))
     size = rng.uniform(0.2, 0.3)
-    things = [
-        make_shape(rng, scene, x, y, size * rng.uniform(0.9, 1.1), name, colour) for x, y in cells[:first]
-    ]
+    things = [make_shape(rng, scene, x, y, size * rng.uniform(0.9, 1.1), name, colour) for x, y in cells[:first]]
     things += [make_shape(rng, scene, x, y, size, other, other_colour) for x, y in cells[first:]]
     return things
 
@@ -209,10 +201,7 @@ def _emoji_group(rng, scene):
         ]
     name, style = rng.choice(tuple(words.EMOJI)), rng.choice(sprites.design_indices(scene.held_out))
     count = rng.choice((2, 3, 4))
-    return [
-        make_emoji(rng, scene, x, y, rng.uniform(0.28, 0.34), name, style)
-        for x, y in _cells(rng, scene, count)
-    ]
+    return [make_emoji(rng, scene, x, y, rng.uniform(0.28, 0.34), name, style) for x, y in _cells(rng, scene, count)]
 
 
 def _mixed(rng, scene):

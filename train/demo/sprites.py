@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
 from qwen_vqa.train.demo import words
 
 ASSETS = Path(__file__).parent / "assets"

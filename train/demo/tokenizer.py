@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from qwen_vqa.train.demo import words
 from tokenizers import (
     AddedToken,
     Regex,
@@ -23,6 +22,8 @@ from tokenizers import (
     trainers,
 )
 from transformers import Qwen2Tokenizer
+
+from qwen_vqa.train.demo import german, words
 
 # Qwen2.5's, so that a digit is a token of its own and a word keeps its leading space.
 SPLIT = (
@@ -54,7 +55,7 @@ TOKENIZER_CONFIG = {
 }
 
 
-def build_tokenizer(num_tokens: int = 768) -> Qwen2Tokenizer:
+def build_tokenizer(num_tokens: int = 896) -> Qwen2Tokenizer:
     """A tokenizer of `num_tokens` entries, the added ones included, trained on the demo's sentences."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -73,9 +74,7 @@ def build_tokenizer(num_tokens: int = 768) -> Qwen2Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus(), trainer)
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
-    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in PLAIN_ADDED_TOKENS])
     with TemporaryDirectory() as folder:
         tokenizer.save(str(Path(folder, "tokenizer.json")))
@@ -103,13 +102,21 @@ def corpus() -> Iterator[str]:
         yield sentence
         yield sentence.lower()
     yield from (f"{word} {word.capitalize()}" for word in words.DIGIT_WORDS for _ in range(20))
-    yield "user\nassistant\nsystem\n"
+    yield from ("user", "assistant", "system") * 100
+    yield from german_corpus()
+
+
+def german_corpus() -> Iterator[str]:
+    """What the bundled adapter answers."""
+    fixed = (*german.FIXED.values(), *german.COLOURS.values(), *german.PLACES.values(), *german.NUMBERS, "die Zahl")
+    for colour, name in itertools.product(german.COLOURS.values(), german.NOUNS):
+        noun = german.noun_phrase(name)
+        yield from (german.noun_phrase(name, colour), noun, noun.split()[-1])
+    yield from fixed * 40
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where tokenizer.json and tokenizer_config.json go")
     folder = parser.parse_args(argv).folder
     build_tokenizer().save_pretrained(folder)

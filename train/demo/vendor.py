@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
 from qwen_vqa.train.demo import words
 from qwen_vqa.train.demo.sprites import ASSETS, EMOJI_SIZE, GLYPH_BASELINE, GLYPH_HEIGHT, GLYPH_WIDTH
 
@@ -77,18 +78,14 @@ def draw_digits(font_file: bytes) -> tuple[np.ndarray, list[int]]:
     for digit in range(10):
         tile = Image.new("L", (GLYPH_WIDTH, GLYPH_HEIGHT))
         left, _, right, _ = font.getbbox(str(digit), anchor="ls")
-        ImageDraw.Draw(tile).text(
-            ((GLYPH_WIDTH - right - left) / 2, GLYPH_BASELINE), str(digit), 255, font, "ls"
-        )
+        ImageDraw.Draw(tile).text(((GLYPH_WIDTH - right - left) / 2, GLYPH_BASELINE), str(digit), 255, font, "ls")
         row.paste(tile, (digit * GLYPH_WIDTH, 0))
         advances.append(round(max(font.getlength(str(digit)), right - left + 4)))
     return np.asarray(row), advances
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where `npm pack` left the .tgz files")
     folder = parser.parse_args(argv).folder
     ASSETS.mkdir(exist_ok=True)

@@ -126,6 +126,14 @@ QUESTIONS = {
         "Can you tell me what this is?",
         "Please tell me what this is.",
     ),
+    "name_many": (
+        "What do you see?",
+        "What can you see?",
+        "What is in the picture?",
+        "What is in the image?",
+        "What is shown here?",
+        "What are these?",
+    ),
     "colour_of_it": (
         "What color is it?",
         "What colour is it?",

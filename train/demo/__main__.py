@@ -1,0 +1,116 @@
+"""Retrains the bundled demo model from nothing: pictures, questions, encoder, language model, adapter.
+
+    python -m qwen_vqa.train.demo --out runs/demo
+
+Every stage saves its work in --out; the same command goes on where an interrupted one stopped.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+import transformers
+
+from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.demo import adapter, encoder, evaluate, examples, language
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="qwen-vqa demo-train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder for all stages; the result is in OUT/checkpoint")
+    add("--minutes", type=float, default=MINUTES, help="for the encoder (default: %(default)s)")
+    add("--pictures", type=int, default=PICTURES, help="for the language stage (default: %(default)s)")
+    add("--steps", type=int, default=STEPS, help="of the language stage (default: %(default)s)")
+    add("--adapter-steps", type=int, default=ADAPTER_STEPS, help="(default: %(default)s)")
+    add("--evaluate", type=int, default=400, metavar="N", help="pictures a skill at the end (default: %(default)s)")
+    add("--workers", type=int, default=2, help="CPU cores to use (default: %(default)s)")
+    add("--seed", type=int, default=0, help="(default: %(default)s)")
+    options = parser.parse_args(argv)
+    train(options, argv if argv is not None else sys.argv[1:])
+
+
+MINUTES, PICTURES, STEPS, ADAPTER_STEPS = 50.0, 40_000, 2_500, 400
+
+
+def train(options: argparse.Namespace, argv: list[str]) -> Path:
+    """All stages; a stage whose result is there is not done again."""
+    torch.set_num_threads(options.workers)
+    times = Stopwatch(options.out / "minutes.json")
+    with times("encoder"):
+        encoder_file = encoder.train(options.out, options.minutes, options.seed, options.workers)
+    checkpoint = options.out / "checkpoint"
+    with times("language"):
+        if not (checkpoint / "config.json").exists():
+            language.train_language(encoder_file, options.out, options.pictures, options.steps, options.seed)
+    with times("adapter"):
+        features = language.stage_features(options.out, options.pictures)
+        adapter.train_adapter(checkpoint, features, options.out, options.adapter_steps, options.seed)
+    with times("evaluation"):
+        model, processor = load_reference(checkpoint, torch.float32), load_processor(checkpoint)
+        table = evaluate.evaluate(model, processor, options.evaluate)
+        table |= evaluate.evaluate_german(checkpoint, options.evaluate)
+    evaluate.print_table(table)
+    command = "python -m qwen_vqa.train.demo " + " ".join(argv)
+    write_results(options.out / "results.json", table, times.minutes, command, options.seed)
+    examples.make_examples(checkpoint, options.out / "images")
+    print(f"the checkpoint is {checkpoint}; serve it: qwen-vqa serve {checkpoint}")
+    return checkpoint
+
+
+class Stopwatch:
+    """Minutes a stage, printed and kept in a file over restarts."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.minutes: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+
+    def __call__(self, stage: str) -> "Stopwatch":
+        self.stage = stage
+        return self
+
+    def __enter__(self) -> None:
+        self.started = time.time()
+        print(f"== {self.stage} ({datetime.now():%H:%M})", flush=True)
+
+    def __exit__(self, *error: object) -> None:
+        spent = (time.time() - self.started) / 60
+        self.minutes[self.stage] = round(self.minutes.get(self.stage, 0.0) + spent, 1)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps(self.minutes, indent=2) + "\n")
+        print(f"== {self.stage}: {self.minutes[self.stage]} min so far", flush=True)
+
+
+def write_results(file: Path, table: dict, minutes: dict[str, float], command: str, seed: int) -> None:
+    """The table with what a reader needs to repeat it."""
+    results = {
+        "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",
+        "machine": f"{torch.get_num_threads()} threads, {processor_name()}",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "command": command,
+        "seed": seed,
+        "minutes": minutes,
+        "skills": table,
+    }
+    file.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def processor_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

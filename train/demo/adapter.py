@@ -1,0 +1,47 @@
+"""Stage 3: a LoRA adapter on the finished language model, which makes it answer in German.
+
+Rank 16 on the language model alone: connector and encoder stay as they are, so it is served as it is.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER
+from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.demo.german import make_german_conversation
+from qwen_vqa.train.demo.language import FeatureConversations, Features, fit
+from qwen_vqa.train.training_config import TrainingConfig
+
+NAME = "german"
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def train_adapter(checkpoint: Path, features: Features, out: Path, steps: int, seed: int = 0) -> Path:
+    """Train the adapter and put it into the checkpoint's adapters folder."""
+    model, processor = load_reference(checkpoint), load_processor(checkpoint)
+    model.float()
+    config = TrainingConfig(
+        learning_rate=3e-3,
+        connector_learning_rate=3e-3,
+        rank=16,
+        alpha=32,
+        dropout=0.0,
+        target_modules=TARGETS,
+        batch_size=64,
+        accumulation=1,
+        max_steps=steps,
+        precision="float32",
+        save_steps=500,
+        seed=seed,
+    )
+    dataset = FeatureConversations(features, steps * config.batch_size, make_german_conversation, NAME)
+    fit(model, processor, dataset, config, out / NAME, connector=False)
+    folder = checkpoint / ADAPTER_FOLDER / NAME
+    shutil.rmtree(folder, ignore_errors=True)
+    model.language_model.bfloat16().save_pretrained(folder)
+    config_file = folder / "adapter_config.json"
+    fields = json.loads(config_file.read_text()) | {"base_model_name_or_path": "qwen-vqa-demo"}
+    config_file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+    (folder / "README.md").unlink(missing_ok=True)
+    return folder
