@@ -26,7 +26,8 @@ class QwenVqaConfig(PretrainedConfig):
     """
 
     model_type = MODEL_TYPE
-    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012 - transformers reads a plain class dict
+    # Auto classes, since the parts are of many kinds; transformers' annotation does not say so.
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # type: ignore[dict-item] # noqa: RUF012
     is_composition = True
 
     def __init__(
@@ -55,10 +56,11 @@ class QwenVqaConfig(PretrainedConfig):
                 f"{', '.join(VISION_ENCODERS)}. Assemble the checkpoint with a ViT such as "
                 "google/vit-base-patch32-384."
             )
-        if vision.image_size % vision.patch_size:
+        image_size, patch_size = square_sizes(vision)
+        if image_size % patch_size:
             raise ValueError(
-                f"vision_config.image_size {vision.image_size} is not a multiple of "
-                f"patch_size {vision.patch_size}; patches would not cover the canvas."
+                f"vision_config.image_size {image_size} is not a multiple of patch_size {patch_size}; "
+                "patches would not cover the canvas."
             )
         if vision.hidden_act != "gelu":
             raise ValueError(f"vision_config.hidden_act is {vision.hidden_act!r}; the ViT here has 'gelu'.")
@@ -74,11 +76,24 @@ class QwenVqaConfig(PretrainedConfig):
     @property
     def num_image_tokens(self) -> int:
         """Features, and so prompt tokens, of one image: one per patch and one for CLS (145 at 384/32)."""
-        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2 + 1
+        image_size, patch_size = square_sizes(self.vision_config)
+        return (image_size // patch_size) ** 2 + 1
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:
         """The language model's config: what transformers and vLLM ask for sizes, heads and caches."""
         return self.text_config
+
+
+def square_sizes(vision_config: PretrainedConfig) -> tuple[int, int]:
+    """Sides of the canvas and of a patch, in pixels.
+
+    Raises:
+        ValueError: transformers would take oblong ones; the canvas here is square.
+    """
+    for name in ("image_size", "patch_size"):
+        if not isinstance(getattr(vision_config, name), int):
+            raise ValueError(f"vision_config.{name} is {getattr(vision_config, name)}; it must be one whole number.")
+    return vision_config.image_size, vision_config.patch_size
 
 
 def _as_config(value: dict[str, Any] | PretrainedConfig | None, default: str) -> PretrainedConfig:

@@ -56,7 +56,8 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         Raises:
             ValueError: an image without pixels, or an array of another shape or type.
         """
-        pixels = [self._normalise(self.canvas(image)) for image in make_flat_list_of_images(images)]
+        flat: list[Any] = make_flat_list_of_images(images)  # type: ignore[assignment] # typed as any nesting
+        pixels = [self._normalise(self.canvas(image)) for image in flat]
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
     def canvas(self, image: Image.Image | np.ndarray) -> np.ndarray:
@@ -70,7 +71,7 @@ class QwenVqaImageProcessor(BaseImageProcessor):
 
     def _normalise(self, canvas: np.ndarray) -> np.ndarray:
         values = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
-        table = (values - np.float32(self.image_mean)) / np.float32(self.image_std)  # [256, 3]
+        table = (values - np.asarray(self.image_mean, np.float32)) / np.asarray(self.image_std, np.float32)  # [256, 3]
         return np.stack([table[:, channel][canvas[:, :, channel]] for channel in range(_RGB_CHANNELS)])
 
 

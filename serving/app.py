@@ -4,6 +4,7 @@ import asyncio
 import socket
 from argparse import Namespace
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import FastAPI
 from vllm import envs
@@ -46,6 +47,7 @@ def build_server_app(
 
 async def _serve(app: FastAPI, sock: socket.socket, args: Namespace) -> asyncio.Task:
     log_config = get_uvicorn_log_config(args)
+    uvicorn_options: dict[str, Any] = {} if log_config is None else {"log_config": log_config}
     return await serve_http(
         app,
         sock=sock,
@@ -62,5 +64,5 @@ async def _serve(app: FastAPI, sock: socket.socket, args: Namespace) -> asyncio.
         ssl_ciphers=args.ssl_ciphers,
         h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
         h11_max_header_count=args.h11_max_header_count,
-        **({"log_config": log_config} if log_config is not None else {}),
+        **uvicorn_options,
     )

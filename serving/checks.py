@@ -102,7 +102,9 @@ def kv_cache_bytes(checkpoint: CheckedCheckpoint, max_model_len: int, dtype: str
     needed = per_token * max_model_len
     if free < needed:
         fits = max(0, free // per_token)
-        advice = f"pass --max-model-len {fits}, or free memory" if fits >= 256 else "free memory or use a larger machine"
+        advice = (
+            f"pass --max-model-len {fits}, or free memory" if fits >= 256 else "free memory or use a larger machine"
+        )
         raise UserError(
             f"not enough memory for the KV cache: one prompt of {max_model_len} tokens needs {needed / GIB:.2f} GiB, "
             f"and of {available / GIB:.1f} GiB free, the weights take {weights / GIB:.1f} and the processes about "

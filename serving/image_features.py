@@ -25,7 +25,9 @@ def attach_image_features(app: FastAPI, engine: EngineClient) -> None:
             raise HTTPException(400, f"the body is not a .npy array: {error}") from error
         size = engine.model_config.hf_config.vision_config.image_size
         if pixels.dtype != np.float32 or pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
-            raise HTTPException(400, f"expected float32 [images, 3, {size}, {size}]; got {pixels.dtype} {pixels.shape}.")
+            raise HTTPException(
+                400, f"expected float32 [images, 3, {size}, {size}]; got {pixels.dtype} {pixels.shape}."
+            )
         if len(pixels) > MAX_IMAGES:
             raise HTTPException(400, f"{len(pixels)} images; at most {MAX_IMAGES} at a time.")
         features = await engine.collective_rpc("image_features", args=(pixels.tolist(),))

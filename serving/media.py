@@ -16,11 +16,11 @@ NAME = "qwen_vqa"
 class QwenVqaImageIO(ImageMediaIO):
     """vLLM's image reader with our loader inside."""
 
-    def load_bytes(self, data: bytes) -> MediaWithBytes[Image.Image]:
+    def load_bytes(self, data: bytes) -> MediaWithBytes[Image.Image]:  # type: ignore[override] # as vLLM's own
         """An image file's bytes to an RGB picture; vLLM keeps the bytes, whose hash is the cache key."""
         return MediaWithBytes(load_image(data), data)
 
-    def load_file(self, filepath: Path) -> MediaWithBytes[Image.Image]:
+    def load_file(self, filepath: Path) -> MediaWithBytes[Image.Image]:  # type: ignore[override] # as vLLM's own
         """As `load_bytes`."""
         return self.load_bytes(filepath.read_bytes())
 
@@ -35,6 +35,4 @@ class QwenVqaMediaConnector(MediaConnector):
 
     async def fetch_image_async(self, image_url: str, *, image_mode: str | None = "RGB") -> Image.Image:
         """As vLLM's; the picture is RGB whatever the mode asked for."""
-        return await self.load_from_url_async(
-            image_url, QwenVqaImageIO(), fetch_timeout=envs.VLLM_IMAGE_FETCH_TIMEOUT
-        )
+        return await self.load_from_url_async(image_url, QwenVqaImageIO(), fetch_timeout=envs.VLLM_IMAGE_FETCH_TIMEOUT)

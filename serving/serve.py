@@ -1,6 +1,6 @@
 """`qwen-vqa serve`: a checkpoint folder behind the OpenAI API, for many people at once.
 
-    qwen-vqa serve my-model --port 8000
+qwen-vqa serve my-model --port 8000
 """
 
 import os

@@ -11,7 +11,7 @@ from openai import OpenAI, OpenAIError
 
 from qwen_vqa.serving import DEMO_IMAGES, DEMO_NAME
 
-SNIPPET = '''\
+SNIPPET = """\
     import base64
     from openai import OpenAI
 
@@ -25,7 +25,7 @@ SNIPPET = '''\
         ]}}],
     )
     print(answer.choices[0].message.content)
-'''
+"""
 
 
 def welcome(args: Namespace) -> None:

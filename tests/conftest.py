@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from tests.tiny import make_adapter, make_checkpoint
 
 import qwen_vqa.train  # noqa: F401 - registers the model with transformers
+from tests.tiny import make_adapter, make_checkpoint
 
 
 @pytest.fixture(scope="session")

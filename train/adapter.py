@@ -21,7 +21,7 @@ def attach_adapter(language_model: PreTrainedModel, folder: str | Path) -> PeftM
         for name, tensor in load_peft_weights(str(folder), device="cpu").items()
     }
     model = get_peft_model(language_model, config)
-    loaded = set_peft_model_state_dict(model, weights)
-    if loaded.unexpected_keys:
-        raise UserError(f"the adapter {folder} has tensors without a place: {loaded.unexpected_keys[:4]}.")
+    strangers = set_peft_model_state_dict(model, weights).unexpected_keys  # type: ignore[attr-defined] # torch's
+    if strangers:
+        raise UserError(f"the adapter {folder} has tensors without a place: {strangers[:4]}.")
     return model.eval()

@@ -67,9 +67,7 @@ def assemble(parts: Parts) -> list[str]:
     connector = load_connector(parts.connector)
     vision_config, encoder = load_vision_encoder(parts.vision_encoder)
     language_model, tokenizer = _load_language_model(parts)
-    inner = check_connector(
-        connector, vision_config.hidden_size, language_model.config.hidden_size, parts.connector
-    )
+    inner = check_connector(connector, vision_config.hidden_size, language_model.config.hidden_size, parts.connector)
     config = QwenVqaConfig(
         vision_config,
         language_model.config,
@@ -118,7 +116,7 @@ def _image_token_id(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, 
             f"the tokenizer of {name} lacks {IMAGE_TOKEN}. Use a Qwen2 or Qwen2.5 tokenizer, or add "
             "ChatML's and the vision tokens to yours before training."
         )
-    rows = model.get_input_embeddings().num_embeddings
+    rows: int = model.get_input_embeddings().num_embeddings  # type: ignore[assignment] # an nn.Embedding's
     if token_id >= rows:
         raise UserError(
             f"{IMAGE_TOKEN} is token {token_id}, but {name} has only {rows} embeddings: resize them "

@@ -41,7 +41,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class StageResult:
-    """One stage of one case: equal or not, by how much, and what was seen. `compared` is False where it could not be."""
+    """One stage of one case: equal or not, and what was seen. `compared` is False where it could not be."""
 
     stage: str
     equal: bool
@@ -57,7 +57,9 @@ class Reference:
     processor: QwenVqaProcessor
 
 
-def compare(case: Case, reference: Reference, served: ServedModel, tolerance: Tolerance, max_tokens: int = 16):
+def compare(
+    case: Case, reference: Reference, served: ServedModel, tolerance: Tolerance, max_tokens: int = 16
+) -> Iterator[StageResult]:
     """Yield the stages' results in order; nothing after the first that differs, since it follows from it."""
     for result in _stages(case, reference, served, tolerance, max_tokens):
         yield result
@@ -124,7 +126,9 @@ def _compare_arrays(stage: str, expected: np.ndarray, actual: np.ndarray, tolera
         return StageResult(stage, True, detail)
     place = tuple(int(index) for index in worst)
     return StageResult(
-        stage, False, f"{detail} (bound {tolerance:g}) at {place}: training {expected[worst]:.5g}, server {actual[worst]:.5g}"
+        stage,
+        False,
+        f"{detail} (bound {tolerance:g}) at {place}: training {expected[worst]:.5g}, server {actual[worst]:.5g}",
     )
 
 
@@ -155,6 +159,6 @@ def _compare_answers(reference: Reference, inputs, answer: ServedAnswer, toleran
         "logits",
         False,
         f"{detail} (bound {tolerance:g}); worst at answer token {at}: training would say "
-        f"{decode(expected[at].argmax())!r} ({expected[at].max():.4f}), the server said {decode(answer.token_ids[at])!r} "
-        f"({answer.logprobs[at]:.4f}, by training {chosen[at]:.4f})",
+        f"{decode(expected[at].argmax())!r} ({expected[at].max():.4f}), the server said "
+        f"{decode(answer.token_ids[at])!r} ({answer.logprobs[at]:.4f}, by training {chosen[at]:.4f})",
     )

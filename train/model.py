@@ -126,25 +126,14 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 inputs_embeds = self.get_input_embeddings()(input_ids)
             else:
                 inputs_embeds = self.embed(input_ids, pixel_values, image_features)
-        return self.language_model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, labels=labels, **kwargs
-        )
+        return self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, labels=labels, **kwargs)
 
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.Tensor,
-        pixel_values: torch.Tensor | None = None,
-        image_features: torch.Tensor | None = None,
-        is_first_iteration: bool = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The images enter with the prompt; later steps find them in the cache."""
-        inputs = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, **kwargs
-        )
-        if is_first_iteration or not kwargs.get("use_cache", True):
-            inputs["pixel_values"] = pixel_values
-            inputs["image_features"] = image_features
+        images = {name: kwargs.pop(name, None) for name in ("pixel_values", "image_features")}
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc] # transformers' self type
+        if kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True):
+            inputs |= images
         return inputs
 
 

@@ -1,6 +1,6 @@
 """`qwen-vqa train`: conversations about images to a connector, an adapter and a checkpoint that serves.
 
-    qwen-vqa train BASE --data train.jsonl -o runs/mine
+qwen-vqa train BASE --data train.jsonl -o runs/mine
 """
 
 import argparse
@@ -73,7 +73,7 @@ def export(model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, 
     torch.save({names[k]: v.cpu() for k, v in model.connector.state_dict().items()}, output / "final_connector.pth")
     folder = output / "model"
     if isinstance(model.language_model, PeftModel):
-        model.language_model.save_pretrained(output / ADAPTER_NAME)
+        model.language_model.save_pretrained(str(output / ADAPTER_NAME))
         model.language_model = model.language_model.unload()
         shutil.copytree(output / ADAPTER_NAME, folder / ADAPTER_FOLDER / ADAPTER_NAME, dirs_exist_ok=True)
     model.to(model.vision_encoder.patch_embedding.weight.dtype)

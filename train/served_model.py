@@ -58,8 +58,8 @@ class ServedModel:
         # vLLM's own reader of its own wire format.
         from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import decode_mm_kwargs_item
 
-        pixels = [decode_mm_kwargs_item(item)["pixel_values"].data for item in items]
-        return ServedPrompt(reply.json()["token_ids"], np.stack([pixel.float().numpy() for pixel in pixels]))
+        pixels = [np.asarray(decode_mm_kwargs_item(item)["pixel_values"].data.float()) for item in items]  # type: ignore[union-attr] # ours is a tensor
+        return ServedPrompt(reply.json()["token_ids"], np.stack(pixels))
 
     def image_features(self, pixels: np.ndarray) -> np.ndarray | None:
         """Connected features [images, tokens, text width] of pixels; None where the server keeps them to itself."""
@@ -117,4 +117,6 @@ def served_models(url: str, api_key: str) -> list[str]:
     try:
         return [model.id for model in OpenAI(base_url=url, api_key=api_key).models.list()]
     except (APIStatusError, APIConnectionError) as error:
-        raise UserError(f"no server at {url}: {error}. Give the address with /v1, and --api-key if it has one.") from error
+        raise UserError(
+            f"no server at {url}: {error}. Give the address with /v1, and --api-key if it has one."
+        ) from error

@@ -102,12 +102,12 @@ class QwenVqaTrainer(Trainer):
                 for part, parameters in trainable_parts(self.model).items()
                 for is_matrix in (True, False)
             ]
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
         return self.optimizer
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_trained(self.accelerator.unwrap_model(self.model), folder)
 
@@ -120,10 +120,9 @@ def save_trained(model: QwenVqaForConditionalGeneration, folder: Path) -> None:
     save_file(_contiguous(model.connector.state_dict()), folder / CONNECTOR_FILE)
     language_model = model.language_model
     if isinstance(language_model, PeftModel):
-        language_model.save_pretrained(folder / "adapter")
+        language_model.save_pretrained(str(folder / "adapter"))
     elif any(parameter.requires_grad for parameter in language_model.parameters()):
-        trained = {name: value for name, value in language_model.named_parameters()}
-        save_file(_contiguous(trained), folder / LANGUAGE_FILE)
+        save_file(_contiguous(dict(language_model.named_parameters())), folder / LANGUAGE_FILE)
 
 
 def load_trained(model: QwenVqaForConditionalGeneration, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """`qwen-vqa verify`: is the served model the trained one? If not, what differs first.
 
-    qwen-vqa verify my-model                                        starts a server of its own, in float32
-    qwen-vqa verify my-model --url http://localhost:8000/v1         looks at one that runs
-    qwen-vqa verify my-model --image photo.jpg --prompt "What is this?"
+qwen-vqa verify my-model                                        starts a server of its own, in float32
+qwen-vqa verify my-model --url http://localhost:8000/v1         looks at one that runs
+qwen-vqa verify my-model --image photo.jpg --prompt "What is this?"
 """
 
 import argparse
@@ -40,9 +40,14 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add("--api-key", default="none", help="of that server (default: none)")
     add("--model", help="its name there (default: the first that it lists)")
     add("--image", action="append", default=[], type=Path, help="a picture of your own; may be repeated")
-    add("--prompt", action="append", default=[], help="a question of your own, asked about all --image; may be repeated")
-    add("--dtype", choices=["float32", "bfloat16", "float16"], help="of both sides (default: float32 for a server of "
-        "its own, the checkpoint's for --url)")
+    add(
+        "--prompt", action="append", default=[], help="a question of your own, asked about all --image; may be repeated"
+    )
+    add(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="of both sides (default: float32 for a server of its own, the checkpoint's for --url)",
+    )
     add("--max-tokens", type=int, default=16, help="answer tokens compared (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the results there, too")
     return parser

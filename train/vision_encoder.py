@@ -8,14 +8,17 @@ from torch import nn
 from torch.nn import functional
 from transformers import ViTConfig
 
+from qwen_vqa.plugin.config import square_sizes
+
 
 class VisionEncoder(nn.Module):
     """A ViT without its pooler (Dosovitskiy et al. 2021, arXiv:2010.11929)."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
-        width, patch = config.hidden_size, config.patch_size
-        num_patches = (config.image_size // patch) ** 2
+        width = config.hidden_size
+        size, patch = square_sizes(config)
+        num_patches = (size // patch) ** 2
         self.patch_embedding = nn.Conv2d(config.num_channels, width, kernel_size=patch, stride=patch)
         self.class_embedding = nn.Parameter(torch.zeros(1, 1, width))
         self.position_embedding = nn.Parameter(torch.zeros(1, num_patches + 1, width))

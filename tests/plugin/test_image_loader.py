@@ -35,7 +35,9 @@ def test_transparency_is_white(name: str):
     assert (np.asarray(load_image(IMAGES / name))[clear] == 255).all()
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in IMAGES.iterdir() if path.suffix in (".png", ".jpg", ".pgm")))
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in IMAGES.iterdir() if path.suffix in (".png", ".jpg", ".pgm"))
+)
 def test_every_mode_becomes_rgb_or_a_named_error(name: str):
     if name == "truncated_jpeg.jpg":
         with pytest.raises(ImageError, match=r"truncated_jpeg\.jpg: broken or truncated"):

@@ -16,7 +16,18 @@ def noise(width: int, height: int) -> np.ndarray:
     return np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-SIZES = [(1, 4000), (4000, 1), (1, 1), (383, 383), (384, 384), (385, 385), (383, 200), (385, 640), (100, 37), (640, 480)]
+SIZES = [
+    (1, 4000),
+    (4000, 1),
+    (1, 1),
+    (383, 383),
+    (384, 384),
+    (385, 385),
+    (383, 200),
+    (385, 640),
+    (100, 37),
+    (640, 480),
+]
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
@@ -69,7 +80,9 @@ def test_images_of_a_batch_keep_their_order():
     assert np.array_equal(together, np.stack(alone))
 
 
-@pytest.mark.parametrize("array", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((3, 4, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "array", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((3, 4, 4), np.uint8)]
+)
 def test_arrays_that_are_not_rgb_bytes_are_refused(array: np.ndarray):
     with pytest.raises(ValueError, match="uint8 RGB"):
         QwenVqaImageProcessor().canvas(array)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.server import Server, serving
 from tests.tiny import DEMO
 
@@ -29,7 +30,7 @@ def tiny_server(tiny_with_adapter: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The bundled demo, as `make serve` starts it but in float32, so that its numbers can be held to the reference's."""
+    """The bundled demo as `make serve` starts it, but in float32: its numbers are held to the reference's."""
     log = tmp_path_factory.mktemp("log") / "demo.log"
     with serving(log, "--dtype", "float32", "--verify") as server:
         yield server

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.server import Server
-from tests.tiny import tiny_processor
 
 from qwen_vqa.plugin.chat_template import chat_template
 from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
@@ -20,6 +18,8 @@ from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.comparison import STAGES, Reference, Tolerance, compare
 from qwen_vqa.train.served_model import ServedModel
 from qwen_vqa.train.verify_cases import built_in_cases, picture
+from tests.server import Server
+from tests.tiny import tiny_processor
 
 TOLERANCE = Tolerance.of(torch.float32)
 CASES = built_in_cases()
@@ -37,7 +37,9 @@ def served(server: Server, name: str, position: str = "inline") -> ServedModel:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("position", ["inline", "prefix"])
 @pytest.mark.parametrize("adapter", [None, "tiny-lora"])
-def test_the_tiny_model(case, position, adapter, tiny_server: Server, tiny_reference: Reference, tiny_with_adapter: Path):
+def test_the_tiny_model(
+    case, position, adapter, tiny_server: Server, tiny_reference: Reference, tiny_with_adapter: Path
+):
     model = tiny_reference.model
     if adapter:
         model.language_model = attach_adapter(model.language_model, tiny_with_adapter / "adapters" / adapter)
@@ -45,7 +47,9 @@ def test_the_tiny_model(case, position, adapter, tiny_server: Server, tiny_refer
     results = list(compare(case, reference, served(tiny_server, adapter or "tiny", position), TOLERANCE))
     assert [result.stage for result in results if not result.equal] == [], results[-1].detail
     assert all(result.compared for result in results)
-    assert [result.stage for result in results] == [stage for stage in STAGES if case.images or stage not in STAGES[2:4]]
+    assert [result.stage for result in results] == [
+        stage for stage in STAGES if case.images or stage not in STAGES[2:4]
+    ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -82,7 +86,9 @@ def test_another_tokenizer_is_named(tiny_server: Server, tiny_reference: Referen
 
 
 def test_a_preprocessor_file_from_elsewhere_is_named(tiny_server: Server, tiny_reference: Reference):
-    tiny_reference.processor.image_processor = QwenVqaImageProcessor(64, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    tiny_reference.processor.image_processor = QwenVqaImageProcessor(
+        64, 32, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    )
     assert first_difference(CASES[1], tiny_reference, served(tiny_server, "tiny"))[0] == "pixels"
 
 
@@ -115,7 +121,9 @@ def test_another_picture_is_named(tiny_server: Server, tiny_reference: Reference
     assert first_difference(CASES[1], tiny_reference, model)[0] == "pixels"
 
 
-def test_the_command_compares_the_users_own_pictures_too(tiny_server: Server, tiny_with_adapter: Path, tmp_path: Path, capsys):
+def test_the_command_compares_the_users_own_pictures_too(
+    tiny_server: Server, tiny_with_adapter: Path, tmp_path: Path, capsys
+):
     picture(4, 333, 100).save(tmp_path / "mine.png")
     arguments = ["verify", str(tiny_with_adapter), "--url", tiny_server.url, "--dtype", "float32"]
     arguments += ["--image", str(tmp_path / "mine.png"), "--prompt", "Mine?", "--json", str(tmp_path / "out.json")]

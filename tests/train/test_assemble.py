@@ -7,7 +7,6 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tests.tiny import DEMO, picture, tiny_config, tiny_processor, user
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, ViTConfig, ViTModel
 
 from qwen_vqa.plugin.errors import UserError
@@ -15,13 +14,19 @@ from qwen_vqa.serving.cli import main
 from qwen_vqa.train.assemble import Parts, assemble
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.connector_file import load_connector
+from tests.tiny import DEMO, picture, tiny_config, tiny_processor, user
 
-ORIGINAL = {"linear_1.weight": "0.weight", "linear_1.bias": "0.bias", "linear_2.weight": "2.weight", "linear_2.bias": "2.bias"}
+ORIGINAL = {
+    "linear_1.weight": "0.weight",
+    "linear_1.bias": "0.bias",
+    "linear_2.weight": "2.weight",
+    "linear_2.bias": "2.bias",
+}
 
 
 @pytest.fixture(scope="module")
 def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a training run of the original leaves, small: vit/, language_model/, final_connector.pth, final_lora_model/."""
+    """What the original leaves, small: vit/, language_model/, final_connector.pth, final_lora_model/."""
     folder = tmp_path_factory.mktemp("artefacts")
     torch.manual_seed(0)
     config = tiny_config(tiny_processor())

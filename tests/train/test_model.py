@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny import make_checkpoint, picture, tiny_config, tiny_model, tiny_processor, user
 from transformers import AutoModelForImageTextToText
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.checkpoint import load_processor, load_reference
+from tests.tiny import make_checkpoint, picture, tiny_config, tiny_model, tiny_processor, user
 
 
 def prompt(processor, *parts):
     text = processor.apply_chat_template([user(*parts)], tokenize=False, add_generation_prompt=True)
-    return processor(text=text, images=[part for part in parts if not isinstance(part, str)] or None, return_tensors="pt")
+    return processor(
+        text=text, images=[part for part in parts if not isinstance(part, str)] or None, return_tensors="pt"
+    )
 
 
 @pytest.mark.parametrize("text_type", ["qwen2", "llama"])
@@ -27,7 +29,7 @@ def test_a_checkpoint_folder_comes_back_as_it_was(tmp_path: Path, text_type: str
     model = AutoModelForImageTextToText.from_pretrained(tmp_path)
     expected = tiny_model(tiny_config(tiny_processor(), text_type, tied))
     assert ("language_model.lm_head.weight" in load_file(tmp_path / "model.safetensors")) == (not tied)
-    for (name, value), (other, loaded) in zip(expected.state_dict().items(), model.state_dict().items()):
+    for (name, value), (other, loaded) in zip(expected.state_dict().items(), model.state_dict().items(), strict=True):
         assert name == other
         assert torch.equal(value, loaded), name
 
@@ -83,7 +85,11 @@ def test_a_generated_image_token_is_a_token_like_any_other():
     only = torch.full((len(processor.tokenizer),), -torch.inf)
     only[processor.image_token_id] = 0
     answer = model.generate(
-        **inputs, max_new_tokens=3, do_sample=False, eos_token_id=None, logits_processor=[lambda ids, scores: scores + only]
+        **inputs,
+        max_new_tokens=3,
+        do_sample=False,
+        eos_token_id=None,
+        logits_processor=[lambda ids, scores: scores + only],
     )
     assert answer[0, -3:].tolist() == [processor.image_token_id] * 3
 

@@ -6,20 +6,29 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.tiny import picture, tiny_config, tiny_model, tiny_processor, user
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.collator import ConversationCollator
 from qwen_vqa.train.dataset import ConversationDataset
 from qwen_vqa.train.labels import IGNORED
 from qwen_vqa.train.run import export, train
-from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.trainer import prepare_model
 from qwen_vqa.train.training_config import TrainingConfig
+from tests.tiny import picture, tiny_config, tiny_model, tiny_processor, user
 
 CONFIG = TrainingConfig(
-    learning_rate=1e-3, connector_learning_rate=2e-3, rank=4, alpha=8, dropout=0.1,
-    batch_size=2, accumulation=2, max_steps=6, save_steps=3, precision="float32", seed=3,
+    learning_rate=1e-3,
+    connector_learning_rate=2e-3,
+    rank=4,
+    alpha=8,
+    dropout=0.1,
+    batch_size=2,
+    accumulation=2,
+    max_steps=6,
+    save_steps=3,
+    precision="float32",
+    seed=3,
 )
 
 
@@ -43,7 +52,9 @@ def test_the_loss_counts_answers_and_their_ends_alone():
     image = picture(0)
     messages = [user(image, "red?"), answer("no"), user("<|im_end|>assistant\n blue?"), answer("yes, blue")]
     batch = ConversationCollator(processor)([{"sample_id": "s", "messages": messages, "images": [image]}])
-    counted = [int(token) for token, label in zip(batch["input_ids"][0], batch["labels"][0]) if label != IGNORED]
+    counted = [
+        int(token) for token, label in zip(batch["input_ids"][0], batch["labels"][0], strict=True) if label != IGNORED
+    ]
     assert processor.tokenizer.decode(counted) == "no<|im_end|>yes, blue<|im_end|>"
     assert torch.equal(batch["labels"][batch["labels"] != IGNORED], torch.tensor(counted))
     assert (batch["input_ids"] == processor.image_token_id).sum() == processor.image_processor.num_image_tokens
@@ -106,7 +117,9 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tiny_checkpoint: Path
     resumed = train(tiny_checkpoint, ConversationDataset(data), tmp_path / "cut", CONFIG, resume=True)
     losses = [[entry["loss"] for entry in run.state.log_history if "loss" in entry] for run in (whole, resumed)]
     assert losses[0] == losses[1]
-    for (name, expected), actual in zip(whole.model.state_dict().items(), resumed.model.state_dict().values()):
+    for (name, expected), actual in zip(
+        whole.model.state_dict().items(), resumed.model.state_dict().values(), strict=True
+    ):
         assert torch.equal(expected, actual), name
 
 

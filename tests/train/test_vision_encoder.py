@@ -11,7 +11,12 @@ from qwen_vqa.train.vision_encoder import VisionEncoder
 from qwen_vqa.train.vision_weights import load_vision_encoder, rename_vit_weights
 
 CONFIG = ViTConfig(
-    hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=80, image_size=96, patch_size=32,
+    hidden_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=80,
+    image_size=96,
+    patch_size=32,
     initializer_range=0.3,
 )
 
@@ -54,7 +59,7 @@ def test_the_names_of_older_releases_are_known():
         "layernorm.bias": "final_norm.bias",
     }
     zero = torch.zeros(1)
-    assert set(rename_vit_weights({name: zero for name in names})) == set(names.values())
+    assert set(rename_vit_weights(dict.fromkeys(names, zero))) == set(names.values())
 
 
 def test_every_weight_of_the_installed_release_has_a_place():
@@ -76,5 +81,5 @@ def test_another_encoder_is_refused(tmp_path: Path):
 
 
 def test_no_encoder_at_all_is_said(tmp_path: Path):
-    with pytest.raises(UserError, match="no vision encoder at .*nowhere"):
+    with pytest.raises(UserError, match=r"no vision encoder at .*nowhere"):
         load_vision_encoder(str(tmp_path / "nowhere"))
