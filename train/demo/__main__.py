@@ -17,7 +17,7 @@ import torch
 import transformers
 
 from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.demo import adapter, encoder, evaluate, examples, language
+from qwen_vqa.train.demo import adapter, evaluate, examples, language, pretraining
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,7 +45,7 @@ def train(options: argparse.Namespace, argv: list[str]) -> Path:
     torch.set_num_threads(options.workers)
     times = Stopwatch(options.out / "minutes.json")
     with times("encoder"):
-        encoder_file = encoder.train(options.out, options.minutes, options.seed, options.workers)
+        encoder_file = pretraining.train(options.out, options.minutes, options.seed, options.workers)
     checkpoint = options.out / "checkpoint"
     with times("language"):
         if not (checkpoint / "config.json").exists():

@@ -115,7 +115,7 @@ def _seen(scene: Scene) -> bool:
 
 
 def _names(scene: Scene) -> list[str]:
-    return [name for name in dict.fromkeys(thing.name for thing in scene.things if thing.kind != "number")]
+    return list(dict.fromkeys(thing.name for thing in scene.things if thing.kind != "number"))
 
 
 def _absent(rng: random.Random, scene: Scene) -> str:
