@@ -9,7 +9,6 @@ from pathlib import Path
 import psutil
 from transformers import AutoConfig
 
-from qwen_vqa.plugin.adapter import AdapterSummary, check_adapter
 from qwen_vqa.plugin.checkpoint import adapter_folders, check_checkpoint
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError
@@ -30,21 +29,18 @@ class CheckedCheckpoint:
     folder: Path
     config: QwenVqaConfig
     adapters: dict[str, Path]
-    adapter_summaries: dict[str, AdapterSummary]
 
 
 def checked_checkpoint(folder: Path) -> CheckedCheckpoint:
-    """Look at every file but the weights themselves.
+    """Look at the files and the config; no weight is read.
 
     Raises:
-        UserError: the checkpoint or one of its adapters cannot be served, and why.
+        UserError: the checkpoint cannot be served, and why.
     """
     check_checkpoint(folder)
     register_all()
     config = AutoConfig.from_pretrained(folder)
-    adapters = adapter_folders(folder)
-    summaries = {name: check_adapter(path, config) for name, path in adapters.items()}
-    return CheckedCheckpoint(folder, config, adapters, summaries)
+    return CheckedCheckpoint(folder, config, adapter_folders(folder))
 
 
 def check_plugin() -> None:

@@ -9,9 +9,14 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+from qwen_vqa.plugin.adapter import check_adapter
+from qwen_vqa.plugin.checkpoint import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
 
+# Adapters of one batch, on a GPU, where each slot takes memory; more adapters than slots take turns.
+MAX_SLOTS = 8
+QUIET = "ignore::FutureWarning,ignore::DeprecationWarning,ignore::UserWarning:multiprocessing.resource_tracker"
 HELP = """\
 usage: qwen-vqa serve [CHECKPOINT] [options] [any option of vLLM's server]
 
@@ -41,11 +46,15 @@ def main(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(HELP)
         return 0
+    if argv and not argv[0].startswith("-"):
+        check_checkpoint(Path(argv[0]))  # before vLLM's import, which takes seconds
     started = time.monotonic()
     # vLLM reads these when it is imported; what the user set stays.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_MEDIA_CONNECTOR", "qwen_vqa")
+    # For vLLM's processes: what their libraries say to developers, on every start and stop.
+    os.environ.setdefault("PYTHONWARNINGS", QUIET)
     _say("checking the checkpoint and the installation")
     from qwen_vqa.serving.checks import check_plugin, check_port, checked_checkpoint
 
@@ -54,8 +63,6 @@ def main(argv: list[str]) -> int:
     check_port(args.host, args.port)
     checkpoint = checked_checkpoint(Path(args.model))
     _complete(args, checkpoint)
-    for name, summary in checkpoint.adapter_summaries.items():
-        _say(f"adapter {name}: rank {summary.rank}, alpha {summary.alpha}")
     _say(f"loading {checkpoint.folder}")
     return _run(args, started)
 
@@ -77,7 +84,6 @@ def _parse(argv: list[str]) -> Namespace:
 
 def _complete(args: Namespace, checkpoint) -> None:
     """Fill in what the checkpoint and the machine say, where the user said nothing."""
-    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
     from vllm.platforms import current_platform
 
     from qwen_vqa.serving.checks import checkpoint_dtype, kv_cache_bytes
@@ -85,13 +91,7 @@ def _complete(args: Namespace, checkpoint) -> None:
     if args.served_model_name is None:
         is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()
         args.served_model_name = [DEMO_NAME if is_demo else checkpoint.folder.resolve().name]
-    if checkpoint.adapters:
-        named = [LoRAModulePath(name=name, path=str(path)) for name, path in checkpoint.adapters.items()]
-        args.lora_modules = [*(args.lora_modules or []), *named]
-        args.enable_lora = True
-        ranks = [summary.rank for summary in checkpoint.adapter_summaries.values()]
-        args.max_lora_rank = max(args.max_lora_rank, _lora_rank(max(ranks)))
-        args.max_loras = max(args.max_loras, min(len(args.lora_modules), 8))
+    _complete_adapters(args, checkpoint, current_platform.is_cpu())
     if args.verify:
         args.enable_scale_out = True  # vLLM's /v1/chat/completions/render, which shows prompt and pixels
         args.worker_extension_cls = "qwen_vqa.plugin.worker_extension.ImageFeaturesExtension"
@@ -99,6 +99,30 @@ def _complete(args: Namespace, checkpoint) -> None:
         max_model_len = args.max_model_len or checkpoint.config.text_config.max_position_embeddings
         dtype = checkpoint_dtype(checkpoint.folder) if args.dtype == "auto" else args.dtype
         args.kv_cache_memory_bytes = kv_cache_bytes(checkpoint, max_model_len, dtype)
+
+
+def _complete_adapters(args: Namespace, checkpoint, on_cpu: bool) -> None:
+    """The folder's adapters beside those of the command line, each looked at, and room for all of them."""
+    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+
+    named = {module.name: Path(module.path) for module in args.lora_modules or []} | checkpoint.adapters
+    if on_cpu and os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "0").lower() in ("1", "true"):
+        raise UserError(
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING is not supported on a CPU: once vLLM's adapter slots are all taken, it "
+            "answers base model requests with an adapter (vLLM pull request 48421). Name the adapters at start."
+        )
+    if not named:
+        return
+    summaries = {name: check_adapter(path, checkpoint.config) for name, path in named.items()}
+    for name, summary in summaries.items():
+        _say(f"adapter {name}: rank {summary.rank}, alpha {summary.alpha:g}")
+    args.lora_modules = [LoRAModulePath(name=name, path=str(path)) for name, path in named.items()]
+    args.enable_lora = True
+    args.max_lora_rank = max(args.max_lora_rank, _lora_rank(max(summary.rank for summary in summaries.values())))
+    # On a CPU, vLLM 0.32 gives tokens without an adapter what lies in the last slot (its pull request 48421):
+    # one slot more than adapters keeps that one empty.
+    slots = len(named) + 1 if on_cpu else min(len(named), MAX_SLOTS)
+    args.max_loras = max(args.max_loras, slots)
 
 
 def _lora_rank(rank: int) -> int:

@@ -1,0 +1,128 @@
+"""What `serve` refuses before it starts anything heavy, and in which words."""
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.serving.checks import GIB, OVERHEAD, check_port, checked_checkpoint, kv_bytes_per_token, kv_cache_bytes
+from qwen_vqa.serving.cli import JOBS, main
+from tests.server import SERVE, free_port
+
+
+def serve(*arguments: str) -> tuple[int, str]:
+    run = subprocess.run([*SERVE, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return run.returncode, run.stderr
+
+
+def test_no_such_checkpoint_is_one_clear_line():
+    status, printed = serve("/no/such/model")
+    assert status == 2
+    assert printed.splitlines()[-1].startswith("qwen-vqa: no checkpoint at /no/such/model: there is no such folder.")
+    assert "Traceback" not in printed
+
+
+def test_a_port_that_is_taken_is_said_before_the_model_loads(tiny_checkpoint: Path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        status, printed = serve(str(tiny_checkpoint), "--port", str(port))
+    assert status == 2
+    assert f"port {port} on 127.0.0.1 cannot be used" in printed
+    assert f"--port {port + 1}" in printed
+
+
+def test_an_unknown_flag_is_vllms_to_refuse(tiny_checkpoint: Path):
+    status, printed = serve(str(tiny_checkpoint), "--no-such-flag")
+    assert status == 2
+    assert "--no-such-flag" in printed
+
+
+def test_a_plugin_that_does_not_load_is_said_with_the_reason(tiny_checkpoint: Path, monkeypatch, capsys):
+    # An installed package of another version: the import of something that it no longer has.
+    monkeypatch.setitem(sys.modules, "qwen_vqa.plugin.vllm_model", None)
+    assert main(["serve", str(tiny_checkpoint)]) == 2
+    printed = capsys.readouterr().err
+    assert "the vLLM plugin cannot be loaded: ModuleNotFoundError" in printed
+    assert "qwen-vqa doctor" in printed
+
+
+def test_a_free_port_is_fine():
+    check_port("127.0.0.1", free_port())
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "chat_template.jinja"])
+def test_a_file_that_is_missing_is_named(tiny_checkpoint: Path, tmp_path: Path, name: str):
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "cut")
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=f"lacks {name}"):
+        checked_checkpoint(folder)
+
+
+def test_an_adapter_of_another_model_is_refused(tiny_checkpoint: Path, tiny_adapter: Path, tmp_path: Path):
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "served")
+    adapter = shutil.copytree(tiny_adapter, folder / "adapters" / "theirs")
+    config = (adapter / "adapter_config.json").read_text()
+    (adapter / "adapter_config.json").write_text(config.replace('"r": 4', '"r": 8'))
+    status, printed = serve(str(folder))
+    assert status == 2
+    assert "theirs says rank 8" in printed
+
+
+def test_adapters_of_the_command_line_are_looked_at_too(tiny_checkpoint: Path, tmp_path: Path):
+    status, printed = serve(str(tiny_checkpoint), "--lora-modules", f"mine={tmp_path}")
+    assert status == 2
+    assert f"no adapter at {tmp_path}" in printed
+
+
+def test_the_kv_cache_is_sized_from_the_free_memory(tiny_checkpoint: Path):
+    checkpoint = checked_checkpoint(tiny_checkpoint)
+    per_token = kv_bytes_per_token(checkpoint.config, "bfloat16")
+    assert per_token == 2 * 2 * 2 * 32 * 2  # keys and values, layers, heads, head size, bytes
+    plenty = kv_cache_bytes(checkpoint, 1024, "bfloat16", available=64 * GIB)
+    assert plenty == 32 * 1024 * per_token
+    weights = (tiny_checkpoint / "model.safetensors").stat().st_size
+    tight = OVERHEAD + weights + 1024 * per_token
+    assert kv_cache_bytes(checkpoint, 1024, "bfloat16", available=tight) == 1024 * per_token
+
+
+def test_too_little_memory_for_the_kv_cache_says_what_would_fit(tiny_checkpoint: Path):
+    checkpoint = checked_checkpoint(tiny_checkpoint)
+    weights = (tiny_checkpoint / "model.safetensors").stat().st_size
+    per_token = kv_bytes_per_token(checkpoint.config, "float32")
+    with pytest.raises(UserError, match=r"not enough memory for the KV cache: one prompt of 1024.*--max-model-len 1000"):
+        kv_cache_bytes(checkpoint, 1024, "float32", available=OVERHEAD + weights + 1000 * per_token)
+    with pytest.raises(UserError, match="free memory or use a larger machine"):
+        kv_cache_bytes(checkpoint, 1024, "float32", available=GIB)
+
+
+@pytest.mark.parametrize("job", sorted(JOBS))
+def test_every_job_has_help_with_an_example(job: str, capsys):
+    try:
+        assert main([job, "--help"]) == 0
+    except SystemExit as end:
+        assert end.code == 0
+    printed = capsys.readouterr().out
+    assert "example" in printed
+    assert f"qwen-vqa {job}" in printed
+
+
+def test_the_doctor_finds_everything_here():
+    command = [sys.executable, "-m", "qwen_vqa.serving.cli", "doctor"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stdout
+    assert "registered" in run.stdout
+    assert "everything is in place" in run.stdout
+
+
+def test_the_doctor_says_when_the_plugin_is_kept_out(monkeypatch):
+    monkeypatch.setenv("VLLM_PLUGINS", "another")
+    command = [sys.executable, "-m", "qwen_vqa.serving.cli", "doctor"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 1
+    assert "VLLM_PLUGINS, if it is set, must name qwen_vqa" in run.stdout
