@@ -33,19 +33,21 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 class Parts:
     """What a checkpoint is assembled from, and how.
 
-    `dtype` "auto" is the language model's own; `adapter_name` is what a request will call the adapter.
+    Without `connector` there is a fresh one, drawn with `seed`, to be trained. `dtype` "auto" is the language
+    model's own; `adapter_name` is what a request will call the adapter.
     """
 
     vision_encoder: str
     language_model: str
-    connector: Path
     output: Path
+    connector: Path | None = None
     adapter: Path | None = None
     adapter_name: str | None = None
     merge_adapter: bool = False
     image_position: ImagePosition = "inline"
     system_prompt: str = QWEN_SYSTEM_PROMPT
     dtype: str = "auto"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.merge_adapter and self.adapter is None:
@@ -64,10 +66,13 @@ def assemble(parts: Parts) -> list[str]:
     Raises:
         UserError: a part cannot be had, or its shapes do not fit the others.
     """
-    connector = load_connector(parts.connector)
+    connector = load_connector(parts.connector) if parts.connector else None
     vision_config, encoder = load_vision_encoder(parts.vision_encoder)
     language_model, tokenizer = _load_language_model(parts)
-    inner = check_connector(connector, vision_config.hidden_size, language_model.config.hidden_size, parts.connector)
+    text_width = language_model.config.hidden_size
+    inner = text_width
+    if connector and parts.connector:
+        inner = check_connector(connector, vision_config.hidden_size, text_width, parts.connector)
     config = QwenVqaConfig(
         vision_config,
         language_model.config,
@@ -83,6 +88,7 @@ def assemble(parts: Parts) -> list[str]:
     with torch.device("meta"), no_init_weights():
         model = QwenVqaForConditionalGeneration(config)
     model.vision_encoder = encoder
+    torch.manual_seed(parts.seed)
     model.connector = Connector(config)
     model.language_model = language_model
     if connector:
@@ -153,13 +159,15 @@ def _write(
         f"wrote {parts.output} ({sum(f.stat().st_size for f in parts.output.rglob('*')) / 1e9:.2f} GB, {model.dtype})",
         f"  vision encoder   {parts.vision_encoder}: {config.vision_config.image_size} px, "
         f"{config.num_image_tokens} tokens an image, width {config.vision_config.hidden_size}",
-        f"  connector        {parts.connector}: {config.vision_config.hidden_size} to "
+        f"  connector        {parts.connector or f'fresh (seed {parts.seed})'}: {config.vision_config.hidden_size} to "
         f"{config.connector['hidden_size']} to {config.text_config.hidden_size}",
         f"  language model   {parts.language_model}: {config.text_config.model_type}, "
         f"{config.text_config.num_hidden_layers} layers, width {config.text_config.hidden_size}",
         f"  adapter          {adapter_line}",
         f"  images           {parts.image_position}",
-        f"serve it: qwen-vqa serve {parts.output}",
+        f"serve it: qwen-vqa serve {parts.output}"
+        if parts.connector
+        else f"train it: qwen-vqa train {parts.output} --data train.jsonl -o runs/mine",
     ]
 
 
@@ -168,7 +176,12 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--vision-encoder", required=True, metavar="ID_OR_PATH", help="a ViT: hub id or folder")
     add("--language-model", required=True, metavar="ID_OR_PATH", help="a causal language model: hub id or folder")
-    add("--connector", required=True, type=Path, metavar="FILE", help="final_connector.pth, mm_projector.bin, ...")
+    add(
+        "--connector",
+        type=Path,
+        metavar="FILE",
+        help="final_connector.pth, mm_projector.bin, ... (default: a fresh one)",
+    )
     add("--adapter", type=Path, metavar="DIR", help="PEFT LoRA folder of the language model")
     add("--adapter-name", metavar="NAME", help="the adapter's model name when served (default: the folder's name)")
     add("--merge-adapter", action="store_true", help="merge the adapter into the language model's weights")
@@ -181,6 +194,7 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     )
     add("--system-prompt", default=QWEN_SYSTEM_PROMPT, help="of conversations without one (default: %(default)r)")
     add("--dtype", default="auto", choices=["auto", *DTYPES], help="of all weights (default: the language model's)")
+    add("--seed", type=int, default=0, help="of a fresh connector (default: %(default)s)")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
     return parser
 

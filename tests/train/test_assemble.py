@@ -113,6 +113,15 @@ def test_prefix_is_the_chat_templates_business(artefacts: Path, tmp_path: Path):
     assert prompt.startswith("<|image_pad|><|im_start|>system")
 
 
+def test_without_a_connector_there_is_a_fresh_one_to_train(artefacts: Path, tmp_path: Path):
+    written = [assemble(parts(artefacts, tmp_path / name, connector=None)) for name in ("one", "two")]
+    assert "fresh (seed 0)" in "\n".join(written[0])
+    assert "qwen-vqa train" in written[0][-1]
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert torch.equal(one["connector.linear_1.weight"], two["connector.linear_1.weight"])
+    assert one["connector.linear_1.weight"].any()
+
+
 def test_generation_ends_at_the_turns_end(artefacts: Path, tmp_path: Path):
     assemble(parts(artefacts, tmp_path / "model"))
     ends = json.loads((tmp_path / "model/generation_config.json").read_text())["eos_token_id"]
