@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 
 from transformers import BatchFeature
 from vllm.config.multimodal import MultiModalDummyOptions
-from vllm.inputs import MultiModalDataDict
+from vllm.inputs import MultiModalDataDict, MultiModalInput
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.parse import MultiModalDataItems
 from vllm.multimodal.processing import (
     BaseDummyInputsBuilder,
     BaseMultiModalProcessor,
     BaseProcessingInfo,
+    ProcessorInputs,
     PromptReplacement,
     PromptUpdate,
+    TimingContext,
 )
 
 from qwen_vqa.plugin.config import QwenVqaConfig
@@ -67,6 +69,19 @@ class QwenVqaDummyInputsBuilder(BaseDummyInputsBuilder[QwenVqaProcessingInfo]):
 
 class QwenVqaMultiModalProcessor(BaseMultiModalProcessor[QwenVqaProcessingInfo]):
     """Pixels from the checkpoint's own processor; tokens by replacing placeholders in the token ids."""
+
+    def apply(self, inputs: ProcessorInputs, timing_ctx: TimingContext) -> MultiModalInput:
+        """A prompt's token ids and images, as they came, to what the engine takes.
+
+        Raises:
+            ValueError: placeholders and images differ in number. vLLM would leave a placeholder too many
+                as it is, and answer one too few as if the server were at fault.
+        """
+        placeholders = inputs.prompt.count(self.info.get_hf_config().image_token_id)
+        images = inputs.mm_data_items.get_count("image", strict=False)
+        if placeholders != images:
+            raise ValueError(f"the prompt has {placeholders} <|image_pad|> placeholders for {images} images.")
+        return super().apply(inputs, timing_ctx)
 
     def _get_mm_fields_config(
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,13 @@ class Served:
         self.adapters = adapters
         self.reference = load_reference(checkpoint, torch.float32)
         self.processor: QwenVqaProcessor = AutoProcessor.from_pretrained(checkpoint)
+
+    @cached_property
+    def adapted_reference(self) -> QwenVqaForConditionalGeneration:
+        """The reference with PEFT's LoRA in place."""
+        model = load_reference(self.checkpoint, torch.float32)
+        model.language_model = attach_adapter(model.language_model, self.adapters["language-model"])
+        return model
 
     def check(self, request: Request, answer: Answer, model: QwenVqaForConditionalGeneration | None = None) -> None:
         """Prompt ids, greedy tokens and their log-probabilities are the reference's."""
@@ -135,9 +143,7 @@ def test_an_adapter_acts_as_in_peft_whatever_its_names(served: Served, shape: st
     adapter = served.adapters[shape]
     [plain, adapted] = served.engine.generate([ONE_IMAGE, Request(ONE_IMAGE.prompt, ONE_IMAGE.images, adapter)])
     served.check(ONE_IMAGE, plain)
-    model = load_reference(served.checkpoint, torch.float32)
-    model.language_model = attach_adapter(model.language_model, served.adapters["language-model"])
-    served.check(ONE_IMAGE, adapted, model)
+    served.check(ONE_IMAGE, adapted, served.adapted_reference)
     assert adapted.logprobs[0] != pytest.approx(plain.logprobs[0], abs=10 * TOLERANCE)
 
 
@@ -145,6 +151,17 @@ def test_a_request_cannot_choose_how_images_are_processed(served: Served) -> Non
     request = Request(ONE_IMAGE.prompt, ONE_IMAGE.images, processor_options={"image_size": 128})
     with pytest.raises(EngineError, match=r"mm_processor_kwargs \['image_size'\] are not supported"):
         served.engine.generate([request])
+
+
+@pytest.mark.parametrize(("text", "placeholders"), [("no place for it", 0), (IMAGE * 2, 2), ("<|image_pad|>" * 5, 5)])
+def test_placeholders_and_images_must_match(served: Served, text: str, placeholders: int) -> None:
+    with pytest.raises(EngineError, match=rf"ValueError: the prompt has {placeholders} .* placeholders for 1 images"):
+        served.engine.generate([Request(turn(text), [picture(1)])])
+
+
+def test_more_images_than_the_limit_are_refused(served: Served) -> None:
+    with pytest.raises(EngineError, match="ValidationError: At most 8 image"):
+        served.engine.generate([Request(turn(IMAGE * 9), [picture(1)] * 9)])
 
 
 def test_peft_names_an_adapter_of_this_projects_model_as_expected(tmp_path: Path) -> None:
