@@ -100,8 +100,7 @@ def _settings(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise AdapterError(
-            f"no adapter at {folder}: {CONFIG_FILE} is missing. Give the folder that PEFT's save_pretrained "
-            "wrote."
+            f"no adapter at {folder}: {CONFIG_FILE} is missing. Give the folder that PEFT's save_pretrained wrote."
         )
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
