@@ -36,12 +36,12 @@ def train_adapter(checkpoint: Path, features: Features, out: Path, steps: int, s
         seed=seed,
     )
     dataset = FeatureConversations(features, steps * config.batch_size, make_german_conversation, NAME)
-    fit(model, processor, dataset, config, out / NAME, connector=False)
+    fit(model, processor, dataset, config, out / NAME)
     folder = checkpoint / ADAPTER_FOLDER / NAME
     shutil.rmtree(folder, ignore_errors=True)
     model.language_model.bfloat16().save_pretrained(folder)
     config_file = folder / "adapter_config.json"
-    fields = json.loads(config_file.read_text()) | {"base_model_name_or_path": "qwen-vqa-demo"}
+    fields = json.loads(config_file.read_text()) | {"base_model_name_or_path": None}
     config_file.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     (folder / "README.md").unlink(missing_ok=True)
     return folder

@@ -22,6 +22,7 @@ from qwen_vqa.train.collator import ConversationCollator
 from qwen_vqa.train.demo.conversations import Conversation, make_conversation
 from qwen_vqa.train.demo.drawing import draw
 from qwen_vqa.train.demo.encoder import VISION, image_processor, normalise
+from qwen_vqa.train.demo.muon import MuonAndAdamW
 from qwen_vqa.train.demo.scenes import Scene, make_scene
 from qwen_vqa.train.demo.tokenizer import build_tokenizer
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
@@ -118,7 +119,7 @@ class FeatureConversations(Dataset):
 
 
 def train_language(
-    encoder_file: Path, out: Path, pictures: int, steps: int, seed: int = 0, batch_size: int = 64
+    encoder_file: Path, out: Path, pictures: int, steps: int, seed: int = 0, batch_size: int = 32
 ) -> Path:
     """Encode `pictures`, train for `steps`, and return the finished checkpoint folder in `out`."""
     out.mkdir(parents=True, exist_ok=True)
@@ -138,7 +139,7 @@ def train_language(
         batch_size=batch_size,
         accumulation=1,
         max_steps=steps,
-        weight_decay=0.02,
+        weight_decay=0.05,
         precision="float32",
         save_steps=500,
         seed=seed,
@@ -157,16 +158,27 @@ def stage_features(out: Path, pictures: int) -> Features:
     return Features(out / "features.bin", range(FIRST_SEED, FIRST_SEED + pictures))
 
 
-def fit(model, processor, dataset: Dataset, config: TrainingConfig, run: Path, connector: bool = True) -> None:
-    """Train with the project's trainer, going on from the last checkpoint in `run` if there is one."""
+def fit(model, processor, dataset: Dataset, config: TrainingConfig, run: Path) -> None:
+    """Train with the project's trainer, going on from the last checkpoint in `run` if there is one.
+
+    All of a language model learns from nothing with Muon and AdamW. An adapter learns alone, with the
+    trainer's own optimizer: the connector under it stays as it is.
+    """
     prepare_model(model, config)
-    model.connector.requires_grad_(connector)
+    optimizer = None
+    if config.full_language_model:
+        layers = [*model.language_model.get_decoder().layers, model.connector]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = MuonAndAdamW(trained, layers, config.learning_rate, config.weight_decay)
+    else:
+        model.connector.requires_grad_(False)
     trainer = QwenVqaTrainer(
         model=model,
-        args=training_arguments(config, run, logging_steps=50, dataloader_num_workers=1, dataloader_prefetch_factor=4),
+        args=training_arguments(config, run, logging_steps=20, dataloader_num_workers=1, dataloader_prefetch_factor=4),
         train_dataset=dataset,
         data_collator=ConversationCollator(processor, config.max_length),
         processing_class=processor,
         config=config,
+        optimizers=(optimizer, None),
     )
     trainer.train(resume_from_checkpoint=any(run.glob("checkpoint-*")) or None)
