@@ -3,7 +3,6 @@
 import asyncio
 import socket
 from argparse import Namespace
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,8 +19,8 @@ from vllm.tasks import SupportedTask
 from qwen_vqa.serving.image_features import attach_image_features
 
 
-async def run_server(args: Namespace, when_ready: Callable[[], None]) -> None:
-    """Start the engine, serve until told to stop. `when_ready` is called once requests are answered."""
+async def run_server(args: Namespace) -> None:
+    """Start the engine, and serve until told to stop."""
     _, sock = setup_server(args, reuse_port=False)
     try:
         async with build_async_engine_client(args) as engine:
@@ -29,8 +28,7 @@ async def run_server(args: Namespace, when_ready: Callable[[], None]) -> None:
             app = build_server_app(args, tasks, engine.model_config, engine)
             await init_app_state(engine, app.state, args, tasks)
             stopped = await _serve(app, sock, args)
-            when_ready()
-            await stopped
+        await stopped  # after the engine is gone, as vLLM does it
     finally:
         sock.close()
 

@@ -3,11 +3,13 @@
 qwen-vqa serve my-model --port 8000
 """
 
+import contextlib
 import os
 import sys
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import NoReturn
 
 from qwen_vqa.plugin.adapter import check_adapter
 from qwen_vqa.plugin.checkpoint import check_checkpoint
@@ -34,6 +36,8 @@ options:
   --verify               open the routes through which `qwen-vqa verify` sees pixels and features
   --help=all             every option of vLLM's server
 
+vLLM's own log is kept to errors; VLLM_LOGGING_LEVEL=INFO shows all of it.
+
 examples:
   qwen-vqa serve                                   the demo at http://localhost:8000/v1
   qwen-vqa serve my-model --port 9000
@@ -42,7 +46,11 @@ examples:
 
 
 def main(argv: list[str]) -> int:
-    """Check, then start; returns when the server has stopped."""
+    """Check, then serve until told to stop; returns only for `--help`.
+
+    Raises:
+        UserError: something that would keep the server from starting, said before the model loads.
+    """
     if "-h" in argv or "--help" in argv:
         print(HELP)
         return 0
@@ -50,7 +58,7 @@ def main(argv: list[str]) -> int:
         check_checkpoint(Path(argv[0]))  # before vLLM's import, which takes seconds
     started = time.monotonic()
     # vLLM reads these when it is imported; what the user set stays.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_MEDIA_CONNECTOR", "qwen_vqa")
     # For vLLM's processes: what their libraries say to developers, on every start and stop.
@@ -64,7 +72,7 @@ def main(argv: list[str]) -> int:
     checkpoint = checked_checkpoint(Path(args.model))
     _complete(args, checkpoint)
     _say(f"loading {checkpoint.folder}")
-    return _run(args, started)
+    _run(args, started)
 
 
 def _parse(argv: list[str]) -> Namespace:
@@ -137,22 +145,20 @@ def _lora_rank(rank: int) -> int:
     return min(ranks)
 
 
-def _run(args: Namespace, started: float) -> int:
+def _run(args: Namespace, started: float) -> NoReturn:
     import uvloop
 
     import qwen_vqa.serving.media  # noqa: F401 - registers the media connector
     from qwen_vqa.serving.app import run_server
-    from qwen_vqa.serving.welcome import welcome
+    from qwen_vqa.serving.welcome import welcome_when_ready
 
-    def when_ready() -> None:
-        _say(f"ready after {time.monotonic() - started:.0f} s")
-        welcome(args)
-
-    try:
-        uvloop.run(run_server(args, when_ready))
-    except KeyboardInterrupt:
-        _say("stopped")
-    return 0
+    welcome_when_ready(args, started)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(run_server(args))
+    _say("stopped")
+    sys.stdout.flush()
+    # Past here is only the interpreter's own end, in which triton's bindings print forty lines about leaks.
+    os._exit(0)
 
 
 def _say(text: str) -> None:

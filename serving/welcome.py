@@ -4,9 +4,11 @@ import base64
 import json
 import os
 import threading
+import time
 from argparse import Namespace
 from pathlib import Path
 
+import httpx
 from openai import OpenAI, OpenAIError
 
 from qwen_vqa.serving import DEMO_IMAGES, DEMO_NAME
@@ -28,12 +30,30 @@ SNIPPET = """\
 """
 
 
-def welcome(args: Namespace) -> None:
-    """Print address and snippet, and ask the demo its first question, beside the server's event loop."""
-    threading.Thread(target=_welcome, args=(args,), daemon=True).start()
+def welcome_when_ready(args: Namespace, started: float) -> None:
+    """Wait beside the server until it answers; then print address and snippet, and ask the demo its first question.
+
+    `started` is `time.monotonic()` at the start of the command.
+    """
+    threading.Thread(target=_welcome, args=(args, started), daemon=True).start()
 
 
-def _welcome(args: Namespace) -> None:
+def _welcome(args: Namespace, started: float) -> None:
+    health = server_url(args).removesuffix("/v1") + "/health"
+    while not _answers(health):
+        time.sleep(0.2)
+    print(f"qwen-vqa: ready after {time.monotonic() - started:.0f} s", flush=True)
+    _introduce(args)
+
+
+def _answers(health: str) -> bool:
+    try:
+        return httpx.get(health, verify=False).status_code == 200  # our own certificate, if any
+    except httpx.HTTPError:
+        return False
+
+
+def _introduce(args: Namespace) -> None:
     url = server_url(args)
     key = _first_key(args)
     model = args.served_model_name[0]

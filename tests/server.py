@@ -46,7 +46,8 @@ def serving(log: Path, *arguments: str) -> Iterator[Server]:
             yield Server(f"http://127.0.0.1:{port}/v1", log)
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(timeout=60)
+            status = process.wait(timeout=60)
+        assert status == 0, f"the server ended with {status}:\n{log.read_text()[-3000:]}"
 
 
 def free_port() -> int:

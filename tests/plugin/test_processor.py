@@ -182,6 +182,14 @@ def test_an_unknown_image_position_is_refused():
         chat_template("suffix")
 
 
+@pytest.mark.parametrize("position", ["inline", "prefix"])
+def test_vllm_sees_that_the_template_takes_parts(position: str):
+    # Otherwise it writes the placeholder into the text, where plain() would part it. No public call asks this.
+    from vllm.renderers.hf import _detect_content_format
+
+    assert _detect_content_format(chat_template(position), default="string") == "openai"
+
+
 def test_the_processor_survives_a_checkpoint(tiny_checkpoint: Path):
     from transformers import AutoProcessor
 

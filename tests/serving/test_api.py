@@ -52,6 +52,13 @@ def test_the_models_are_the_checkpoint_and_its_adapters(tiny_server: Server):
     assert [model.id for model in tiny_server.client.models.list()] == ["tiny", "tiny-lora"]
 
 
+def test_the_server_says_when_it_is_ready_and_how_to_ask(tiny_server: Server):
+    printed = tiny_server.log.read_text()
+    assert "qwen-vqa: ready after" in printed
+    assert f"serving tiny, tiny-lora (adapter) at {tiny_server.url.replace('127.0.0.1', 'localhost')}" in printed
+    assert 'model="tiny"' in printed
+
+
 def test_the_answer_depends_on_picture_question_and_adapter(tiny_server: Server):
     answers = {
         ask(tiny_server, message(picture(1), "what?")),

@@ -95,7 +95,9 @@ def test_too_little_memory_for_the_kv_cache_says_what_would_fit(tiny_checkpoint:
     checkpoint = checked_checkpoint(tiny_checkpoint)
     weights = (tiny_checkpoint / "model.safetensors").stat().st_size
     per_token = kv_bytes_per_token(checkpoint.config, "float32")
-    with pytest.raises(UserError, match=r"not enough memory for the KV cache: one prompt of 1024.*--max-model-len 1000"):
+    with pytest.raises(
+        UserError, match=r"not enough memory for the KV cache: one prompt of 1024.*--max-model-len 1000"
+    ):
         kv_cache_bytes(checkpoint, 1024, "float32", available=OVERHEAD + weights + 1000 * per_token)
     with pytest.raises(UserError, match="free memory or use a larger machine"):
         kv_cache_bytes(checkpoint, 1024, "float32", available=GIB)
