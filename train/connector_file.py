@@ -73,6 +73,12 @@ def check_connector(connector: dict[str, torch.Tensor], vision_width: int, text_
     return inner
 
 
+def save_connector(connector: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Write the original's final_connector.pth from the names `linear_1/2.*`."""
+    original = {ours: theirs for theirs, ours in _NAMES.items()}
+    torch.save({original[name]: tensor.detach().cpu() for name, tensor in connector.items()}, path)
+
+
 def _read(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise UserError(f"no connector at {path}: there is no such file.")

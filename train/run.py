@@ -19,12 +19,16 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
 from qwen_vqa.train.collator import ConversationCollator
+from qwen_vqa.train.connector_file import save_connector
 from qwen_vqa.train.dataset import ConversationDataset
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.trainer import QwenVqaTrainer, prepare_model, training_arguments
 from qwen_vqa.train.training_config import PRECISIONS, TrainingConfig
 
 ADAPTER_NAME = "final_lora_model"
+CONNECTOR_NAME = "final_connector.pth"
+CHECKPOINT_NAME = "model"
+RESULTS = (ADAPTER_NAME, CONNECTOR_NAME, CHECKPOINT_NAME)
 
 
 def train(
@@ -68,10 +72,8 @@ def export(model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, 
 
     The adapter stays apart from the language model, whose weights are the base's.
     """
-    names = {"linear_1.weight": "0.weight", "linear_1.bias": "0.bias"}
-    names |= {"linear_2.weight": "2.weight", "linear_2.bias": "2.bias"}
-    torch.save({names[k]: v.cpu() for k, v in model.connector.state_dict().items()}, output / "final_connector.pth")
-    folder = output / "model"
+    save_connector(model.connector.state_dict(), output / CONNECTOR_NAME)
+    folder = output / CHECKPOINT_NAME
     if isinstance(model.language_model, PeftModel):
         model.language_model.save_pretrained(str(output / ADAPTER_NAME))
         model.language_model = model.language_model.unload()
@@ -110,8 +112,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"left out the samples of {len(broken)} broken images:", *broken, sep="\n  ")
     print(f"training on {len(dataset)} samples of {args.data}")
     trainer = train(args.base, dataset, args.output, config, args.resume)
-    folder = export(trainer.model, load_processor(args.base), args.output)
-    print(f"wrote {args.output}/final_connector.pth, {args.output}/{ADAPTER_NAME}/ and {folder}/")
+    folder = export(trainer.model, trainer.processing_class, args.output)
+    print(f"wrote {', '.join(str(path) for path in sorted(args.output.iterdir()) if path.name in RESULTS)}")
     print(f"serve it: qwen-vqa serve {folder}")
     return 0
 

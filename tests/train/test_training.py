@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.serving.cli import main
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.collator import ConversationCollator
 from qwen_vqa.train.dataset import ConversationDataset
@@ -196,3 +197,30 @@ def test_a_line_that_is_no_sample_is_named(tmp_path: Path, line: str, message: s
 def test_a_config_is_checked_at_the_door(field: str, value: object):
     with pytest.raises(UserError, match=field):
         TrainingConfig(**{field: value})
+
+
+def command(tiny_checkpoint: Path, data: Path, output: Path, *more: str) -> int:
+    arguments = ["train", tiny_checkpoint, "--data", data, "-o", output, "--max-steps", 1, "--rank", 2, *more]
+    return main([str(argument) for argument in arguments])
+
+
+def test_the_command_trains_and_says_where_the_result_is(tiny_checkpoint: Path, data: Path, tmp_path: Path, capsys):
+    assert command(tiny_checkpoint, data, tmp_path / "run") == 0
+    printed = capsys.readouterr().out
+    assert "training on 16 samples" in printed
+    assert f"serve it: qwen-vqa serve {tmp_path / 'run' / 'model'}" in printed
+    assert json.loads((tmp_path / "run/training_config.json").read_text())["rank"] == 2
+    load_reference(tmp_path / "run" / "model")
+
+
+def test_the_command_stops_at_a_broken_image_unless_told_to_leave_it_out(
+    tiny_checkpoint: Path, data: Path, tmp_path: Path, capsys
+):
+    (data.parent / "3.png").write_bytes((data.parent / "3.png").read_bytes()[:60])
+    assert command(tiny_checkpoint, data, tmp_path / "run") == 2
+    assert "1 of 16 images cannot be used" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert command(tiny_checkpoint, data, tmp_path / "run", "--skip-broken-images") == 0
+    printed = capsys.readouterr().out
+    assert "left out the samples of 1 broken images" in printed
+    assert "training on 15 samples" in printed
