@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder for all stages; the result is in OUT/checkpoint")
-    add("--minutes", type=float, default=MINUTES, help="for the encoder (default: %(default)s)")
+    add("--encoder-steps", type=int, default=pretraining.STEPS, help="of 192 pictures (default: %(default)s)")
     add("--pictures", type=int, default=PICTURES, help="for the language stage (default: %(default)s)")
-    add("--steps", type=int, default=STEPS, help="of the language stage (default: %(default)s)")
+    add("--steps", type=int, default=STEPS, help="of 32 conversations (default: %(default)s)")
     add("--adapter-steps", type=int, default=ADAPTER_STEPS, help="(default: %(default)s)")
     add("--evaluate", type=int, default=400, metavar="N", help="pictures a skill at the end (default: %(default)s)")
     add("--workers", type=int, default=2, help="CPU cores to use (default: %(default)s)")
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     train(options, argv if argv is not None else sys.argv[1:])
 
 
-MINUTES, PICTURES, STEPS, ADAPTER_STEPS = 50.0, 40_000, 2_500, 400
+PICTURES, STEPS, ADAPTER_STEPS = 30_000, 1_600, 150
 
 
 def train(options: argparse.Namespace, argv: list[str]) -> Path:
@@ -45,7 +45,7 @@ def train(options: argparse.Namespace, argv: list[str]) -> Path:
     torch.set_num_threads(options.workers)
     times = Stopwatch(options.out / "minutes.json")
     with times("encoder"):
-        encoder_file = pretraining.train(options.out, options.minutes, options.seed, options.workers)
+        encoder_file = pretraining.train(options.out, options.encoder_steps, options.seed, options.workers)
     checkpoint = options.out / "checkpoint"
     with times("language"):
         if not (checkpoint / "config.json").exists():

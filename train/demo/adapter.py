@@ -32,7 +32,7 @@ def train_adapter(checkpoint: Path, features: Features, out: Path, steps: int, s
         accumulation=1,
         max_steps=steps,
         precision="float32",
-        save_steps=500,
+        save_steps=100,
         seed=seed,
     )
     dataset = FeatureConversations(features, steps * config.batch_size, make_german_conversation, NAME)

@@ -28,7 +28,6 @@ VISION = {
 }
 MAX_COUNT = 6
 VISIBILITIES = ("clear", "dark", "blurred")
-BATCH = 96  # pictures a process and step
 FIRST_SEED = 1_000_000_000  # of the encoder's pictures; the language stage and evaluation have their own
 
 

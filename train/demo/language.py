@@ -132,8 +132,8 @@ def train_language(
     if not features.file.exists():
         features.make(model.vision_encoder)
     config = TrainingConfig(
-        learning_rate=1.5e-3,
-        connector_learning_rate=1.5e-3,
+        learning_rate=2e-3,
+        connector_learning_rate=2e-3,
         rank=0,
         full_language_model=True,
         batch_size=batch_size,
@@ -141,7 +141,7 @@ def train_language(
         max_steps=steps,
         weight_decay=0.05,
         precision="float32",
-        save_steps=500,
+        save_steps=100,
         seed=seed,
     )
     fit(model, processor, FeatureConversations(features, steps * batch_size), config, run)
