@@ -16,8 +16,8 @@ from qwen_vqa.plugin.registration import VLLM_MODEL, register_all
 
 GIB = 2**30
 DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2, "auto": 2}
-# Interpreter, libraries and activations of the processes beside the weights; measured on the demo (2.3 GiB).
-OVERHEAD = int(2.5 * GIB)
+# The server's three processes take 1.4 GiB with a tiny model; the rest is room for activations.
+OVERHEAD = 2 * GIB
 # A cache for this many prompts of full length; more would only be held, not used, on most machines.
 FULL_LENGTH_PROMPTS = 32
 

@@ -9,12 +9,14 @@ import sys
 import time
 from argparse import Namespace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from qwen_vqa.plugin.adapter import check_adapter
 from qwen_vqa.plugin.checkpoint import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
+
+if TYPE_CHECKING:
+    from qwen_vqa.serving.checks import CheckedCheckpoint
 
 # Adapters of one batch, on a GPU, where each slot takes memory; more adapters than slots take turns.
 MAX_SLOTS = 8
@@ -90,7 +92,7 @@ def _parse(argv: list[str]) -> Namespace:
     return args
 
 
-def _complete(args: Namespace, checkpoint) -> None:
+def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
     """Fill in what the checkpoint and the machine say, where the user said nothing."""
     from vllm.platforms import current_platform
 
@@ -109,9 +111,11 @@ def _complete(args: Namespace, checkpoint) -> None:
         args.kv_cache_memory_bytes = kv_cache_bytes(checkpoint, max_model_len, dtype)
 
 
-def _complete_adapters(args: Namespace, checkpoint, on_cpu: bool) -> None:
+def _complete_adapters(args: Namespace, checkpoint: "CheckedCheckpoint", on_cpu: bool) -> None:
     """The folder's adapters beside those of the command line, each looked at, and room for all of them."""
     from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+
+    from qwen_vqa.plugin.adapter import check_adapter
 
     named = {module.name: Path(module.path) for module in args.lora_modules or []} | checkpoint.adapters
     if on_cpu and os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "0").lower() in ("1", "true"):

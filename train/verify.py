@@ -86,7 +86,9 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     return built_in_cases() + own
 
 
-def _check(name, cases, reference, url, args, tolerance) -> list[dict]:
+def _check(
+    name: str, cases: list[Case], reference: Reference, url: str, args: argparse.Namespace, tolerance: Tolerance
+) -> list[dict]:
     print(f"\n{name} at {url}")
     served = ServedModel(url, name, args.api_key)
     results = []
