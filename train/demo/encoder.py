@@ -5,6 +5,7 @@ digit of its number it is, and whether a thing's centre lies in it; CLS says wha
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from qwen_vqa.train.demo.packing import make_packed_scene
 from qwen_vqa.train.demo.scenes import make_scene
 from qwen_vqa.train.vision_encoder import VisionEncoder
 
-VISION = {
+VISION: dict[str, Any] = {
     "image_size": 96,
     "patch_size": 12,
     "hidden_size": 192,

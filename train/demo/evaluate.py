@@ -152,7 +152,8 @@ class Evaluator:
 
 def evaluate(model, processor, number: int, skills: tuple[str, ...] = SKILLS) -> dict[str, dict]:
     """Per skill: n, accuracy, and accuracy blind, in percent."""
-    evaluator, table = Evaluator(model, processor), defaultdict(dict)
+    evaluator = Evaluator(model, processor)
+    table: dict[str, dict] = defaultdict(dict)
     for skill in skills:
         asked = list(cases(skill, number))
         table[skill]["n"] = len(asked)
@@ -163,7 +164,7 @@ def evaluate(model, processor, number: int, skills: tuple[str, ...] = SKILLS) ->
 
 def evaluate_german(checkpoint: Path, number: int) -> dict[str, dict]:
     """Answers in German: the base model and the adapter on it, and the blind adapter."""
-    asked = []
+    asked: list[Case] = []
     seed = FIRST_SEED + 50_000_000
     while len(asked) < number:
         seed += 1

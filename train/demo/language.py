@@ -29,7 +29,7 @@ from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.trainer import QwenVqaTrainer, prepare_model, training_arguments
 from qwen_vqa.train.training_config import TrainingConfig
 
-TEXT = {
+TEXT: dict[str, Any] = {
     "hidden_size": 192,
     "intermediate_size": 512,
     "num_hidden_layers": 4,
@@ -50,7 +50,7 @@ def new_model(encoder_file: Path) -> tuple[QwenVqaForConditionalGeneration, Qwen
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
-        rope_theta=10000.0,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         **TEXT,
     )
     config = QwenVqaConfig(

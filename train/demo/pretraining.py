@@ -7,6 +7,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from qwen_vqa.train.demo.encoder import (
 )
 from qwen_vqa.train.demo.muon import MuonAndAdamW
 
-STEPS = 1_300
+STEPS = 1_043
 BATCH = 192  # pictures a step, over all processes
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 100
@@ -92,11 +93,16 @@ def schedule(step: int, steps: int) -> float:
 
 def average_gradients(parameters: list[nn.Parameter], workers: int) -> None:
     """Each process's gradients become the mean over all."""
-    flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    flat = torch.cat([_grad(parameter).flatten() for parameter in parameters])
     dist.all_reduce(flat)
     flat /= workers
     for parameter, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad.copy_(grad.view_as(parameter))
+        _grad(parameter).copy_(grad.view_as(parameter))
+
+
+def _grad(parameter: nn.Parameter) -> torch.Tensor:
+    assert parameter.grad is not None, "every parameter takes part in the loss"
+    return parameter.grad
 
 
 def report(
@@ -104,7 +110,7 @@ def report(
 ) -> None:
     """A line for the terminal and for encoder.jsonl."""
     speed = (step - first_step) / seconds
-    line = {"step": step, "of": steps, "minutes": round(seconds / 60, 1)}
+    line: dict[str, Any] = {"step": step, "of": steps, "minutes": round(seconds / 60, 1)}
     line |= {"minutes left": round((steps - step) / speed / 60, 1), "pictures/s": round(speed * BATCH)}
     line |= {"loss": round(loss, 3), "held out": held_out}
     print(json.dumps(line), flush=True)

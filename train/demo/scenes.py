@@ -250,7 +250,8 @@ def _inside(thing: Thing, scene: Scene) -> Thing:
 
 
 def _jitter(rng: random.Random, rgb: tuple[int, ...], amount: int) -> tuple[int, int, int]:
-    return tuple(min(255, max(0, value + rng.randint(-amount, amount))) for value in rgb)
+    red, green, blue = (min(255, max(0, value + rng.randint(-amount, amount))) for value in rgb)
+    return red, green, blue
 
 
 def _distance(one: tuple[int, ...], other: tuple[int, ...]) -> float:

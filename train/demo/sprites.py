@@ -51,7 +51,7 @@ _FIXED_POINT = 4  # bits of sub-pixel position that cv2 takes
 @functools.cache
 def emoji_sheet() -> np.ndarray:
     """[designs, names, size, size, 4], RGB and coverage."""
-    sheet = cv2.cvtColor(cv2.imread(str(ASSETS / "emoji.png"), cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA)
+    sheet = cv2.cvtColor(read_sheet("emoji.png", cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA)
     tiles = sheet.reshape(len(DESIGNS), EMOJI_SIZE, len(words.EMOJI), EMOJI_SIZE, 4)
     return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3, 4))
 
@@ -59,9 +59,16 @@ def emoji_sheet() -> np.ndarray:
 @functools.cache
 def digit_sheet() -> np.ndarray:
     """[faces, 10, height, width], coverage 0 to 255."""
-    sheet = cv2.imread(str(ASSETS / "digits.png"), cv2.IMREAD_GRAYSCALE)
+    sheet = read_sheet("digits.png", cv2.IMREAD_GRAYSCALE)
     tiles = sheet.reshape(-1, GLYPH_HEIGHT, 10, GLYPH_WIDTH)
     return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3))
+
+
+def read_sheet(name: str, flags: int) -> np.ndarray:
+    sheet = cv2.imread(str(ASSETS / name), flags)
+    if sheet is None:
+        raise FileNotFoundError(f"{ASSETS / name} is missing or no PNG; it comes with the project's source.")
+    return np.asarray(sheet)
 
 
 @functools.cache

@@ -32,9 +32,16 @@ def vendor_emoji(folder: Path) -> None:
     for row, (package, pattern) in enumerate(EMOJI_DESIGNS.values()):
         with tarfile.open(next(folder.glob(f"{package}-[0-9]*.tgz"))) as archive:
             for column, code in enumerate(words.EMOJI.values()):
-                data = archive.extractfile(pattern.format(code=code)).read()
+                data = member(archive, pattern.format(code=code))
                 sheet.paste(load_image(data, pattern), (column * EMOJI_SIZE, row * EMOJI_SIZE))
     sheet.save(ASSETS / "emoji.png", optimize=True)
+
+
+def member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    if file is None:
+        raise KeyError(name)
+    return file.read()
 
 
 def load_image(data: bytes, name: str) -> Image.Image:
@@ -50,17 +57,17 @@ def vendor_digits(folder: Path) -> None:
     rows, faces = [], []
     for path in sorted(folder.glob("fontsource-*.tgz")):
         with tarfile.open(path) as archive:
-            licence = json.load(archive.extractfile("package/package.json"))["license"]
+            licence = json.loads(member(archive, "package/package.json"))["license"]
             family = path.name.removeprefix("fontsource-").rsplit("-", 1)[0]
             if licence not in LICENCES:
                 print(f"left out {family}: {licence}")
                 continue
             for weight in (400, 700):
                 try:
-                    file = archive.extractfile(f"package/files/{family}-latin-{weight}-normal.woff")
+                    file = member(archive, f"package/files/{family}-latin-{weight}-normal.woff")
                 except KeyError:
                     continue
-                row, advances = draw_digits(file.read())
+                row, advances = draw_digits(file)
                 rows.append(row)
                 faces.append({"family": family, "weight": weight, "licence": licence, "advances": advances})
     Image.fromarray(np.concatenate(rows)).save(ASSETS / "digits.png", optimize=True)
