@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     train(options, argv if argv is not None else sys.argv[1:])
 
 
-PICTURES, STEPS, ADAPTER_STEPS = 30_000, 2_400, 150
+PICTURES, STEPS, ADAPTER_STEPS = 30_000, 1_300, 80
 
 
 def train(options: argparse.Namespace, argv: list[str]) -> Path:
@@ -49,10 +49,12 @@ def train(options: argparse.Namespace, argv: list[str]) -> Path:
     checkpoint = options.out / "checkpoint"
     with times("language"):
         if not (checkpoint / "config.json").exists():
-            language.train_language(encoder_file, options.out, options.pictures, options.steps, options.seed)
+            language.train_language(
+                encoder_file, options.out, options.pictures, options.steps, options.seed, options.workers
+            )
     with times("adapter"):
         features = language.stage_features(options.out, options.pictures)
-        adapter.train_adapter(checkpoint, features, options.out, options.adapter_steps, options.seed)
+        adapter.train_adapter(checkpoint, features, options.out, options.adapter_steps, options.seed, options.workers)
     with times("evaluation"):
         model, processor = load_reference(checkpoint, torch.float32), load_processor(checkpoint)
         table = evaluate.evaluate(model, processor, options.evaluate)

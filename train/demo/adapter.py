@@ -8,19 +8,17 @@ import shutil
 from pathlib import Path
 
 from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER
-from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.demo.fitting import fit
 from qwen_vqa.train.demo.german import make_german_conversation
-from qwen_vqa.train.demo.language import FeatureConversations, Features, fit
+from qwen_vqa.train.demo.language import FeatureConversations, Features
 from qwen_vqa.train.training_config import TrainingConfig
 
 NAME = "german"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def train_adapter(checkpoint: Path, features: Features, out: Path, steps: int, seed: int = 0) -> Path:
+def train_adapter(checkpoint: Path, features: Features, out: Path, steps: int, seed: int = 0, workers: int = 2) -> Path:
     """Train the adapter and put it into the checkpoint's adapters folder."""
-    model, processor = load_reference(checkpoint), load_processor(checkpoint)
-    model.float()
     config = TrainingConfig(
         learning_rate=3e-3,
         connector_learning_rate=3e-3,
@@ -36,7 +34,7 @@ def train_adapter(checkpoint: Path, features: Features, out: Path, steps: int, s
         seed=seed,
     )
     dataset = FeatureConversations(features, steps * config.batch_size, make_german_conversation, NAME)
-    fit(model, processor, dataset, config, out / NAME)
+    model = fit(checkpoint, dataset, config, out / NAME, workers)
     folder = checkpoint / ADAPTER_FOLDER / NAME
     shutil.rmtree(folder, ignore_errors=True)
     model.language_model.bfloat16().save_pretrained(folder)

@@ -4,6 +4,7 @@ The encoder does not change any more, so each picture is encoded once and its fe
 training itself is the project's own trainer.
 """
 
+import functools
 import random
 import time
 from pathlib import Path
@@ -18,15 +19,13 @@ from qwen_vqa.plugin.chat_template import chat_template
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
-from qwen_vqa.train.collator import ConversationCollator
 from qwen_vqa.train.demo.conversations import Conversation, make_conversation
 from qwen_vqa.train.demo.drawing import draw
 from qwen_vqa.train.demo.encoder import VISION, image_processor, normalise
-from qwen_vqa.train.demo.muon import MuonAndAdamW
+from qwen_vqa.train.demo.fitting import fit
 from qwen_vqa.train.demo.scenes import Scene, make_scene
 from qwen_vqa.train.demo.tokenizer import build_tokenizer
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
-from qwen_vqa.train.trainer import QwenVqaTrainer, prepare_model, training_arguments
 from qwen_vqa.train.training_config import TrainingConfig
 
 TEXT: dict[str, Any] = {
@@ -100,11 +99,15 @@ class FeatureConversations(Dataset):
     """`length` conversations about cached pictures; the trainer's samples, with features in place of images."""
 
     def __init__(self, features: Features, length: int, make=make_conversation, name: str = "language") -> None:
-        self.features, self.memory, self.length = features, features.open(), length
-        self.make, self.name = make, name
+        self.features, self.length, self.make, self.name = features, length, make, name
 
     def __len__(self) -> int:
         return self.length
+
+    @functools.cached_property
+    def memory(self) -> torch.Tensor:
+        """The features, opened by each process for itself."""
+        return self.features.open()
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = random.Random(f"{self.name} {index}")
@@ -119,7 +122,7 @@ class FeatureConversations(Dataset):
 
 
 def train_language(
-    encoder_file: Path, out: Path, pictures: int, steps: int, seed: int = 0, batch_size: int = 32
+    encoder_file: Path, out: Path, pictures: int, steps: int, seed: int = 0, workers: int = 2, batch_size: int = 32
 ) -> Path:
     """Encode `pictures`, train for `steps`, and return the finished checkpoint folder in `out`."""
     out.mkdir(parents=True, exist_ok=True)
@@ -144,8 +147,8 @@ def train_language(
         save_steps=100,
         seed=seed,
     )
-    fit(model, processor, FeatureConversations(features, steps * batch_size), config, run)
-    model.eval().to(torch.bfloat16)
+    dataset = FeatureConversations(features, steps * batch_size)
+    model = fit(base, dataset, config, run, workers).to(torch.bfloat16)
     model.config.use_cache = True
     for part in (model.config.text_config, model.config.vision_config):
         part.dtype = torch.bfloat16
@@ -156,29 +159,3 @@ def train_language(
 def stage_features(out: Path, pictures: int) -> Features:
     """The features of this stage's pictures, kept in `out`."""
     return Features(out / "features.bin", range(FIRST_SEED, FIRST_SEED + pictures))
-
-
-def fit(model, processor, dataset: Dataset, config: TrainingConfig, run: Path) -> None:
-    """Train with the project's trainer, going on from the last checkpoint in `run` if there is one.
-
-    All of a language model learns from nothing with Muon and AdamW. An adapter learns alone, with the
-    trainer's own optimizer: the connector under it stays as it is.
-    """
-    prepare_model(model, config)
-    optimizer = None
-    if config.full_language_model:
-        layers = [*model.language_model.get_decoder().layers, model.connector]
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = MuonAndAdamW(trained, layers, config.learning_rate, config.weight_decay)
-    else:
-        model.connector.requires_grad_(False)
-    trainer = QwenVqaTrainer(
-        model=model,
-        args=training_arguments(config, run, logging_steps=20, dataloader_num_workers=1, dataloader_prefetch_factor=4),
-        train_dataset=dataset,
-        data_collator=ConversationCollator(processor, config.max_length),
-        processing_class=processor,
-        config=config,
-        optimizers=(optimizer, None),
-    )
-    trainer.train(resume_from_checkpoint=any(run.glob("checkpoint-*")) or None)
