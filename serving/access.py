@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qwen_vqa.serving.api_keys import ApiKey, KeyRing
-from qwen_vqa.serving.refusals import Refusal
+from qwen_vqa.serving.refusals import RefusedError
 from qwen_vqa.serving.route_rules import Access, RouteRules, Rule
 
 STATE = "qwen_vqa_admitted"
@@ -38,7 +38,7 @@ class AccessMiddleware:
             return await self.app(scope, receive, send)
         try:
             admitted = self._admit(scope)
-        except Refusal as refusal:
+        except RefusedError as refusal:
             if scope["type"] == "websocket":
                 # Before it was accepted: the server answers the handshake with 403.
                 return await send({"type": "websocket.close", "code": 1008})
@@ -53,13 +53,13 @@ class AccessMiddleware:
             return Admitted(rule, None)
         key = self._key(Headers(scope=scope)) if self.keys else None
         if self.keys and key is None:
-            raise Refusal(
+            raise RefusedError(
                 401,
                 "Incorrect or missing API key. Send one that this server knows as 'Authorization: Bearer KEY'.",
                 code="invalid_api_key",
             )
         if rule.access is Access.ADMIN and not (key and key.admin):
-            raise Refusal(
+            raise RefusedError(
                 403 if key else 401,
                 "This route needs an admin's key: one with \"admin\": true in the server's --api-keys-file.",
                 code="admin_key_required",

@@ -5,7 +5,7 @@ from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 
 
-class QueueFull(Exception):
+class QueueFullError(Exception):
     """There is no place to wait; `own` says whether it is the caller's own places that are taken."""
 
     def __init__(self, own: bool):
@@ -50,7 +50,7 @@ class FairQueue:
         """Get in line. `own_running` bounds what this caller has running at once; 0 leaves it to the whole.
 
         Raises:
-            QueueFull: at once; a place that is taken away later gets it through `granted`.
+            QueueFullError: at once; a place that is taken away later gets it through `granted`.
         """
         ticket = Ticket(caller, own_running)
         self._lines.setdefault(caller, deque()).append(ticket)
@@ -59,15 +59,15 @@ class FairQueue:
             return ticket
         if len(self._lines[caller]) > self.waiting_per_caller:
             self._remove(ticket)
-            raise QueueFull(own=True)
+            raise QueueFullError(own=True)
         if self.waiting > self.waiting_limit:
             longest = max(self._lines.values(), key=len)
             # As long as the longest is long enough: who comes last has to go.
             dropped = ticket if len(longest) <= len(self._lines[caller]) else longest[-1]
             self._remove(dropped)
             if dropped is ticket:
-                raise QueueFull(own=False)
-            dropped.granted.set_exception(QueueFull(own=True))
+                raise QueueFullError(own=False)
+            dropped.granted.set_exception(QueueFullError(own=True))
         return ticket
 
     def leave(self, ticket: Ticket) -> None:

@@ -11,7 +11,7 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from qwen_vqa.serving.refusals import Refusal, too_many
+from qwen_vqa.serving.refusals import RefusedError, too_many
 
 MINUTE = 60
 WORDS = {"requests": "requests", "image_tokens": "image tokens"}
@@ -28,12 +28,12 @@ class RateLimits:
         """Add `cost` to a caller's `requests` or `image_tokens`; a limit of 0 is none.
 
         Raises:
-            Refusal: 429, that would be more than `per_minute`; 400, it would be so in any minute.
+            RefusedError: 429, that would be more than `per_minute`; 400, it would be so in any minute.
         """
         if not per_minute or not cost:
             return
         if cost > per_minute:
-            raise Refusal(
+            raise RefusedError(
                 400,
                 f"this request's {WORDS[what]} are {cost}; {per_minute} a minute are allowed, so it can never be "
                 "served. Send fewer or ask for a higher limit.",

@@ -8,7 +8,7 @@ from starlette.types import Send
 
 
 @dataclass(eq=False)
-class Refusal(Exception):
+class RefusedError(Exception):
     """A request that is not let through: its HTTP status, and what the client is told.
 
     `type` and `code` are OpenAI's words (`invalid_request_error`, `rate_limit_exceeded`), `param` is the field of the
@@ -39,6 +39,6 @@ class Refusal(Exception):
         await send({"type": "http.response.body", "body": self.body})
 
 
-def too_many(message: str, what: str, retry_after: float) -> Refusal:
+def too_many(message: str, what: str, retry_after: float) -> RefusedError:
     """429: `what` is what there was too much of, `requests` or `tokens`, as OpenAI's `type` has it."""
-    return Refusal(429, message, what, "rate_limit_exceeded", retry_after=retry_after)
+    return RefusedError(429, message, what, "rate_limit_exceeded", retry_after=retry_after)

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from qwen_vqa.serving.refusals import Refusal
+from qwen_vqa.serving.refusals import RefusedError
 
 IMAGE_TYPES = {"image_url", "input_image", "image", "image_pil", "image_embeds"}
 # Where the APIs keep what the model is to see: OpenAI's chat and responses, Anthropic's messages.
@@ -26,7 +26,7 @@ class RequestBounds:
         What is no JSON object, or has fields of the wrong type, is left to the route itself to refuse.
 
         Raises:
-            Refusal: 400, more than a bound; it names the field, the bound and the flag.
+            RefusedError: 400, more than a bound; it names the field, the bound and the flag.
         """
         request = _parsed(body)
         if not isinstance(request, dict):
@@ -36,7 +36,7 @@ class RequestBounds:
         _check("n", _answers(request), self.answers, "--max-n")
         if request.get("background") is True:
             # It would run on after its request ended, past every limit on what runs at once.
-            raise Refusal(400, "background is not served here; leave it out.", param="background")
+            raise RefusedError(400, "background is not served here; leave it out.", param="background")
         images = _count_images([request.get(name) for name in CONVERSATION_FIELDS])
         _check("messages", images, self.images, "--max-images", "images")
         return images
@@ -45,7 +45,9 @@ class RequestBounds:
 def _check(param: str, value: int, bound: int, flag: str, of: str = "") -> None:
     if bound and value > bound:
         what = f"{value} {of}" if of else f"{param} is {value}"
-        raise Refusal(400, f"{what}; this server takes at most {bound} ({flag}).", code="bound_exceeded", param=param)
+        raise RefusedError(
+            400, f"{what}; this server takes at most {bound} ({flag}).", code="bound_exceeded", param=param
+        )
 
 
 def _parsed(body: bytes) -> Any:
@@ -54,7 +56,7 @@ def _parsed(body: bytes) -> Any:
     except ValueError:  # also UnicodeDecodeError
         return None
     except RecursionError:
-        raise Refusal(400, "the JSON is nested too deeply.") from None
+        raise RefusedError(400, "the JSON is nested too deeply.") from None
 
 
 def _number(value: Any) -> int:
@@ -67,11 +69,11 @@ def _number(value: Any) -> int:
 
 def _answers(request: dict) -> int:
     """How many answers a request asks for: `n` (or `best_of`) to each prompt of /v1/completions."""
-    prompts = request.get("prompt")
-    # A list of numbers is one prompt in tokens.
-    several = isinstance(prompts, list) and not all(isinstance(part, int) for part in prompts)
+    prompt = request.get("prompt")
     each = max(_number(request.get("n", 1)), _number(request.get("best_of", 1)), 1)
-    return each * (len(prompts) if several else 1)
+    if not isinstance(prompt, list) or all(isinstance(part, int) for part in prompt):
+        return each  # a list of numbers is one prompt in tokens
+    return each * len(prompt)
 
 
 def _count_images(value: Any) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.refusals import Refusal
+from qwen_vqa.serving.refusals import RefusedError
 
 
 class Access(Enum):
@@ -36,7 +36,8 @@ class Rule:
 
 
 def _group(group: str, access: Access, *routes: str, limited: bool = False) -> list[Rule]:
-    return [Rule(*route.split(" "), access, group, limited) for route in routes]
+    split = (route.split(" ") for route in routes)
+    return [Rule(methods, path, access, group, limited) for methods, path in split]
 
 
 RULES = [
@@ -133,7 +134,7 @@ class RouteRules:
         """The rule of a request.
 
         Raises:
-            Refusal: 404, the route is off or not on the list; 405, it is there for other methods.
+            RefusedError: 404, the route is off or not on the list; 405, it is there for other methods.
         """
         # Starlette answers HEAD where GET is; whoever may not GET may not learn the size either.
         method = "GET" if method == "HEAD" else method
@@ -143,7 +144,9 @@ class RouteRules:
             if method in rule.methods.split("|"):
                 return rule
         if on:
-            raise Refusal(405, f"{method} is not allowed here; use {on[0].methods.replace('|', ' or ')}.")
+            raise RefusedError(405, f"{method} is not allowed here; use {on[0].methods.replace('|', ' or ')}.")
         if here:
-            raise Refusal(404, f"this route is off. Whoever runs the server can open it: --open-routes {here[0].group}")
-        raise Refusal(404, "there is no such route.")
+            raise RefusedError(
+                404, f"this route is off. Whoever runs the server can open it: --open-routes {here[0].group}"
+            )
+        raise RefusedError(404, "there is no such route.")

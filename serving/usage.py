@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwen_vqa.serving.access import STATE, Admitted
-from qwen_vqa.serving.fair_queue import FairQueue, QueueFull, Ticket
+from qwen_vqa.serving.fair_queue import FairQueue, QueueFullError, Ticket
 from qwen_vqa.serving.rate_limits import RateLimits
-from qwen_vqa.serving.refusals import Refusal, too_many
+from qwen_vqa.serving.refusals import RefusedError, too_many
 from qwen_vqa.serving.request_bounds import RequestBounds
 
 # What a client is told to wait when the queue is full: nobody can know, and the SDK backs off by itself after that.
@@ -32,7 +32,7 @@ class CallerLimits:
         return CallerLimits(**{name: getattr(self, name) if value is None else value for name, value in own.items()})
 
 
-class Disconnected(Exception):
+class ClientGoneError(Exception):
     """The client is gone: there is nobody to answer."""
 
 
@@ -76,13 +76,13 @@ class UsageMiddleware:
             self.rates.count("image_tokens", caller, limits.image_tokens_per_minute, images * self.tokens_per_image)
             async with self._turn(caller, limits.running, receive):
                 await self.app(scope, _replay(body, receive), send)
-        except Refusal as refusal:  # all of them come before the app answers
+        except RefusedError as refusal:  # all of them come before the app answers
             await refusal.send(send)
-        except Disconnected:
+        except ClientGoneError:
             return
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        too_long = Refusal(
+        too_long = RefusedError(
             413,
             f"the request's body is longer than {self.max_body_bytes / 2**20:g} MiB (--max-body-mb). "
             "Send smaller images, or their URLs.",
@@ -95,7 +95,7 @@ class UsageMiddleware:
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise Disconnected
+                raise ClientGoneError
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             if size > self.max_body_bytes:  # counted, since a chunked request does not say its length
@@ -107,7 +107,7 @@ class UsageMiddleware:
     async def _turn(self, caller: str, own_running: int, receive: Receive) -> AsyncIterator[None]:
         try:
             ticket = self.queue.join(caller, own_running)
-        except QueueFull as full:
+        except QueueFullError as full:
             raise _full(full) from full
         try:
             if not ticket.granted.done():
@@ -124,13 +124,13 @@ class UsageMiddleware:
         finally:
             gone.cancel()
         if gone.done() and not gone.cancelled():
-            raise Disconnected
+            raise ClientGoneError
         if not ticket.granted.done():
             raise too_many(
                 f"no turn within {self.wait_seconds:g} s: the server is busy. Try again.", "requests", RETRY_SECONDS
             )
         if error := ticket.granted.exception():
-            assert isinstance(error, QueueFull)
+            assert isinstance(error, QueueFullError)
             raise _full(error) from error
 
 
@@ -151,7 +151,7 @@ def caller_of(scope: Scope, admitted: Admitted) -> str:
     return f"address {address}"
 
 
-def _full(full: QueueFull) -> Refusal:
+def _full(full: QueueFullError) -> RefusedError:
     whose = "you have as many requests waiting as one caller may" if full.own else "the server's queue is full"
     return too_many(f"Rate limit reached: {whose}. Try again in {RETRY_SECONDS} s.", "requests", RETRY_SECONDS)
 
