@@ -94,14 +94,16 @@ def exposed_without_keys(args: Namespace, guard: Guard) -> bool:
 
 
 def stand_guard(app: FastAPI, args: Namespace, guard: Guard, tokens_per_image: int) -> None:
-    """Put the guard around everything that the app has so far.
+    """Put the guard around everything that the app has so far, vLLM's middleware included.
 
-    Only CORS stays outside, and only where origins are configured: a browser sends no key with its preflight, and
-    shows a refusal to its page only with CORS headers.
+    Only CORS stands outside, and only where origins are configured: a browser sends no key with its preflight, and
+    shows a refusal to its page only with CORS headers. (vLLM's own CORS layer, inside, does nothing without origins.)
     """
     number = guard.numbers
-    app.add_middleware(
-        UsageMiddleware,
+    # vLLM has built the stack already (for SageMaker), and building it again would lose its HTTP metrics, whose
+    # middleware finds its own names taken: so this goes around what is built.
+    usage = UsageMiddleware(
+        app.middleware_stack or app.build_middleware_stack(),
         limits=CallerLimits(
             number["requests-per-minute"], number["image-tokens-per-minute"], number["running-per-caller"]
         ),
@@ -111,8 +113,12 @@ def stand_guard(app: FastAPI, args: Namespace, guard: Guard, tokens_per_image: i
         max_body_bytes=number["max-body-mb"] * 2**20,
         wait_seconds=number["wait-seconds"],
     )
-    app.add_middleware(AccessMiddleware, rules=guard.rules, keys=guard.keys)
-    cors = [middleware for middleware in app.user_middleware if middleware.cls is CORSMiddleware]
-    app.user_middleware = [middleware for middleware in app.user_middleware if middleware.cls is not CORSMiddleware]
+    app.middleware_stack = AccessMiddleware(usage, rules=guard.rules, keys=guard.keys)
     if args.allowed_origins:
-        app.user_middleware[:0] = cors
+        app.middleware_stack = CORSMiddleware(
+            app.middleware_stack,
+            allow_origins=args.allowed_origins,
+            allow_credentials=args.allow_credentials,
+            allow_methods=args.allowed_methods,
+            allow_headers=args.allowed_headers,
+        )

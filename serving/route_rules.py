@@ -139,14 +139,17 @@ class RouteRules:
         # Starlette answers HEAD where GET is; whoever may not GET may not learn the size either.
         method = "GET" if method == "HEAD" else method
         here = [rule for rule, pattern in self._rules if pattern.fullmatch(path)]
-        on = [rule for rule in here if rule.group is None or rule.group in self._open_groups]
-        for rule in on:
-            if method in rule.methods.split("|"):
+        fits = [rule for rule in here if method in rule.methods.split("|")]
+        for rule in fits:
+            if self._is_on(rule):
                 return rule
-        if on:
+        on = [rule for rule in here if self._is_on(rule)]
+        if on and not fits:
             raise RefusedError(405, f"{method} is not allowed here; use {on[0].methods.replace('|', ' or ')}.")
         if here:
-            raise RefusedError(
-                404, f"this route is off. Whoever runs the server can open it: --open-routes {here[0].group}"
-            )
+            group = (fits or here)[0].group
+            raise RefusedError(404, f"this route is off. Whoever runs the server can open it: --open-routes {group}")
         raise RefusedError(404, "there is no such route.")
+
+    def _is_on(self, rule: Rule) -> bool:
+        return rule.group is None or rule.group in self._open_groups

@@ -104,7 +104,7 @@ def test_a_changed_file_counts_without_a_restart(keys_file: Path, looking_at_onc
     ring = KeyRing([], keys_file)
     assert ring.find(ALICE)
     other = write(keys_file.with_name("new.json"), {"name": "carol", "key": "carol-secret-0123456789"})
-    os.replace(other, keys_file)
+    other.replace(keys_file)
     assert ring.find(ALICE) is None
     assert ring.find("carol-secret-0123456789").name == "carol"
 
