@@ -82,7 +82,7 @@ GUARDED_LIMITS: dict[str, dict] = {
     "two-images-a-minute": {"image_tokens_per_minute": 10},
     "one-at-once": {"running": 1},
     "quiet": {},
-    "flood": {"requests_per_minute": 60, "running": 1},
+    "flood": {"requests_per_minute": 10, "running": 1},
 }
 
 
