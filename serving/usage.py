@@ -6,16 +6,14 @@ import ipaddress
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qwen_vqa.serving.access import STATE, Admitted
 from qwen_vqa.serving.fair_queue import FairQueue, QueueFullError, Ticket
 from qwen_vqa.serving.rate_limits import RateLimits
 from qwen_vqa.serving.refusals import RefusedError, too_many
+from qwen_vqa.serving.request_body import RETRY_SECONDS, Bodies, ClientGoneError
 from qwen_vqa.serving.request_bounds import RequestBounds
-
-# What a client is told to wait when the queue is full: nobody can know, and the SDK backs off by itself after that.
-RETRY_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,6 @@ class CallerLimits:
         """With what the request's key says in its own right."""
         own = {name: getattr(admitted.key, name, None) for name in self.__dataclass_fields__}
         return CallerLimits(**{name: getattr(self, name) if value is None else value for name, value in own.items()})
-
-
-class ClientGoneError(Exception):
-    """The client is gone: there is nobody to answer."""
 
 
 class UsageMiddleware:
@@ -59,7 +53,7 @@ class UsageMiddleware:
         self.queue = queue
         self.rates = RateLimits()
         self.tokens_per_image = tokens_per_image
-        self.max_body_bytes = max_body_bytes
+        self.bodies = Bodies(max_body_bytes)
         self.wait_seconds = wait_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,37 +65,15 @@ class UsageMiddleware:
             caller, limits = caller_of(scope, admitted), self.limits.of(admitted)
             # Before the body: whoever floods is refused at the price of a header.
             self.rates.count("requests", caller, limits.requests_per_minute)
-            body = await self._body(scope, receive)
-            images = self.bounds.check(body)
-            self.rates.count("image_tokens", caller, limits.image_tokens_per_minute, images * self.tokens_per_image)
-            async with self._turn(caller, limits.running, receive):
-                await self.app(scope, _replay(body, receive), send)
+            with self.bodies.of(caller, scope, receive) as body:
+                images = self.bounds.check(await body.read())
+                self.rates.count("image_tokens", caller, limits.image_tokens_per_minute, images * self.tokens_per_image)
+                async with self._turn(caller, limits.running, receive):
+                    await self.app(scope, body.replay, send)
         except RefusedError as refusal:  # all of them come before the app answers
             await refusal.send(send)
         except ClientGoneError:
             return
-
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        too_long = RefusedError(
-            413,
-            f"the request's body is longer than {self.max_body_bytes / 2**20:g} MiB (--max-body-mb). "
-            "Send smaller images, or their URLs.",
-            code="body_too_large",
-        )
-        length = dict(scope["headers"]).get(b"content-length", b"")
-        if length.isdigit() and int(length) > self.max_body_bytes:
-            raise too_long
-        chunks, size, more = [], 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGoneError
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > self.max_body_bytes:  # counted, since a chunked request does not say its length
-                raise too_long
-            more = message.get("more_body", False)
-        return b"".join(chunks)
 
     @contextlib.asynccontextmanager
     async def _turn(self, caller: str, own_running: int, receive: Receive) -> AsyncIterator[None]:
@@ -154,20 +126,6 @@ def caller_of(scope: Scope, admitted: Admitted) -> str:
 def _full(full: QueueFullError) -> RefusedError:
     whose = "you have as many requests waiting as one caller may" if full.own else "the server's queue is full"
     return too_many(f"Rate limit reached: {whose}. Try again in {RETRY_SECONDS} s.", "requests", RETRY_SECONDS)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """The body that was read, then what comes after it: the disconnect."""
-    read = False
-
-    async def replaying() -> Message:
-        nonlocal read
-        if read:
-            return await receive()
-        read = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replaying
 
 
 async def _disconnected(receive: Receive) -> None:

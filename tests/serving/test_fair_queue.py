@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from openai import RateLimitError
+from openai import APITimeoutError, RateLimitError
 
 from qwen_vqa.serving.fair_queue import FairQueue, QueueFullError
 from tests.fairness import milliseconds, watch
@@ -234,6 +234,17 @@ def test_the_running_server_holds_a_streams_place_until_its_client_goes(guarded_
     second.join(timeout=60)
     third.join(timeout=60)
     assert len(answers) == 2
+
+
+def test_the_running_server_frees_the_places_of_clients_who_went_while_waiting(guarded_server):
+    client = guarded_server.client_with(guarded_server.keys["one-at-once"])
+    stream = ask(client, max_tokens=600, stream=True, extra_body={"ignore_eos": True})
+    next(iter(stream))
+    for _ in range(4):  # two may wait: the third would be refused if the first still had its place
+        with pytest.raises(APITimeoutError):
+            ask(client.with_options(timeout=0.1))
+    stream.close()
+    assert ask(client).choices
 
 
 def test_the_running_server_keeps_a_flood_from_slowing_others(guarded_server):

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from openai import APIStatusError, BadRequestError, RateLimitError
 
+from qwen_vqa.serving import request_body
 from qwen_vqa.serving.fair_queue import FairQueue
 from qwen_vqa.serving.rate_limits import RateLimits
 from qwen_vqa.serving.refusals import RefusedError
@@ -228,6 +229,58 @@ def test_reading_stops_where_the_bound_is():
     asyncio.run(admitted_as(usage())(scope, receive, send))
     assert sent[0]["status"] == 413
     assert last == 11
+
+
+def test_a_body_that_stalls_is_given_up_and_its_memory_with_it(monkeypatch):
+    monkeypatch.setattr(request_body, "STALL_SECONDS", 0.05)
+    app = usage()
+
+    async def slowly():
+        yield b"x" * 100
+        await asyncio.sleep(1)
+        yield b"x"
+
+    async def receive(chunks=slowly()):  # noqa: B008
+        return {"type": "http.request", "body": await anext(chunks), "more_body": True}
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(admitted_as(app)({"type": "http", "headers": [], "client": ("192.0.2.1", 1)}, receive, send))
+    assert sent[0]["status"] == 408
+    assert app.bodies.held == 0
+
+
+def test_bodies_that_wait_are_bounded_together_and_for_each_caller(monkeypatch):
+    monkeypatch.setattr(request_body, "HELD_BYTES", 250)
+    monkeypatch.setattr(request_body, "HELD_BYTES_PER_CALLER", 150)
+    hold_on = asyncio.Event()
+
+    async def waits_then_reads(scope, receive, send):
+        await hold_on.wait()
+        await echo(scope, receive, send)
+
+    app = admitted_as(usage(waits_then_reads, queue=FairQueue(9, 9, 9)))
+
+    async def ask():
+        async with client_of(app) as client:
+
+            def send(caller: str):
+                return asyncio.create_task(client.post("/work", content=b"x" * 100, headers={"caller": caller}))
+
+            first = send("alice")
+            await asyncio.sleep(0.02)
+            own = await send("alice")
+            second = send("bob")
+            await asyncio.sleep(0.02)
+            together = await send("carol")
+            hold_on.set()
+            return [(await first).status_code, own.status_code, (await second).status_code, together.status_code]
+
+    assert asyncio.run(ask()) == [200, 429, 200, 429]
+    assert post(app, [b"x" * 100] * 3, caller="alice")[2].status_code == 200, "what was held was given back"
 
 
 def test_keys_have_their_own_limits_and_without_keys_addresses_have():
