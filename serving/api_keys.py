@@ -12,8 +12,8 @@ log and, where wanted, `admin` and limits of its own in place of the server's (0
 
 import hashlib
 import hmac
-import logging
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +22,6 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qwen_vqa.plugin.errors import UserError
-
-logger = logging.getLogger("qwen_vqa.serving.api_keys")
 
 LOOK_SECONDS = 1.0
 Limit = Annotated[int, Field(ge=0)]
@@ -132,9 +130,9 @@ class KeyRing:
         try:
             self._from_file = read_key_file(self._file)
         except UserError as error:
-            logger.error("%s The keys from before stay valid until the file is mended.", error)
+            _say(f"ERROR: {error} The keys from before stay valid until the file is mended.")
         else:
-            logger.warning("%s was read again: %d keys", self._file, len(self._from_file))
+            _say(f"{self._file} was read again: {len(self._from_file)} keys")
 
     def _file_state(self) -> tuple[int, int, int] | None:
         """What changes when the file does, also when another is moved over it."""
@@ -145,3 +143,8 @@ class KeyRing:
         except OSError:
             return None
         return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _say(text: str) -> None:
+    # Not through logging, whose level vLLM's own log has set to errors alone.
+    print(f"qwen-vqa: {text}", file=sys.stderr, flush=True)
