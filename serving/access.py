@@ -22,7 +22,7 @@ class Admitted:
 
 
 class AccessMiddleware:
-    """Refuses what has no rule or no key (401, 404, 405), and leaves an `Admitted` in the scope's state.
+    """Refuses what has no key (401) or no rule (404, 405), and leaves an `Admitted` in the scope's state.
 
     Stands around vLLM's whole app, so that nothing in it is reached before the rules were asked.
     """
@@ -48,16 +48,14 @@ class AccessMiddleware:
 
     def _admit(self, scope: Scope) -> Admitted:
         method = "WEBSOCKET" if scope["type"] == "websocket" else scope["method"]
-        rule = self.rules.find(method, get_route_path(scope))
+        try:
+            rule = self.rules.find(method, get_route_path(scope))
+        except RefusedError:
+            self._key(scope)  # which routes there are is for those with a key
+            raise
         if rule.access is Access.OPEN:
             return Admitted(rule, None)
-        key = self._key(Headers(scope=scope)) if self.keys else None
-        if self.keys and key is None:
-            raise RefusedError(
-                401,
-                "Incorrect or missing API key. Send one that this server knows as 'Authorization: Bearer KEY'.",
-                code="invalid_api_key",
-            )
+        key = self._key(scope)
         if rule.access is Access.ADMIN and not (key and key.admin):
             raise RefusedError(
                 403 if key else 401,
@@ -66,6 +64,16 @@ class AccessMiddleware:
             )
         return Admitted(rule, key)
 
-    def _key(self, headers: Headers) -> ApiKey | None:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        return self.keys.find(key.strip()) if scheme.lower() == "bearer" else None
+    def _key(self, scope: Scope) -> ApiKey | None:
+        """The request's key; None where the server has none. Raises RefusedError for a missing or unknown one."""
+        if not self.keys:
+            return None
+        scheme, _, sent = Headers(scope=scope).get("authorization", "").partition(" ")
+        key = self.keys.find(sent.strip()) if scheme.lower() == "bearer" else None
+        if key is None:
+            raise RefusedError(
+                401,
+                "Incorrect or missing API key. Send one that this server knows as 'Authorization: Bearer KEY'.",
+                code="invalid_api_key",
+            )
+        return key

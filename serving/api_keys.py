@@ -13,6 +13,7 @@ log and, where wanted, `admin` and limits of its own in place of the server's (0
 import hashlib
 import hmac
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -47,8 +48,8 @@ class ApiKey(BaseModel):
         if "sha256" in value:
             raise ValueError("give either key or sha256, not both")
         rest = {name: field for name, field in value.items() if name != "key"}
-        if not isinstance(value["key"], str) or len(value["key"]) < 16:
-            raise ValueError("key must be a string of at least 16 characters")
+        if not isinstance(value["key"], str) or not re.fullmatch(r"[!-~]{16,}", value["key"]):
+            raise ValueError("key must be a string of at least 16 characters, ASCII and without spaces")
         return {**rest, "sha256": sha256(value["key"])}
 
 

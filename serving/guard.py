@@ -58,6 +58,8 @@ def take_guard(args: Namespace) -> Guard:
     Raises:
         UserError: a number below its least, an unknown group of routes, a keys file that is not right.
     """
+    if "" in (args.api_key or []):
+        raise UserError('--api-key is empty. Is the variable in --api-key "$KEY" set? Leave the flag out for no key.')
     plain = [key for key in (args.api_key or [os.environ.get("VLLM_API_KEY")]) if key]
     # vLLM would put its own check around /v1, and hand both on to its processes.
     args.api_key = None

@@ -78,6 +78,7 @@ def test_every_key_is_compared_and_in_constant_time(keys_file: Path, monkeypatch
         ('{"keys": [{"name": "a", "key": "%s", "running": -1}]}', r"keys\[0\].running"),
         ('{"keys": [{"name": "a\\nb", "key": "%s"}]}', r"keys\[0\].name"),
         ('{"keys": [{"name": "a", "key": "short-secret"}]}', "at least 16 characters"),
+        ('{"keys": [{"name": "a", "key": "%s with-space"}]}', "without spaces"),
         ('{"keys": [{"name": "a", "key": "%s", "sha256": "00"}]}', "either key or sha256"),
         ('{"keys": [{"name": "a"}]}', r"keys\[0\].sha256"),
         ('{"keys": [{"name": "a", "key": "%s"}, {"name": "a", "key": "%s-2"}]}', "same name: a"),
@@ -160,6 +161,11 @@ def test_the_environments_key_is_taken_and_does_not_go_on_to_vllm(keys_file: Pat
     guard = take_guard(args)
     assert guard.keys.find("from-environment") is None, "vLLM lets the command line's take precedence"
     assert args.api_key is None
+
+
+def test_an_empty_key_is_refused_rather_than_none_asked_for():
+    with pytest.raises(UserError, match="--api-key is empty"):
+        take_guard(_arguments(None, api_key=[""]))
 
 
 def test_a_number_below_its_least_is_refused():
