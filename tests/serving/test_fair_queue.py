@@ -10,8 +10,7 @@ from openai import APITimeoutError, RateLimitError
 
 from qwen_vqa.serving.fair_queue import FairQueue, QueueFullError
 from tests.fairness import milliseconds, watch
-from tests.serving.asgi import admitted_as, client_of
-from tests.serving.test_rate_limits import ask, usage
+from tests.serving.asgi import admitted_as, ask, client_of, usage
 
 
 def in_loop(test):
