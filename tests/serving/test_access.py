@@ -64,6 +64,14 @@ def test_the_running_servers_health_is_open(guarded_server):
     assert httpx.get(guarded_server.address + "/health").status_code == 200
 
 
+def test_vllms_own_http_metrics_still_count_behind_the_door(guarded_server):
+    """They would be gone if the guard had had the middleware built a second time."""
+    headers = guarded_server.headers("alice")
+    assert httpx.get(guarded_server.url + "/models", headers=headers).status_code == 200
+    metrics = httpx.get(guarded_server.address + "/metrics", headers=headers).text
+    assert 'http_requests_total{handler="/v1/models",method="GET",status="2xx"}' in metrics
+
+
 @pytest.mark.parametrize(
     "request_line",
     [
