@@ -16,6 +16,7 @@ from vllm.entrypoints.launchers.launcher import serve_http, setup_server
 from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
 from vllm.tasks import SupportedTask
 
+from qwen_vqa.serving.guard import stand_guard
 from qwen_vqa.serving.image_features import attach_image_features
 
 
@@ -40,6 +41,7 @@ def build_server_app(
     app = build_app(args, tasks, model_config)
     if args.verify:
         attach_image_features(app, engine)
+    stand_guard(app, args, args.guard, model_config.hf_config.num_image_tokens)
     return app
 
 

@@ -28,15 +28,38 @@ Serve a checkpoint folder behind the OpenAI API. Without CHECKPOINT: the bundled
 Adapters in CHECKPOINT/adapters are served as models by their folders' names.
 
 options:
-  --host HOST            address to listen on (default: 127.0.0.1; 0.0.0.0 for everybody, with --api-key)
+  --host HOST            address to listen on (default: 127.0.0.1; 0.0.0.0 for everybody, with keys)
   --port PORT            (default: 8000)
-  --api-key KEY          what clients have to send (default: none)
   --served-model-name N  what requests call the model (default: the folder's name; the demo: qwen-vqa-demo)
   --max-model-len N      longest prompt and answer together, in tokens (default: the language model's limit)
   --dtype DTYPE          auto, bfloat16, float16 or float32 (default: auto, the checkpoint's)
   --lora-modules N=PATH  more adapters, beside those in the folder
   --verify               open the routes through which `qwen-vqa verify` sees pixels and features
   --help=all             every option of vLLM's server
+
+who may call (every route asks for a key, where there are keys; /health alone does not):
+  --api-key KEY ...      keys that clients may send (default: VLLM_API_KEY, or none)
+  --api-keys-file FILE   named keys with limits of their own; read again when it changes (see below)
+  --open-routes GROUPS   routes that are off otherwise, with commas between: adapters, batch, development, docs,
+                         profiling, sagemaker, scale-out, scaling, scoring, tokenizer-info, verify
+  --allowed-origins LIST origins whose web pages may call, as JSON: '["https://example.org"]' (default: none)
+
+how much (a caller is a key, or an address where there are no keys; 0 is no limit):
+  --requests-per-minute N      requests of one caller in a minute (default: 0)
+  --image-tokens-per-minute N  image tokens of one caller in a minute (default: 0)
+  --running-per-caller N       requests of one caller that run at once (default: 0)
+  --running N                  requests that run at once, of all callers (default: 256)
+  --waiting-per-caller N       requests of one caller that wait for a turn (default: 64; 0: none waits)
+  --waiting N                  requests that wait for a turn, of all callers (default: 1024; 0: none waits)
+  --wait-seconds N             longest wait (default: 60)
+  --max-body-mb N              longest body of a request, in MiB (default: 32)
+  --max-images N               images in one request (default: 32)
+  --max-n N                    answers that one request asks for (default: 16)
+  --max-output-tokens N        tokens of one answer, also where a request names none (default: 0)
+
+A keys file is JSON. A key stands in it as "key" or, hashed, as "sha256"; what else is in an entry is optional:
+  {"keys": [{"name": "alice", "key": "AT-LEAST-16-CHARACTERS", "admin": false,
+             "requests_per_minute": 60, "image_tokens_per_minute": 30000, "running": 4}]}
 
 vLLM's own log is kept to errors; VLLM_LOGGING_LEVEL=INFO shows all of it.
 
@@ -70,6 +93,7 @@ def main(argv: list[str]) -> int:
 
     check_plugin()
     args = _parse(argv)
+    _complete_guard(args)
     check_port(args.host, args.port)
     checkpoint = checked_checkpoint(Path(args.model))
     _complete(args, checkpoint)
@@ -82,14 +106,26 @@ def _parse(argv: list[str]) -> Namespace:
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    from qwen_vqa.serving.guard import add_guard_flags
+
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="qwen-vqa serve"))
     parser.add_argument("--verify", action="store_true", help="open the route that `qwen-vqa verify` uses")
+    add_guard_flags(parser)
     parser.set_defaults(host="127.0.0.1", chat_template_content_format="openai")
     args = parser.parse_args(argv)
     args.model = args.model_tag or str(DEMO_CHECKPOINT)
     validate_parsed_serve_args(args)
     return args
+
+
+def _complete_guard(args: Namespace) -> None:
+    from qwen_vqa.serving.guard import bound_answers, exposed_without_keys, take_guard
+
+    args.guard = take_guard(args)
+    bound_answers(args, args.guard)
+    if exposed_without_keys(args, args.guard):
+        _say(f"anybody who reaches {args.host} may use this server: it has no --api-key and no --api-keys-file")
 
 
 def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import threading
 import time
 from argparse import Namespace
@@ -55,19 +54,19 @@ def _answers(health: str) -> bool:
 
 def _introduce(args: Namespace) -> None:
     url = server_url(args)
-    key = _first_key(args)
+    key = args.guard.first_key or "none"
     model = args.served_model_name[0]
     adapters = [module.name for module in args.lora_modules or []]
     example = _example() if model == DEMO_NAME else None
     names = ", ".join([model, *(f"{name} (adapter)" for name in adapters)])
     lines = [f"\nserving {names} at {url}\n"]
-    if example:
+    if example and (args.guard.first_key or not args.guard.keys):
         lines.append(_first_answer(OpenAI(base_url=url, api_key=key), model, example))
     lines.append("Ask it from Python (pip install openai):\n")
     lines.append(
         SNIPPET.format(
             url=url,
-            key="YOUR_KEY" if args.api_key or os.environ.get("VLLM_API_KEY") else "none",
+            key="YOUR_KEY" if args.guard.keys else "none",
             image=_short(example[0]) if example else "photo.png",
             model=model,
             question=example[1] if example else "What is in the picture?",
@@ -82,11 +81,6 @@ def server_url(args: Namespace) -> str:
     scheme = "https" if args.ssl_keyfile and args.ssl_certfile else "http"
     host = "localhost" if args.host in (None, "0.0.0.0", "127.0.0.1", "::") else args.host
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{args.port}/v1"
-
-
-def _first_key(args: Namespace) -> str:
-    keys = args.api_key or os.environ.get("VLLM_API_KEY") or "none"
-    return keys[0] if isinstance(keys, list) else keys
 
 
 def _example() -> tuple[Path, str] | None:

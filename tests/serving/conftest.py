@@ -1,10 +1,13 @@
 """The servers that these tests share: started once a session, the tiny model's and the demo's."""
 
+import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
 
 from tests.server import Server, serving
 from tests.tiny import DEMO
@@ -23,7 +26,15 @@ def tiny_with_adapter(tiny_checkpoint: Path, tiny_adapter: Path, tmp_path_factor
 def tiny_server(tiny_with_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The tiny random model in float32. Requests may bring a chat template, so that one server does for all."""
     log = tmp_path_factory.mktemp("log") / "tiny.log"
-    arguments = [str(tiny_with_adapter), "--dtype", "float32", "--verify", "--trust-request-chat-template"]
+    arguments = [
+        str(tiny_with_adapter),
+        "--dtype",
+        "float32",
+        "--verify",
+        "--trust-request-chat-template",
+        "--max-images",
+        "200",
+    ]
     with serving(log, *arguments) as server:
         yield server
 
@@ -40,3 +51,52 @@ def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def demo_checkpoint() -> Path:
     """The bundled demo's folder."""
     return DEMO
+
+
+@dataclass(frozen=True)
+class GuardedServer(Server):
+    """A server with keys and limits."""
+
+    keys: dict[str, str]
+    keys_file: Path
+
+    @property
+    def address(self) -> str:
+        """Without /v1."""
+        return self.url.removesuffix("/v1")
+
+    def client_with(self, key: str) -> OpenAI:
+        """OpenAI's SDK with this key, retries off."""
+        return OpenAI(base_url=self.url, api_key=key, max_retries=0, timeout=120)
+
+    def headers(self, name: str) -> dict[str, str]:
+        """The header of the key of this name."""
+        return {"Authorization": f"Bearer {self.keys[name]}"}
+
+
+# What each of the guarded server's keys may use; each is one test's own, so that tests do not use up each other's.
+GUARDED_LIMITS: dict[str, dict] = {
+    "alice": {},
+    "operator": {"admin": True},
+    "three-a-minute": {"requests_per_minute": 3},
+    "two-images-a-minute": {"image_tokens_per_minute": 10},
+    "one-at-once": {"running": 1},
+    "quiet": {},
+    "flood": {"requests_per_minute": 10, "running": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def guarded_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
+    """The tiny model with keys, small limits, and one origin."""
+    folder = tmp_path_factory.mktemp("guarded")
+    keys = {name: f"{name}-secret-0123456789" for name in GUARDED_LIMITS}
+    entries = [{"name": name, "key": keys[name], **limits} for name, limits in GUARDED_LIMITS.items()]
+    keys_file = folder / "keys.json"
+    keys_file.write_text(json.dumps({"keys": entries}))
+    arguments = ["--served-model-name", "tiny", "--dtype", "float32", "--api-keys-file", str(keys_file)]
+    arguments += ["--open-routes", "scaling", "--allowed-origins", '["https://example.org"]', "--running", "4"]
+    arguments += ["--waiting-per-caller", "2", "--max-body-mb", "1", "--max-images", "4", "--max-n", "3"]
+    arguments += ["--max-output-tokens", "600"]
+    with serving(folder / "guarded.log", str(tiny_checkpoint), *arguments) as server:
+        yield GuardedServer(server.url, server.log, keys, keys_file)

@@ -1,0 +1,44 @@
+"""Refusals in the shape of OpenAI's errors, so that its SDK raises the right exception with the right message."""
+
+import json
+import math
+from dataclasses import dataclass
+
+from starlette.types import Send
+
+
+@dataclass(eq=False)
+class RefusedError(Exception):
+    """A request that is not let through: its HTTP status, and what the client is told.
+
+    `type` and `code` are OpenAI's words (`invalid_request_error`, `rate_limit_exceeded`), `param` is the field of the
+    request that was at fault, `retry_after` the seconds after which the same request can succeed.
+    """
+
+    status: int
+    message: str
+    type: str = "invalid_request_error"
+    code: str | None = None
+    param: str | None = None
+    retry_after: float | None = None
+
+    @property
+    def body(self) -> bytes:
+        """OpenAI's error object, as JSON."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+    async def send(self, send: Send) -> None:
+        """Answer with it."""
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(self.body)).encode())]
+        if self.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if self.retry_after is not None:
+            headers.append((b"retry-after", str(max(1, math.ceil(self.retry_after))).encode()))
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+def too_many(message: str, what: str, retry_after: float) -> RefusedError:
+    """429: `what` is what there was too much of, `requests` or `tokens`, as OpenAI's `type` has it."""
+    return RefusedError(429, message, what, "rate_limit_exceeded", retry_after=retry_after)
