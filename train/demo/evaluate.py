@@ -162,17 +162,23 @@ def evaluate(model, processor, number: int, skills: tuple[str, ...] = SKILLS) ->
     return dict(table)
 
 
-def evaluate_german(checkpoint: Path, number: int) -> dict[str, dict]:
-    """Answers in German: the base model and the adapter on it, and the blind adapter."""
+def german_cases(number: int) -> list[Case]:
+    """`number` questions whose answers are in German, the same ones every time."""
     asked: list[Case] = []
     seed = FIRST_SEED + 50_000_000
     while len(asked) < number:
         seed += 1
         scene = make_scene(seed, True)
         turn = ask(random.Random(f"german {seed}"), scene, GERMAN_SKILLS)
-        turn = turn and turn.skill != "emoji" and in_german(turn)
+        turn = in_german(turn) if turn and turn.skill != "emoji" else None
         if turn:
             asked.append(Case("german", (scene,), (turn,)))
+    return asked
+
+
+def evaluate_german(checkpoint: Path, number: int) -> dict[str, dict]:
+    """Answers in German: the base model, the adapter on it, and the adapter blind."""
+    asked = german_cases(number)
     model, processor = load_reference(checkpoint, torch.float32), load_processor(checkpoint)
     base = percent(Evaluator(model, processor).answers_right(asked))
     model.language_model = attach_adapter(model.language_model, checkpoint / ADAPTER_FOLDER / adapter.NAME)

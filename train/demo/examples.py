@@ -83,7 +83,9 @@ def first_right(evaluator: Evaluator, kind: str, fits, questions) -> tuple[Scene
         if scene.things[0].kind == "number":
             scene = replace(scene, things=(replace(scene.things[0], size=min(scene.things[0].size, 0.45)),))
         turns = questions(scene)
-        if all(evaluator.answers_right([Case(kind, (scene,), (turn,)) for turn in turns])):
+        alone = [(turn,) for turn in turns]
+        in_a_row = [tuple(turns[: last + 1]) for last in range(1, len(turns))]
+        if all(evaluator.answers_right([Case(kind, (scene,), asked) for asked in alone + in_a_row])):
             return scene, turns
     raise RuntimeError(f"no {kind} picture was answered right: the model is not trained far enough to show.")
 
