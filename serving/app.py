@@ -6,6 +6,7 @@ from argparse import Namespace
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 from vllm import envs
 from vllm.config import ModelConfig
 from vllm.engine.protocol import EngineClient
@@ -17,6 +18,10 @@ from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
 from vllm.tasks import SupportedTask
 
 from qwen_vqa.serving.image_features import attach_image_features
+from qwen_vqa.serving.image_flags import image_rules
+from qwen_vqa.serving.media import QwenVqaMediaConnector
+from qwen_vqa.serving.request_images import RequestImagesMiddleware
+from qwen_vqa.serving.token_count import attach_token_count
 
 
 async def run_server(args: Namespace) -> None:
@@ -40,6 +45,10 @@ def build_server_app(
     app = build_app(args, tasks, model_config)
     if args.verify:
         attach_image_features(app, engine)
+    QwenVqaMediaConnector.rules = image_rules(args)
+    attach_token_count(app)
+    # Last in the list is innermost: no body is read of a request that has not passed the keys.
+    app.user_middleware.append(Middleware(RequestImagesMiddleware))
     return app
 
 

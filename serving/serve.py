@@ -15,6 +15,7 @@ from qwen_vqa.plugin.adapter import check_adapter
 from qwen_vqa.plugin.checkpoint import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
+from qwen_vqa.serving.image_flags import add_image_flags, image_rules
 
 # Adapters of one batch, on a GPU, where each slot takes memory; more adapters than slots take turns.
 MAX_SLOTS = 8
@@ -33,6 +34,12 @@ options:
   --max-model-len N      longest prompt and answer together, in tokens (default: the language model's limit)
   --dtype DTYPE          auto, bfloat16, float16 or float32 (default: auto, the checkpoint's)
   --lora-modules N=PATH  more adapters, beside those in the folder
+  --max-image-mb N       largest file of an image, in MiB (default: 20)
+  --max-image-pixels N   largest width x height of an image (default: 50000000)
+  --allowed-media-domains H ...    fetch images from these hosts only (default: from any public one)
+  --trusted-image-host HOST[:PORT] fetch from it also if its address is private; may be repeated (default: none)
+  --image-fetch-seconds N          for fetching one image (default: 10)
+  --image-redirects N              redirects followed for one image (default: 3)
   --verify               open the routes through which `qwen-vqa verify` sees pixels and features
   --help=all             every option of vLLM's server
 
@@ -83,9 +90,11 @@ def _parse(argv: list[str]) -> Namespace:
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="qwen-vqa serve"))
     parser.add_argument("--verify", action="store_true", help="open the route that `qwen-vqa verify` uses")
-    parser.set_defaults(host="127.0.0.1", chat_template_content_format="openai")
+    add_image_flags(parser)
+    parser.set_defaults(host="127.0.0.1", chat_template_content_format="openai", enable_prompt_tokens_details=True)
     args = parser.parse_args(argv)
     args.model = args.model_tag or str(DEMO_CHECKPOINT)
+    image_rules(args)  # what is wrong with them is said before anything loads
     validate_parsed_serve_args(args)
     return args
 
