@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from qwen_vqa.plugin.errors import UserError
 
 # What Pillow may try: no format that starts a program (EPS) or that nobody sends to a model (its other forty).
-FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
 ACCEPTED = "PNG, JPEG, WebP, GIF, AVIF, HEIC, TIFF, BMP and PPM"
 # Above this Pillow has its own opinion of an image's size.
 LARGEST_LIMIT = Image.MAX_IMAGE_PIXELS or 89_478_485
@@ -88,7 +88,9 @@ def check_size(size: int, label: str, limits: ImageLimits) -> None:
     if size == 0:
         raise ImageError(f"{label}: it is empty.")
     if size > limits.max_bytes:
-        raise ImageError(f"{label}: larger than the limit of {limits.max_bytes / 2**20:g} MiB; send a smaller one.")
+        raise ImageError(
+            f"{label}: larger than the limit of {round(limits.max_bytes / 2**20, 3):g} MiB; send a smaller one."
+        )
 
 
 def looks_like_image(head: bytes) -> bool:

@@ -69,7 +69,7 @@ def responses_images(body: dict[str, Any]) -> list[PlacedImage]:
         raise ContentError("input", "it is empty; ask something.")
     if not isinstance(items, list):
         return []
-    images = []
+    images: list[PlacedImage] = []
     for number, item in enumerate(items):
         place = f"input[{number}]"
         _object(item, place, "an item with type or role")
@@ -165,7 +165,7 @@ def _messages_part(part: dict[str, Any], place: str) -> Iterator[PlacedImage]:
         yield from _parts(part["content"], f"{place}.content", _messages_part)
     if part.get("type") != "image":
         return  # tool_use, thinking and the like: vLLM's own types say what they hold
-    source = part.get("source")
+    source: Any = part.get("source")
     _object(source, f"{place}.source", '{"type": "base64", "media_type": "image/png", "data": "..."}')
     field = "url" if source.get("type") == "url" else "data"
     if source.get("type") not in ("url", "base64") or not isinstance(source.get(field), str) or not source[field]:

@@ -51,7 +51,9 @@ class QwenVqaMediaConnector(MediaConnector):
         image = place_of(image_url)
         try:
             data = await url_bytes(image_url, image.place, self.rules)
-            return await asyncio.get_running_loop().run_in_executor(_DECODERS, _opened, data, image, self.rules)  # type: ignore[return-value] # as vLLM's own
+            loop = asyncio.get_running_loop()
+            opened: Any = await loop.run_in_executor(_DECODERS, _opened, data, image, self.rules)
+            return opened  # with its bytes, which vLLM's own types do not say
         except ImageError as error:
             raise ImageRefusedError(str(error), parameter=image.place) from error
 

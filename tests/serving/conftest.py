@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.image_server import ImageServer, image_server
 from tests.server import Server, serving
 from tests.tiny import DEMO
 
@@ -20,10 +21,20 @@ def tiny_with_adapter(tiny_checkpoint: Path, tiny_adapter: Path, tmp_path_factor
 
 
 @pytest.fixture(scope="session")
-def tiny_server(tiny_with_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def trusted_images() -> Iterator[ImageServer]:
+    """The one web server on this machine that `tiny_server` may fetch from."""
+    with image_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tiny_server(
+    tiny_with_adapter: Path, trusted_images: ImageServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """The tiny random model in float32. Requests may bring a chat template, so that one server does for all."""
     log = tmp_path_factory.mktemp("log") / "tiny.log"
     arguments = [str(tiny_with_adapter), "--dtype", "float32", "--verify", "--trust-request-chat-template"]
+    arguments += ["--trusted-image-host", f"127.0.0.1:{trusted_images.port}", "--image-fetch-seconds", "3"]
     with serving(log, *arguments) as server:
         yield server
 
