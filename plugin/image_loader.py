@@ -76,7 +76,7 @@ def load_image(
     except UnidentifiedImageError as error:
         raise ImageError(f"{label}: not an image that can be read; {ACCEPTED} are.") from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{label}: {error}") from error
+        raise ImageError(f"{label}: its pixels are more than the limit of {limits.max_pixels:,}.") from error
     except MemoryError as error:
         raise ImageError(f"{label}: too large for this machine's memory.") from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over

@@ -49,6 +49,7 @@ def build_server_app(
     attach_token_count(app)
     # Last in the list is innermost: no body is read of a request that has not passed the keys.
     app.user_middleware.append(Middleware(RequestImagesMiddleware))
+    app.middleware_stack = app.build_middleware_stack()  # vLLM has built it already, for SageMaker's
     return app
 
 

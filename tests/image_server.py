@@ -91,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "image/jpeg")
         self.end_headers()
-        for _ in range(1000):
+        for _ in range(10_000):
             if not self._write(HOPPER):
                 return
 

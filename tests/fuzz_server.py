@@ -1,0 +1,165 @@
+"""Thousands of malformed requests against a running server: none may end in a 5xx, and its memory must stay flat.
+
+    python -m tests.fuzz_server --requests 2000 [--seed 1] [--url http://127.0.0.1:8000/v1 --model NAME]
+
+Half come from the generator of `tests/fuzzing.py`, half from schemathesis, which reads the server's OpenAPI document
+and makes bodies that break it. Without --url, a tiny model is served for the run.
+"""
+
+import argparse
+import tempfile
+import time
+import warnings
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import httpx
+import psutil
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from schemathesis import GenerationMode
+
+from tests.fuzzing import malformed_requests
+from tests.server import Server, serving
+from tests.tiny import make_checkpoint
+
+TIMEOUT = 60
+# What works on requests and content. The rest (scaling, weights, adapters) is an operator's business.
+SKIPPED = ("/load", "/unload", "/v1/load", "/v1/unload", "/scale", "/is_scaling", "/internal", "/inference", "/ping")
+GROWTH_MIB = 64
+
+
+@dataclass
+class Outcome:
+    """Statuses by kind of request, what ended in 5xx or in no answer, and resident memory in MiB along the way."""
+
+    statuses: Counter = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+
+    @property
+    def requests(self) -> int:
+        """How many were answered or lost."""
+        return sum(self.statuses.values())
+
+    def note(self, kind: str, status: int, path: str, body: object, answer: str) -> None:
+        """Count an answer; keep what a 5xx was given for."""
+        self.statuses[kind, status] += 1
+        if status >= 500 or status == 0:
+            self.failures.append(f"{status} {path}\n    sent {str(body)[:1500]}\n    got  {answer[:300]}")
+
+
+def fuzz(server: Server, requests: int, seed_number: int, model: str, outcome: Outcome, pid: int | None = None) -> None:
+    """Send the generator's requests, one after another."""
+    root = server.url.removesuffix("/v1")
+    step = max(1, requests // 8)
+    with httpx.Client(timeout=TIMEOUT) as client:
+        for number, request in enumerate(islice(malformed_requests(seed_number, model), requests)):
+            if pid and number % step == 0:
+                outcome.memory.append(resident(pid))
+            headers = {"Content-Type": "application/json"}
+            try:
+                answer = client.post(root + request.path, content=request.body, headers=headers)
+                outcome.note(request.kind, answer.status_code, request.path, request.body, answer.text)
+            except httpx.HTTPError as error:
+                outcome.note(request.kind, 0, request.path, request.body, repr(error))
+
+
+def fuzz_by_schema(server: Server, requests: int, seed_number: int, outcome: Outcome, pid: int | None = None) -> None:
+    """Send what schemathesis makes of the OpenAPI document, its operations in turn."""
+    root = server.url.removesuffix("/v1")
+    document = httpx.get(root + "/openapi.json").json()
+    document["paths"] = {path: item for path, item in document["paths"].items() if not path.startswith(SKIPPED)}
+    operations = [result.ok() for result in schemathesis.openapi.from_dict(document).get_all_operations()]
+    each = -(-requests // len(operations))
+    for operation in operations:
+        if pid:
+            outcome.memory.append(resident(pid))
+        if outcome.requests >= requests:
+            break
+
+        @seed(seed_number)
+        @settings(
+            max_examples=each,
+            phases=[Phase.generate],
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
+        def send(case: schemathesis.Case) -> None:
+            try:
+                answer = case.call(base_url=root, timeout=TIMEOUT)
+                outcome.note("schema", answer.status_code, case.path, case.body, answer.text)
+            except OSError as error:  # requests' own errors are
+                outcome.note("schema", 0, case.path, case.body, repr(error))
+
+        try:
+            send()
+        except Exception as error:  # an operation that has nothing to break makes no cases
+            print(f"no cases for {operation.label}: {type(error).__name__}")
+
+
+def resident(pid: int) -> float:
+    """MiB of the server and its processes."""
+    process = psutil.Process(pid)
+    return sum(each.memory_info().rss for each in [process, *process.children(recursive=True)]) / 2**20
+
+
+def main() -> int:
+    """Run, print the counts, and fail for any 5xx, lost request or growing memory."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--url", help="of a server that runs already, with /v1")
+    parser.add_argument("--model", default="tiny", help="what that server calls its model")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    started = time.monotonic()
+    with ExitStack() as stack:
+        server = Server(args.url, Path("/dev/null")) if args.url else stack.enter_context(_tiny_server())
+        pid = None if args.url else server_process(server)
+        outcome, by_schema = Outcome(), Outcome()
+        half = args.requests // 2
+        fuzz(server, half, args.seed, args.model, outcome, pid)
+        fuzz_by_schema(server, args.requests - half, args.seed, by_schema, pid)
+        alive = httpx.get(server.url.removesuffix("/v1") + "/health").status_code == 200
+        memory = [*outcome.memory, *by_schema.memory, *([resident(pid)] if pid else [])]
+    statuses = outcome.statuses + by_schema.statuses
+    failures = outcome.failures + by_schema.failures
+    for kind in sorted({kind for kind, _ in statuses}):
+        counts = {status: number for (name, status), number in sorted(statuses.items()) if name == kind}
+        print(f"{kind:<8s} {sum(counts.values()):5d} requests, by status {counts}")
+    print(f"seed {args.seed}, {sum(statuses.values())} requests in {time.monotonic() - started:.0f} s")
+    # The first eighth warms caches that are bounded; what comes after must not grow.
+    growth = memory[-1] - memory[1] if len(memory) > 1 else 0
+    print(f"memory in MiB: {', '.join(f'{value:.0f}' for value in memory)}; grown by {growth:.0f} after warming up")
+    print(f"5xx or no answer: {len(failures)}; the server is {'alive' if alive else 'gone'}")
+    print("\n".join(failures[:20]))
+    return 0 if alive and not failures and growth < GROWTH_MIB else 1
+
+
+def server_process(server: Server) -> int:
+    """The pid of the process that listens at the server's port."""
+    port = httpx.URL(server.url).port
+    listening = (
+        process.pid
+        for process in psutil.Process().children(recursive=True)
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+    )
+    return next(listening)
+
+
+def _tiny_server():
+    folder = Path(tempfile.mkdtemp())
+    import qwen_vqa.train  # noqa: F401 - registers the model with transformers
+
+    return serving(folder / "log", str(make_checkpoint(folder / "tiny")), "--dtype", "float32")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
