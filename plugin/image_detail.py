@@ -15,7 +15,7 @@ def with_detail(image: Image.Image, detail: str) -> Image.Image:
 
 def detail_of(image: object) -> str:
     """The `detail` noted with a picture; "auto" where there is none, as for arrays."""
-    return getattr(image, "info", {}).get(_KEY, DEFAULT_DETAIL)
+    return image.info.get(_KEY, DEFAULT_DETAIL) if isinstance(image, Image.Image) else DEFAULT_DETAIL
 
 
 def view_of(detail: str) -> str:

@@ -11,16 +11,18 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import httpx
 import psutil
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
+from schemathesis.schemas import APIOperation
 
 from tests.fuzzing import malformed_requests
 from tests.server import Server, serving
@@ -29,6 +31,8 @@ from tests.tiny import make_checkpoint
 TIMEOUT = 60
 # What works on requests and content. The rest (scaling, weights, adapters) is an operator's business.
 SKIPPED = ("/load", "/unload", "/v1/load", "/v1/unload", "/scale", "/is_scaling", "/internal", "/inference", "/ping")
+LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens", "n")
+ROUNDS = 20
 GROWTH_MIB = 64
 
 
@@ -69,38 +73,47 @@ def fuzz(server: Server, requests: int, seed_number: int, model: str, outcome: O
 
 
 def fuzz_by_schema(server: Server, requests: int, seed_number: int, outcome: Outcome, pid: int | None = None) -> None:
-    """Send what schemathesis makes of the OpenAPI document, its operations in turn."""
+    """Send what schemathesis makes of the OpenAPI document: bodies that break it, and odd ones that keep it."""
     root = server.url.removesuffix("/v1")
     document = httpx.get(root + "/openapi.json").json()
     document["paths"] = {path: item for path, item in document["paths"].items() if not path.startswith(SKIPPED)}
     operations = [result.ok() for result in schemathesis.openapi.from_dict(document).get_all_operations()]
-    each = -(-requests // len(operations))
-    for operation in operations:
-        if pid:
+    turns = [(operation, mode) for mode in GenerationMode for operation in operations]
+    for number, (operation, mode) in enumerate(cycle(turns)):
+        left = requests - outcome.requests
+        if left <= 0 or number >= ROUNDS * len(turns):
+            return
+        if pid and number % len(operations) == 0:
             outcome.memory.append(resident(pid))
-        if outcome.requests >= requests:
-            break
+        # An operation without a body has few cases or none; those with one take their share in the next round.
+        share = max(1, min(left, requests // len(turns)))
+        _send_cases(root, operation, mode, share, seed_number + number, outcome)
 
-        @seed(seed_number)
-        @settings(
-            max_examples=each,
-            phases=[Phase.generate],
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(case=operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
-        def send(case: schemathesis.Case) -> None:
-            try:
-                answer = case.call(base_url=root, timeout=TIMEOUT)
-                outcome.note("schema", answer.status_code, case.path, case.body, answer.text)
-            except OSError as error:  # requests' own errors are
-                outcome.note("schema", 0, case.path, case.body, repr(error))
 
+def _send_cases(
+    root: str, operation: APIOperation, mode: GenerationMode, count: int, seed_number: int, outcome: Outcome
+) -> None:
+    @seed(seed_number)
+    @settings(
+        max_examples=count,
+        phases=[Phase.generate],
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def send(case: schemathesis.Case) -> None:
+        if isinstance(case.body, dict):  # how long an answer may be is not what is looked at here
+            case.body.update({limit: 1 for limit in LIMITS if isinstance(case.body.get(limit), int)})
+        kind = f"schema, {mode.value}"
         try:
-            send()
-        except Exception as error:  # an operation that has nothing to break makes no cases
-            print(f"no cases for {operation.label}: {type(error).__name__}")
+            answer = case.call(base_url=root, timeout=TIMEOUT)
+            outcome.note(kind, answer.status_code, case.path, case.body, answer.text)
+        except OSError as error:  # as those of requests are
+            outcome.note(kind, 0, case.path, case.body, repr(error))
+
+    with suppress(Unsatisfiable):  # nothing to break in it
+        send()
 
 
 def resident(pid: int) -> float:
@@ -132,7 +145,7 @@ def main() -> int:
     failures = outcome.failures + by_schema.failures
     for kind in sorted({kind for kind, _ in statuses}):
         counts = {status: number for (name, status), number in sorted(statuses.items()) if name == kind}
-        print(f"{kind:<8s} {sum(counts.values()):5d} requests, by status {counts}")
+        print(f"{kind:<16s} {sum(counts.values()):5d} requests, by status {counts}")
     print(f"seed {args.seed}, {sum(statuses.values())} requests in {time.monotonic() - started:.0f} s")
     # The first eighth warms caches that are bounded; what comes after must not grow.
     growth = memory[-1] - memory[1] if len(memory) > 1 else 0

@@ -3,6 +3,7 @@
 import base64
 import io
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
