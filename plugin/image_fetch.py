@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from typing import Any
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
@@ -27,7 +28,6 @@ _CHUNK = 64 * 1024
 _HEAD = 16
 # What can be an IPv4 address to someone: 127.1, 0x7f.1, 2130706433. Only the plain form of four numbers is taken.
 _NUMERIC = re.compile(r"(\d+|0x[0-9a-f]*)", re.IGNORECASE)
-_PLAIN_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1?\d?\d|[1-9]\d)(?:\.(?!$)|$)){4}")
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
 
@@ -150,10 +150,17 @@ def _check_host(parsed: URL, host: str, label: str, rules: FetchRules) -> None:
         raise ImageError(f"{label}: an address with a zone is not fetched from.")
     if parsed.port != PORTS[parsed.scheme]:
         raise ImageError(f"{label}: port {parsed.port} is not fetched from; only 80 for http and 443 for https are.")
-    if ":" in host or _PLAIN_IPV4.fullmatch(host):
+    if ":" in host or _is_plain_ipv4(host):
         _check_address(host, label, host)
     elif _NUMERIC.fullmatch(host.rsplit(".", 1)[-1]):
         raise ImageError(f"{label}: {host[:60]} is no host name, and no address in its plain form.")
+
+
+def _is_plain_ipv4(host: str) -> bool:
+    try:
+        return IPv4Address(host) is not None
+    except ValueError:
+        return False
 
 
 def _host(url: URL) -> str:

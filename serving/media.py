@@ -15,7 +15,7 @@ from qwen_vqa.plugin.image_fetch import DEFAULT_RULES, FetchRules
 from qwen_vqa.plugin.image_loader import ImageError, load_image
 from qwen_vqa.plugin.image_source import url_bytes
 from qwen_vqa.serving.content_checks import PlacedImage
-from qwen_vqa.serving.request_images import place_of
+from qwen_vqa.serving.request_images import RequestImages, request_images
 
 NAME = "qwen_vqa"
 # Pictures decoded at once: beside the event loop, and few, since one of the largest takes hundreds of megabytes.
@@ -48,11 +48,13 @@ class QwenVqaMediaConnector(MediaConnector):
         Raises:
             ImageRefusedError: it cannot be had or opened; the message begins with its place in the request.
         """
-        image = place_of(image_url)
+        request = request_images()
+        image = request.place_of(image_url)
+        loop = asyncio.get_running_loop()
         try:
             data = await url_bytes(image_url, image.place, self.rules)
-            loop = asyncio.get_running_loop()
-            opened: Any = await loop.run_in_executor(_DECODERS, _opened, data, image, self.rules)
+            request.spend(len(data), "bytes", self.rules.limits.max_bytes, image.place)
+            opened: Any = await loop.run_in_executor(_DECODERS, _opened, data, request, image, self.rules)
             return opened  # with its bytes, which vLLM's own types do not say
         except ImageError as error:
             raise ImageRefusedError(str(error), parameter=image.place) from error
@@ -66,7 +68,10 @@ class QwenVqaMediaConnector(MediaConnector):
         self.load_from_url(url)
 
 
-def _opened(data: bytes, image: PlacedImage, rules: FetchRules) -> MediaWithBytes[Image.Image]:
+def _opened(data: bytes, request: RequestImages, image: PlacedImage, rules: FetchRules) -> MediaWithBytes[Image.Image]:
+    most = rules.limits.max_pixels
+    request.spend(0, "pixels", most, image.place)  # once it is too much, no more are decoded
     picture = with_detail(load_image(data, image.place, rules.limits), image.detail)
+    request.spend(picture.width * picture.height, "pixels", most, image.place)
     # vLLM's cache key is the bytes and this: details that mean another view do not share an entry.
     return MediaWithBytes(picture, data, {"view": view_of(image.detail)})

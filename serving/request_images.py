@@ -5,14 +5,16 @@ which `detail`) goes there by a context variable: connector and request run in t
 """
 
 import json
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from threading import Lock
 from typing import Any
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from qwen_vqa.plugin.image_loader import ImageError
 from qwen_vqa.serving.content_checks import (
     ContentError,
     PlacedImage,
@@ -37,21 +39,54 @@ CHECKS: dict[str, Check] = {
     "/v1/responses/render": responses_images,
 }
 
-# By hash: the URL of an image is often megabytes of base64, and a stream would hold it to its end.
-_PLACES: ContextVar[dict[int, deque[PlacedImage]] | None] = ContextVar("qwen_vqa_image_places", default=None)
+# All images of a request together may be as large as this many of the largest: they are in memory at the same time.
+LARGEST_TOGETHER = 4
 
 
-def place_of(url: str) -> PlacedImage:
-    """Where the request at hand has this image; one that stands in several places comes in their order.
+class RequestImages:
+    """The images of one request: where each stands, and how much they are together."""
 
-    An image from elsewhere, such as an earlier response's, is placed at "image".
-    """
-    waiting = (_PLACES.get() or {}).get(hash(url))
-    return waiting.popleft() if waiting else PlacedImage("", "image")
+    def __init__(self, images: Iterable[PlacedImage] = ()) -> None:
+        # By hash: the URL of an image is often megabytes of base64, and a stream would hold it to its end.
+        self._places: dict[int, deque[PlacedImage]] = {}
+        for image in images:
+            self._places.setdefault(hash(image.url), deque()).append(PlacedImage("", image.place, image.detail))
+        self._spent: Counter[str] = Counter()
+        self._lock = Lock()  # pictures are decoded in several threads
+
+    def place_of(self, url: str) -> PlacedImage:
+        """Where the request has this image; one that stands in several places comes in their order.
+
+        An image from elsewhere, such as an earlier response's, is placed at "image".
+        """
+        waiting = self._places.get(hash(url))
+        return waiting.popleft() if waiting else PlacedImage("", "image")
+
+    def spend(self, amount: int, unit: str, largest: int, place: str) -> None:
+        """Add to what the request's images are together; `largest` is the limit of one.
+
+        Raises:
+            ImageError: that is too much.
+        """
+        with self._lock:
+            self._spent[unit] += amount
+            if self._spent[unit] > LARGEST_TOGETHER * largest:
+                raise ImageError(
+                    f"{place}: with it, the request's images have more than {LARGEST_TOGETHER * largest:,} {unit} "
+                    "together; send fewer or smaller ones."
+                )
+
+
+_REQUEST: ContextVar[RequestImages | None] = ContextVar("qwen_vqa_request_images", default=None)
+
+
+def request_images() -> RequestImages:
+    """Those of the request at hand; none that are known, outside of one."""
+    return _REQUEST.get() or RequestImages()
 
 
 class RequestImagesMiddleware:
-    """ASGI middleware: bad content is answered with 400; images are noted for `place_of`."""
+    """ASGI middleware: bad content is answered with 400; images are noted for `request_images`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -68,14 +103,11 @@ class RequestImagesMiddleware:
         except ContentError as error:
             await _refusal(error, check)(scope, receive, send)
             return
-        places: dict[int, deque[PlacedImage]] = {}
-        for image in images:
-            places.setdefault(hash(image.url), deque()).append(PlacedImage("", image.place, image.detail))
-        token = _PLACES.set(places)
+        token = _REQUEST.set(RequestImages(images))
         try:
             await self.app(scope, replay, send)
         finally:
-            _PLACES.reset(token)
+            _REQUEST.reset(token)
 
 
 def _parsed(body: bytes) -> Any:

@@ -37,7 +37,7 @@ class ImageServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """/hopper.jpg, /NUMBER.png, /redirect?TO, /loop, /big, /chunked, /drip, /silent, /page, /gzip, /lie, /status/N."""
+    """/hopper.jpg, /NUMBER.png, /redirect?TO, /garbage?BYTES, /status/N, and ways to misbehave, by name below."""
 
     def do_GET(self) -> None:
         self.server.record.requests.append(self.path)  # type: ignore[attr-defined]
@@ -61,6 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._drip()
         elif name == "silent":
             time.sleep(3)
+        elif name == "garbage":
+            self.wfile.write(unquote(query).encode("latin-1"))
+            self.close_connection = True
         elif name == "page":
             self._answer(b"<html>" + b" " * 10**6, "text/html")
         elif name == "gzip":

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 
@@ -71,6 +72,27 @@ def test_reading_stops_early(server: ImageServer, path: str, fault: str):
     with pytest.raises(ImageError, match=f"image 1: .*{fault}"):
         fetch(server, path, limits=ImageLimits(max_bytes=100_000))
     assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "\0\xff\xfe",
+        "HTTP/1.1 99999 No\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n\xff\xd8\xff",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: \xe9\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n" + "A" * 20_000 + ": b\r\n\r\n",
+        "HTTP/1.1 302 Found\r\n\r\n",
+        "HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n",
+        "HTTP/1.1 302 Found\r\nLocation: \xff\xfe\r\n\r\n",
+    ],
+)
+def test_an_answer_that_is_no_http_is_said(server: ImageServer, answer: str):
+    with pytest.raises(ImageError, match="image 1"):
+        fetch(server, f"/garbage?{quote(answer)}", total_seconds=2)
 
 
 def test_slow_servers_are_left(server: ImageServer):

@@ -13,6 +13,8 @@ from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
 from vllm.multimodal.processing import ProcessorInputs, TimingContext
 
 from qwen_vqa.plugin.image_detail import detail_of, with_detail
+from qwen_vqa.plugin.image_fetch import FetchRules
+from qwen_vqa.plugin.image_loader import ImageLimits
 from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
 from qwen_vqa.plugin.registration import register_all
 from qwen_vqa.serving import media
@@ -23,16 +25,16 @@ from tests.tiny import picture, tiny_processor
 URL = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
 
 
-def fetched(*details: str | None) -> list:
+def fetched(*details: str | None, url: str = URL) -> list:
     """What the connector makes of one URL, once for each detail that a request asks for."""
-    parts = [{"type": "image_url", "image_url": {"url": URL, **({"detail": d} if d else {})}} for d in details]
+    parts = [{"type": "image_url", "image_url": {"url": url, **({"detail": d} if d else {})}} for d in details]
     body = str({"messages": [{"role": "user", "content": parts}]}).replace("'", '"').encode()
     found = []
 
     async def app(scope, receive, send) -> None:
         assert (await receive())["body"] == body
         connector = MEDIA_CONNECTOR_REGISTRY.load(media.NAME)
-        found.extend(await asyncio.gather(*(connector.fetch_image_async(URL) for _ in details)))
+        found.extend(await asyncio.gather(*(connector.fetch_image_async(url) for _ in details)))
 
     async def receive() -> dict:
         return {"type": "http.request", "body": body}
@@ -101,3 +103,15 @@ def test_the_connector_fetches_nothing_but_images():
 def test_offline_the_connector_gives_the_same_picture():
     connector = MEDIA_CONNECTOR_REGISTRY.load(media.NAME)
     assert key(connector.fetch_image(URL)) == key(fetched("auto")[0])
+
+
+@pytest.mark.parametrize(
+    ("limits", "unit"), [(ImageLimits(max_pixels=90 * 60), "pixels"), (ImageLimits(max_bytes=len(png())), "bytes")]
+)
+def test_a_requests_images_together_are_limited_too(limits: ImageLimits, unit: str, monkeypatch):
+    monkeypatch.setattr(media.QwenVqaMediaConnector, "rules", FetchRules(limits))
+    assert fetched(*["auto"] * 4)[0].media.size == (90, 60)
+    with pytest.raises(
+        VLLMValidationError, match=rf"\] *: with it, the request's images have more than .* {unit} together"
+    ):
+        fetched(*["auto"] * 5)
