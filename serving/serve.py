@@ -92,6 +92,10 @@ def _parse(argv: list[str]) -> Namespace:
     parser.add_argument("--verify", action="store_true", help="open the route that `qwen-vqa verify` uses")
     add_image_flags(parser)
     parser.set_defaults(host="127.0.0.1", chat_template_content_format="openai", enable_prompt_tokens_details=True)
+    # vLLM's cache of processed images believes that the engine has what a refused request (a prompt too long, say)
+    # brought, and answers the next request for that image with 500. All it saves is one resize; the caches of
+    # features and of prompts stay.
+    parser.set_defaults(mm_processor_cache_gb=0)
     args = parser.parse_args(argv)
     args.model = args.model_tag or str(DEMO_CHECKPOINT)
     image_rules(args)  # what is wrong with them is said before anything loads

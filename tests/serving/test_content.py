@@ -144,6 +144,22 @@ def test_a_prompt_that_is_too_long_is_counted_too(tiny_server: Server):
         ask(tiny_server, message("why? " * 2000, picture(1)))
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"text": "why? " * 2000},
+        {"extra_body": {"structured_outputs": {"regex": "("}}},
+        {"extra_body": {"structured_outputs": {"json": {"type": "nothing"}}}},
+    ],
+)
+def test_a_refused_request_spoils_its_image_for_nobody(refused: dict, tiny_server: Server):
+    options = {name: value for name, value in refused.items() if name != "text"}
+    image = picture(90 + len(str(refused)))
+    with pytest.raises(BadRequestError):
+        ask(tiny_server, message(image, refused.get("text", "what?")), **options)
+    assert ask(tiny_server, message(image, "what?"))
+
+
 def test_the_tokens_route_refuses_as_the_chat_does(tiny_server: Server):
     for messages, place in (
         ([], "messages"),
