@@ -93,7 +93,8 @@ class RequestImagesMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check what goes to a path that takes messages; anything else passes."""
-        check = CHECKS.get(scope.get("path", "").rstrip("/")) if scope["type"] == "http" else None
+        path = scope.get("path", "").removeprefix(scope.get("root_path", "")).rstrip("/")
+        check = CHECKS.get(path) if scope["type"] == "http" else None
         if check is None or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return

@@ -115,3 +115,42 @@ def test_a_requests_images_together_are_limited_too(limits: ImageLimits, unit: s
         VLLMValidationError, match=rf"\] *: with it, the request's images have more than .* {unit} together"
     ):
         fetched(*["auto"] * 5)
+
+
+@pytest.mark.parametrize(("path", "root"), [("/v1/messages", ""), ("/v1/messages/", ""), ("/api/v1/messages", "/api")])
+def test_content_is_looked_at_wherever_the_app_is_mounted(path: str, root: str):
+    sent = []
+
+    async def app(scope, receive, send) -> None:
+        pytest.fail("passed on")
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": b'{"messages": []}'}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "root_path": root}
+    asyncio.run(RequestImagesMiddleware(app)(scope, receive, send))
+    assert sent[0]["status"] == 400
+    assert b"invalid_request_error" in sent[1]["body"]
+
+
+def test_a_body_in_pieces_reaches_the_app_whole():
+    pieces = [b'{"messages": [{"role": "user", ', b'"content": "hi"}]}']
+    got = []
+
+    async def app(scope, receive, send) -> None:
+        got.extend([await receive() for _ in range(3)])
+
+    messages = [
+        {"type": "http.request", "body": piece, "more_body": number == 0} for number, piece in enumerate(pieces)
+    ]
+    waiting = [*messages, {"type": "http.disconnect"}]
+
+    async def receive() -> dict:
+        return waiting.pop(0)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions"}
+    asyncio.run(RequestImagesMiddleware(app)(scope, receive, None))
+    assert got == [*messages, {"type": "http.disconnect"}]
