@@ -1,6 +1,8 @@
-"""An image file to an RGB picture, as the server opens it."""
+"""An image file to an RGB picture, for training as for serving; what a stranger may have sent is looked at first."""
 
-import warnings
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
@@ -9,36 +11,95 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from qwen_vqa.plugin.errors import UserError
 
+# What Pillow may try: no format that starts a program (EPS) or that nobody sends to a model (its other forty).
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
+ACCEPTED = "PNG, JPEG, WebP, GIF, AVIF, HEIC, TIFF, BMP and PPM"
+# Above this Pillow has its own opinion of an image's size.
+LARGEST_LIMIT = Image.MAX_IMAGE_PIXELS or 89_478_485
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"P5", b"P6")
+_ANYMAPS = (b"P1", b"P2", b"P3", b"P4", b"Pf", b"PF")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
 
 class ImageError(UserError):
-    """An image that cannot be opened; the message names it."""
+    """An image that cannot be opened or fetched; the message names it."""
 
 
-def load_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
+@dataclass(frozen=True)
+class ImageLimits:
+    """How large an image may be: its file in bytes, and width times height in pixels.
+
+    Raises:
+        UserError: a limit that no image could keep, or more pixels than Pillow opens.
+    """
+
+    max_bytes: int = 20 * 2**20
+    max_pixels: int = 50_000_000
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 1:
+            raise UserError(f"an image of at most {self.max_bytes} bytes: the limit must be 1 or more.")
+        if not 1 <= self.max_pixels <= LARGEST_LIMIT:
+            raise UserError(f"an image of at most {self.max_pixels} pixels: the limit must be 1 to {LARGEST_LIMIT}.")
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def load_image(
+    source: str | Path | bytes, name: str | None = None, limits: ImageLimits = DEFAULT_LIMITS
+) -> Image.Image:
     """The first frame, turned as its EXIF says, alpha on white, 16 bits scaled to 8: RGB [H, W].
+
+    Size in bytes and pixels is looked at before anything is decoded.
 
     Args:
         source: a path, or the file's bytes.
         name: what errors call it (default: the path).
+        limits: larger images are refused.
 
     Raises:
-        ImageError: no such file, not an image, truncated, or too many pixels (Pillow's bomb limit).
+        ImageError: no such file, not an image, another format, truncated, or too large.
     """
     label = name or (str(source) if not isinstance(source, bytes) else f"image of {len(source)} bytes")
+    data = source if isinstance(source, bytes) else _read(Path(source), label, limits)
+    check_size(len(data), label, limits)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-                image.load()
-                return to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError as error:
-        raise ImageError(f"{label}: no such file.") from error
+        with Image.open(BytesIO(data), formats=_formats(data, label)) as image:
+            _check_pixels(image, label, limits)
+            if image.mode == "F":  # only the sender knows its range
+                raise ImageError(f"{label}: its pixels are floating point numbers; save it with 8 or 16 bits.")
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
-        raise ImageError(f"{label}: not an image that Pillow can read.") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{label}: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{label}: not an image that can be read; {ACCEPTED} are.") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{label}: its pixels are more than the limit of {limits.max_pixels:,}.") from error
+    except MemoryError as error:
+        raise ImageError(f"{label}: too large for this machine's memory.") from error
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
         raise ImageError(f"{label}: broken or truncated ({error}).") from error
+
+
+def check_size(size: int, label: str, limits: ImageLimits) -> None:
+    """Raises ImageError for a file of no bytes, or of more than the limit."""
+    if size == 0:
+        raise ImageError(f"{label}: it is empty.")
+    if size > limits.max_bytes:
+        raise ImageError(
+            f"{label}: larger than the limit of {round(limits.max_bytes / 2**20, 3):g} MiB; send a smaller one."
+        )
+
+
+def looks_like_image(head: bytes) -> bool:
+    """Whether a file that begins so (16 bytes are enough) can be one of the accepted formats."""
+    return (
+        head.startswith((*_SIGNATURES, *_ANYMAPS))
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or head[4:8] == b"ftyp"
+    )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -46,10 +107,37 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
+        grey = np.clip(np.asarray(image), 0, 65535) >> 8
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _read(path: Path, label: str, limits: ImageLimits) -> bytes:
+    try:
+        check_size(path.stat().st_size, label, limits)
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(f"{label}: no such file.") from error
+    except OSError as error:
+        raise ImageError(f"{label}: cannot be read ({error.strerror}).") from error
+
+
+def _formats(data: bytes, label: str) -> tuple[str, ...]:
+    if data[4:8] != b"ftyp" or data[8:12] not in _HEIF_BRANDS:
+        return FORMATS
+    if find_spec("pillow_heif") is None:
+        raise ImageError(f"{label}: HEIC needs the package pillow-heif (`pip install pillow-heif`); or send a JPEG.")
+    import_module("pillow_heif").register_heif_opener(thumbnails=False)
+    return (*FORMATS, "HEIF")
+
+
+def _check_pixels(image: Image.Image, label: str, limits: ImageLimits) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            f"{label}: {width} x {height} pixels are more than the limit of {limits.max_pixels:,}; send a smaller one."
+        )

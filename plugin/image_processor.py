@@ -12,6 +12,8 @@ from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 
+from qwen_vqa.plugin.image_detail import detail_of, view_of
+
 _RGB_CHANNELS = 3
 
 
@@ -53,11 +55,14 @@ class QwenVqaImageProcessor(BaseImageProcessor):
     def preprocess(self, images: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
         """Any nesting of PIL images or uint8 RGB arrays [H, W, 3] to pixel_values [images, 3, size, size].
 
+        Each image is seen as its `detail` asks (`image_detail.view_of`); there is one view, the whole of it.
+
         Raises:
-            ValueError: an image without pixels, or an array of another shape or type.
+            ValueError: an image without pixels, an array of another shape or type, or an unknown detail.
         """
         flat: list[Any] = make_flat_list_of_images(images)  # type: ignore[assignment] # typed as any nesting
-        pixels = [self._normalise(self.canvas(image)) for image in flat]
+        views = {"whole": self.canvas}
+        pixels = [self._normalise(views[view_of(detail_of(image))](image)) for image in flat]
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
     def canvas(self, image: Image.Image | np.ndarray) -> np.ndarray:

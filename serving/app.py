@@ -18,6 +18,10 @@ from vllm.tasks import SupportedTask
 
 from qwen_vqa.serving.guard import stand_guard
 from qwen_vqa.serving.image_features import attach_image_features
+from qwen_vqa.serving.image_flags import image_rules
+from qwen_vqa.serving.media import QwenVqaMediaConnector
+from qwen_vqa.serving.request_images import RequestImagesMiddleware
+from qwen_vqa.serving.token_count import attach_token_count
 
 
 async def run_server(args: Namespace) -> None:
@@ -41,6 +45,11 @@ def build_server_app(
     app = build_app(args, tasks, model_config)
     if args.verify:
         attach_image_features(app, engine)
+    QwenVqaMediaConnector.rules = image_rules(args)
+    attach_token_count(app)
+    # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics: what is
+    # added goes around it. The guard is outermost: no body is read of a request that has not passed the keys.
+    app.middleware_stack = RequestImagesMiddleware(app.middleware_stack or app.build_middleware_stack())
     stand_guard(app, args, args.guard, model_config.hf_config.num_image_tokens)
     return app
 

@@ -47,6 +47,7 @@ RULES = [
     Rule("GET", "/load"),
     Rule("GET", "/v1/models"),
     Rule("POST", "/v1/chat/completions", limited=True),
+    Rule("POST", "/v1/chat/completions/tokens", limited=True),
     Rule("POST", "/v1/completions", limited=True),
     Rule("POST", "/v1/responses", limited=True),
     Rule("GET", "/v1/responses/{response_id}"),

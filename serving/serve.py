@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from qwen_vqa.plugin.checkpoint import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
+from qwen_vqa.serving.image_flags import add_image_flags, image_rules
 
 if TYPE_CHECKING:
     from qwen_vqa.serving.checks import CheckedCheckpoint
@@ -34,6 +35,12 @@ options:
   --max-model-len N      longest prompt and answer together, in tokens (default: the language model's limit)
   --dtype DTYPE          auto, bfloat16, float16 or float32 (default: auto, the checkpoint's)
   --lora-modules N=PATH  more adapters, beside those in the folder
+  --max-image-mb N       largest file of an image, in MiB (default: 20)
+  --max-image-pixels N   largest width x height of an image (default: 50000000)
+  --allowed-media-domains H ...    fetch images from these hosts only (default: from any public one)
+  --trusted-image-host HOST[:PORT] fetch from it also if its address is private; may be repeated (default: none)
+  --image-fetch-seconds N          for fetching one image (default: 10)
+  --image-redirects N              redirects followed for one image (default: 3)
   --verify               open the routes through which `qwen-vqa verify` sees pixels and features
   --help=all             every option of vLLM's server
 
@@ -112,9 +119,15 @@ def _parse(argv: list[str]) -> Namespace:
     parser = make_arg_parser(FlexibleArgumentParser(prog="qwen-vqa serve"))
     parser.add_argument("--verify", action="store_true", help="open the route that `qwen-vqa verify` uses")
     add_guard_flags(parser)
-    parser.set_defaults(host="127.0.0.1", chat_template_content_format="openai")
+    add_image_flags(parser)
+    parser.set_defaults(host="127.0.0.1", chat_template_content_format="openai", enable_prompt_tokens_details=True)
+    # vLLM's cache of processed images believes that the engine has what a refused request (a prompt too long, say)
+    # brought, and answers the next request for that image with 500. All it saves is one resize; the caches of
+    # features and of prompts stay.
+    parser.set_defaults(mm_processor_cache_gb=0)
     args = parser.parse_args(argv)
     args.model = args.model_tag or str(DEMO_CHECKPOINT)
+    image_rules(args)  # what is wrong with them is said before anything loads
     validate_parsed_serve_args(args)
     return args
 

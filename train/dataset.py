@@ -5,7 +5,8 @@
                                      {"type": "text", "text": "What is written on the sign?"}]},
         {"role": "assistant", "content": "Stop"}]}
 
-Messages have the OpenAI form; image paths are relative to the file. Several images and turns are welcome.
+Messages have the OpenAI form; an image is a path relative to the file, an http(s) URL or a
+data URL. Several images and turns are welcome.
 """
 
 import json
@@ -18,18 +19,19 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_loader import ImageError, load_image
+from qwen_vqa.plugin.image_loader import ImageError
+from qwen_vqa.plugin.image_source import is_url, open_image
 
 ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A conversation in the OpenAI form, and the files of its images in reading order."""
+    """A conversation in the OpenAI form, and the files or URLs of its images in reading order."""
 
     sample_id: str
     messages: list[dict[str, Any]]
-    image_paths: list[Path]
+    image_paths: list[Path | str]
 
 
 class ConversationDataset(Dataset):
@@ -58,7 +60,7 @@ class ConversationDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`sample_id`, `messages` and `images` (RGB pictures in reading order)."""
         sample = self.samples[index]
-        images = [load_image(path) for path in sample.image_paths]
+        images = [open_image(path) for path in sample.image_paths]
         return {"sample_id": sample.sample_id, "messages": sample.messages, "images": images}
 
     def check_images(self, skip_broken: bool = False, workers: int = 4) -> list[str]:
@@ -69,7 +71,7 @@ class ConversationDataset(Dataset):
         Raises:
             UserError: a broken image without `skip_broken`, or no sample left with it.
         """
-        paths = sorted({path for sample in self.samples for path in sample.image_paths})
+        paths = sorted({path for sample in self.samples for path in sample.image_paths}, key=str)
         with ThreadPoolExecutor(workers) as pool:
             faults = tqdm(pool.map(_fault, paths), total=len(paths), desc="checking images", leave=False)
             broken = {path: fault for path, fault in zip(paths, faults, strict=True) if fault}
@@ -87,9 +89,9 @@ class ConversationDataset(Dataset):
         return list(broken.values())
 
 
-def _fault(path: Path) -> str | None:
+def _fault(path: Path | str) -> str | None:
     try:
-        load_image(path)
+        open_image(path)
     except ImageError as error:
         return str(error)
     return None
@@ -109,14 +111,14 @@ def _parse(line: str, place: str, folder: Path) -> Sample:
         raise UserError(f"{place}: role {unknown[0]!r}; expected one of {', '.join(ROLES)}.")
     if "assistant" not in roles:
         raise UserError(f"{place}: no assistant turn, so there is nothing to learn from it.")
-    image_paths = []
+    image_paths: list[Path | str] = []
     for message in messages:
         content = message.get("content")
         if message["role"] == "assistant" and not (isinstance(content, str) and content.strip()):
             raise UserError(f"{place}: an assistant turn must be text that is not empty; got {content!r}.")
         for part in content if isinstance(content, list) else []:
             if part.get("type") == "image":
-                image_paths.append(folder / part["image"])
+                image_paths.append(part["image"] if is_url(part["image"]) else folder / part["image"])
             elif part.get("type") != "text":
                 raise UserError(f"{place}: content part of type {part.get('type')!r}; expected text or image.")
     return Sample(str(entry.get("id", place)), messages, image_paths)

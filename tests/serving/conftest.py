@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
+from tests.image_server import ImageServer, image_server
 from tests.server import Server, serving
 from tests.tiny import DEMO
 
@@ -23,18 +24,21 @@ def tiny_with_adapter(tiny_checkpoint: Path, tiny_adapter: Path, tmp_path_factor
 
 
 @pytest.fixture(scope="session")
-def tiny_server(tiny_with_adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def trusted_images() -> Iterator[ImageServer]:
+    """The one web server on this machine that `tiny_server` may fetch from."""
+    with image_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tiny_server(
+    tiny_with_adapter: Path, trusted_images: ImageServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """The tiny random model in float32. Requests may bring a chat template, so that one server does for all."""
     log = tmp_path_factory.mktemp("log") / "tiny.log"
-    arguments = [
-        str(tiny_with_adapter),
-        "--dtype",
-        "float32",
-        "--verify",
-        "--trust-request-chat-template",
-        "--max-images",
-        "200",
-    ]
+    arguments = [str(tiny_with_adapter), "--dtype", "float32", "--verify", "--trust-request-chat-template"]
+    arguments += ["--trusted-image-host", f"127.0.0.1:{trusted_images.port}", "--image-fetch-seconds", "3"]
+    arguments += ["--max-images", "200"]
     with serving(log, *arguments) as server:
         yield server
 

@@ -1,5 +1,6 @@
 """The training loop: what is trained, on what, and that a resumed run is the same run."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from qwen_vqa.train.labels import IGNORED
 from qwen_vqa.train.run import export, train
 from qwen_vqa.train.trainer import prepare_model
 from qwen_vqa.train.training_config import TrainingConfig
+from tests.image_server import png
 from tests.tiny import picture, tiny_config, tiny_model, tiny_processor, user
 
 CONFIG = TrainingConfig(
@@ -169,6 +171,18 @@ def test_broken_images_are_named_and_left_out_only_when_asked(data: Path):
     assert len(dataset) == 14
     assert "truncated" in faults[0]
     assert "no such file" in faults[1]
+
+
+def test_an_image_may_be_a_data_url_and_is_not_fetched_from_a_private_address(tmp_path: Path):
+    code = base64.b64encode(png(3)).decode()
+    with (tmp_path / "urls.jsonl").open("w") as lines:
+        for url in (f"data:image/png;base64,{code}", "http://127.0.0.1/a.png"):
+            messages = [{"role": "user", "content": [{"type": "image", "image": url}]}, answer("a picture")]
+            print(json.dumps({"messages": messages}), file=lines)
+    dataset = ConversationDataset(tmp_path / "urls.jsonl")
+    assert list(dataset[0]["images"][0].tobytes()) == list(picture(3).tobytes())
+    with pytest.raises(UserError, match=r"1 of 2 images cannot be used: http://127\.0\.0\.1/a\.png: .*loopback"):
+        dataset.check_images()
 
 
 @pytest.mark.parametrize(

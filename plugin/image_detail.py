@@ -1,0 +1,32 @@
+"""`detail` of an image, as OpenAI has it: how closely the model shall look. It travels with the picture."""
+
+from PIL import Image
+
+DETAILS = ("low", "high", "auto")
+DEFAULT_DETAIL = "auto"
+_KEY = "detail"
+
+
+def with_detail(image: Image.Image, detail: str) -> Image.Image:
+    """The picture with its `detail` noted, and without what else its file said about itself."""
+    image.info = {_KEY: detail}
+    return image
+
+
+def detail_of(image: object) -> str:
+    """The `detail` noted with a picture; "auto" where there is none, as for arrays."""
+    return image.info.get(_KEY, DEFAULT_DETAIL) if isinstance(image, Image.Image) else DEFAULT_DETAIL
+
+
+def view_of(detail: str) -> str:
+    """How the model looks at a picture of this `detail`. It has one view, so that all three mean "whole".
+
+    Pictures of equal bytes and equal view are the same to the model, and share a cache entry. A model with
+    tiles answers here with as many names as it has ways to look.
+
+    Raises:
+        ValueError: no such detail.
+    """
+    if detail not in DETAILS:
+        raise ValueError(f"detail {detail!r}: it must be one of {', '.join(DETAILS)}.")
+    return "whole"
