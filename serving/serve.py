@@ -5,6 +5,7 @@ qwen-vqa serve my-model --port 8000
 
 import contextlib
 import os
+import shutil
 import sys
 import time
 from argparse import Namespace
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 # Adapters of one batch, on a GPU, where each slot takes memory; more adapters than slots take turns.
 MAX_SLOTS = 8
+# A GiB holds 600 images of 384 x 384 in float32.
+IMAGE_CACHE_GIB = 1.0
+LEAST_IMAGE_CACHE_GIB = 0.1
 QUIET = "ignore::FutureWarning,ignore::DeprecationWarning,ignore::UserWarning:multiprocessing.resource_tracker"
 HELP = """\
 usage: qwen-vqa serve [CHECKPOINT] [options] [any option of vLLM's server]
@@ -121,15 +125,24 @@ def _parse(argv: list[str]) -> Namespace:
     add_guard_flags(parser)
     add_image_flags(parser)
     parser.set_defaults(host="127.0.0.1", chat_template_content_format="openai", enable_prompt_tokens_details=True)
-    # vLLM's cache of processed images believes that the engine has what a refused request (a prompt too long, say)
-    # brought, and answers the next request for that image with 500. All it saves is one resize; the caches of
-    # features and of prompts stay.
-    parser.set_defaults(mm_processor_cache_gb=0)
+    # In its other form ("lru"), vLLM's cache of processed images believes that the engine has what a refused request
+    # brought, and answers the next request for that image with 500.
+    parser.set_defaults(mm_processor_cache_type="shm", mm_processor_cache_gb=_image_cache_gib())
     args = parser.parse_args(argv)
     args.model = args.model_tag or str(DEMO_CHECKPOINT)
     image_rules(args)  # what is wrong with them is said before anything loads
     validate_parsed_serve_args(args)
     return args
+
+
+def _image_cache_gib() -> float:
+    """Shared memory for processed images: at most half of what is free, which in a container may be little."""
+    free = shutil.disk_usage("/dev/shm").free / 2**30 if Path("/dev/shm").is_dir() else 0
+    size = min(IMAGE_CACHE_GIB, free / 2)
+    if size < LEAST_IMAGE_CACHE_GIB:
+        _say(f"no cache of processed images: /dev/shm has {free:.2f} GiB free (docker run --shm-size gives more)")
+        return 0
+    return size
 
 
 def _complete_guard(args: Namespace) -> None:

@@ -115,7 +115,7 @@ def test_many_at_once_get_what_each_would_get_alone(tiny_server: Server):
     assert len(set(alone)) > 12
 
 
-def test_a_second_question_finds_prompt_and_picture_in_the_cache(tiny_server: Server):
+def test_a_second_question_finds_prompt_and_picture_in_the_caches(tiny_server: Server):
     long = "what is in this picture? " * 20
     first = ask(tiny_server, message(picture(50), long))
     reply = tiny_server.client.chat.completions.create(
@@ -128,6 +128,7 @@ def test_a_second_question_finds_prompt_and_picture_in_the_cache(tiny_server: Se
     assert reply.choices[0].message.content == first
     metrics = _metrics(tiny_server)
     assert metrics["vllm:prefix_cache_hits_total"] > 100
+    assert metrics["vllm:mm_cache_hits_total"] >= 1
 
 
 def _metrics(server: Server) -> dict[str, float]:
