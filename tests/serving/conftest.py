@@ -38,7 +38,7 @@ def tiny_server(
     log = tmp_path_factory.mktemp("log") / "tiny.log"
     arguments = [str(tiny_with_adapter), "--dtype", "float32", "--verify", "--trust-request-chat-template"]
     arguments += ["--trusted-image-host", f"127.0.0.1:{trusted_images.port}", "--image-fetch-seconds", "3"]
-    arguments += ["--max-images", "200"]
+    arguments += ["--max-images", "200", "--open-routes", "docs"]
     with serving(log, *arguments) as server:
         yield server
 

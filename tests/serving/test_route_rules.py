@@ -191,7 +191,8 @@ def test_the_guard_stands_around_everything_and_vllms_own_key_check_not_inside(p
     while layer is not None:
         layers.append(type(layer).__name__)
         layer = getattr(layer, "app", None)
-    assert layers[:3] == ["AccessMiddleware", "UsageMiddleware", "ServerErrorMiddleware"]
+    outermost = ["AccessMiddleware", "UsageMiddleware", "RequestImagesMiddleware", "ServerErrorMiddleware"]
+    assert layers[:4] == outermost
     assert "AuthenticationMiddleware" not in layers
 
 
