@@ -12,6 +12,7 @@ from qwen_vqa.train.demo.german import in_german, make_german_conversation
 from qwen_vqa.train.demo.packing import make_packed_scene
 from qwen_vqa.train.demo.questions import Turn, ask, describe, follow_up
 from qwen_vqa.train.demo.scenes import Scene, Thing, make_scene
+from qwen_vqa.train.demo.sentences import in_a_sentence
 
 TWO_STARS_AND_A_CAT = Scene(
     200,
@@ -123,3 +124,9 @@ def test_german_answers():
     assert in_german(Turn("describe", "Describe it.", "There is a cat.")) is None
     conversation = make_german_conversation(random.Random(1), [make_scene(1)])
     assert conversation.messages[1]["role"] == "assistant"
+
+
+def test_the_adapters_answers_are_sentences_about_the_subject():
+    turn = in_a_sentence(Turn("colour", "What color are the stars?", "red", "star"), TWO_STARS_AND_A_CAT)
+    assert turn.answer == "There are two red stars."
+    assert in_a_sentence(Turn("count", "How many dogs?", "0", "dog"), TWO_STARS_AND_A_CAT) is None

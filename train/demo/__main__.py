@@ -58,7 +58,7 @@ def train(options: argparse.Namespace, argv: list[str]) -> Path:
     with times("evaluation"):
         model, processor = load_reference(checkpoint, torch.float32), load_processor(checkpoint)
         table = evaluate.evaluate(model, processor, options.evaluate)
-        table |= evaluate.evaluate_german(checkpoint, options.evaluate)
+        table |= evaluate.evaluate_adapter(checkpoint, options.evaluate)
     evaluate.print_table(table)
     command = "python -m qwen_vqa.train.demo " + " ".join(argv)
     write_results(options.out / "results.json", table, times.minutes, command, options.seed)

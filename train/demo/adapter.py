@@ -1,4 +1,4 @@
-"""Stage 3: a LoRA adapter on the finished language model, which makes it answer in German.
+"""Stage 3: a LoRA adapter on the finished language model, which makes it answer in sentences.
 
 Rank 16 on the language model alone: connector and encoder stay as they are, so it is served as it is.
 """
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER
 from qwen_vqa.train.demo.fitting import fit
-from qwen_vqa.train.demo.german import make_german_conversation
 from qwen_vqa.train.demo.language import FeatureConversations, Features
+from qwen_vqa.train.demo.sentences import make_sentences_conversation
 from qwen_vqa.train.training_config import TrainingConfig
 
-NAME = "german"
+NAME = "sentences"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -26,14 +26,14 @@ def train_adapter(checkpoint: Path, features: Features, out: Path, steps: int, s
         alpha=32,
         dropout=0.0,
         target_modules=TARGETS,
-        batch_size=64,
+        batch_size=32,
         accumulation=1,
         max_steps=steps,
         precision="float32",
         save_steps=100,
         seed=seed,
     )
-    dataset = FeatureConversations(features, steps * config.batch_size, make_german_conversation, NAME)
+    dataset = FeatureConversations(features, steps * config.batch_size, make_sentences_conversation, NAME)
     model = fit(checkpoint, dataset, config, out / NAME, workers)
     folder = checkpoint / ADAPTER_FOLDER / NAME
     shutil.rmtree(folder, ignore_errors=True)

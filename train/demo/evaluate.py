@@ -26,10 +26,10 @@ from qwen_vqa.train.demo import adapter
 from qwen_vqa.train.demo.conversations import messages_of, nth_picture, which_picture
 from qwen_vqa.train.demo.drawing import draw
 from qwen_vqa.train.demo.encoder import normalise
-from qwen_vqa.train.demo.german import SKILLS as GERMAN_SKILLS
-from qwen_vqa.train.demo.german import in_german
 from qwen_vqa.train.demo.questions import Turn, ask, follow_up
 from qwen_vqa.train.demo.scenes import Scene, make_scene
+from qwen_vqa.train.demo.sentences import SKILLS as SENTENCE_SKILLS
+from qwen_vqa.train.demo.sentences import in_a_sentence
 
 BATCH = 100
 FIRST_SEED = 3_000_000_000  # of pictures that no stage of training draws
@@ -162,23 +162,23 @@ def evaluate(model, processor, number: int, skills: tuple[str, ...] = SKILLS) ->
     return dict(table)
 
 
-def german_cases(number: int) -> list[Case]:
-    """`number` questions whose answers are in German, the same ones every time."""
+def adapter_cases(number: int) -> list[Case]:
+    """`number` questions with the answers that the adapter teaches, the same ones every time."""
     asked: list[Case] = []
     seed = FIRST_SEED + 50_000_000
     while len(asked) < number:
         seed += 1
         scene = make_scene(seed, True)
-        turn = ask(random.Random(f"german {seed}"), scene, GERMAN_SKILLS)
-        turn = in_german(turn) if turn and turn.skill != "emoji" else None
+        turn = ask(random.Random(f"adapter {seed}"), scene, SENTENCE_SKILLS)
+        turn = in_a_sentence(turn, scene) if turn and turn.skill != "emoji" else None
         if turn:
-            asked.append(Case("german", (scene,), (turn,)))
+            asked.append(Case(adapter.NAME, (scene,), (turn,)))
     return asked
 
 
-def evaluate_german(checkpoint: Path, number: int) -> dict[str, dict]:
-    """Answers in German: the base model, the adapter on it, and the adapter blind."""
-    asked = german_cases(number)
+def evaluate_adapter(checkpoint: Path, number: int) -> dict[str, dict]:
+    """The adapter's answers: those of the base model, of the adapter on it, and of the adapter blind."""
+    asked = adapter_cases(number)
     model, processor = load_reference(checkpoint, torch.float32), load_processor(checkpoint)
     base = percent(Evaluator(model, processor).answers_right(asked))
     model.language_model = attach_adapter(model.language_model, checkpoint / ADAPTER_FOLDER / adapter.NAME)
@@ -212,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     model, processor = load_reference(options.checkpoint, torch.float32), load_processor(options.checkpoint)
     table = evaluate(model, processor, options.number, tuple(options.skills))
     if (options.checkpoint / ADAPTER_FOLDER / adapter.NAME).is_dir():
-        table |= evaluate_german(options.checkpoint, options.number)
+        table |= evaluate_adapter(options.checkpoint, options.number)
     print_table(table)
     if options.json:
         options.json.write_text(json.dumps(table, indent=2) + "\n")
