@@ -34,10 +34,10 @@ def tile(model, processor, case: Case) -> np.ndarray:
     """One picture over its question and answer."""
     picture, turn = draw(case.scenes[0])[0], case.turns[-1]
     answer = say(model, processor, picture, turn.question)
-    scale = min((WIDTH - 10) / picture.shape[1], PICTURE / picture.shape[0])
+    scale = min((WIDTH - 10) / picture.shape[1], (PICTURE - 6) / picture.shape[0])
     small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     canvas = np.full((PICTURE + CAPTION, WIDTH, 3), 255, np.uint8)
-    canvas[4 : 4 + small.shape[0], 5 : 5 + small.shape[1]] = small[: PICTURE - 4]
+    canvas[4 : 4 + small.shape[0], 5 : 5 + small.shape[1]] = small
     right = answer == turn.answer
     write(canvas, turn.question, PICTURE + 18, BLACK)
     write(canvas, answer if right else f"{answer} ({turn.answer})", PICTURE + 38, GREEN if right else RED)
