@@ -8,7 +8,6 @@ import pytest
 from qwen_vqa.train.demo import encoder, evaluate, language, sprites, words
 from qwen_vqa.train.demo.conversations import make_conversation
 from qwen_vqa.train.demo.drawing import CLASSES, draw, patch_labels
-from qwen_vqa.train.demo.german import in_german, make_german_conversation
 from qwen_vqa.train.demo.packing import make_packed_scene
 from qwen_vqa.train.demo.questions import Turn, ask, describe, follow_up
 from qwen_vqa.train.demo.scenes import Scene, Thing, make_scene
@@ -114,16 +113,6 @@ def test_patches_are_labelled_with_what_stands_there():
 def test_crowded_pictures_hold_many_things():
     counts = [len(draw(make_packed_scene(seed))[1]) for seed in range(50)]
     assert np.mean(counts) > 4
-
-
-def test_german_answers():
-    assert in_german(Turn("name", "What is this?", "a red circle")).answer == "ein roter Kreis"
-    assert in_german(Turn("name", "What is this?", "a pink diamond")).answer == "eine rosa Raute"
-    assert in_german(Turn("name", "What is this?", "an egg")).answer == "ein Ei"
-    assert in_german(Turn("count", "How many?", "3")).answer == "drei"
-    assert in_german(Turn("describe", "Describe it.", "There is a cat.")) is None
-    conversation = make_german_conversation(random.Random(1), [make_scene(1)])
-    assert conversation.messages[1]["role"] == "assistant"
 
 
 def test_the_adapters_answers_are_sentences_about_the_subject():

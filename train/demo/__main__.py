@@ -1,6 +1,6 @@
 """Retrains the bundled demo model from nothing: pictures, questions, encoder, language model, adapter.
 
-    python -m qwen_vqa.train.demo --out runs/demo
+example: qwen-vqa demo-train --out runs/demo
 
 Every stage saves its work in --out; the same command goes on where an interrupted one stopped.
 """

@@ -53,9 +53,9 @@ def _emoji(scene: Scene) -> list[Turn]:
 
 # file -> kind of scene, whether it is one to show, its questions
 EXAMPLES: dict[str, tuple[str, Callable[[Scene], bool], Callable[[Scene], list[Turn]]]] = {
+    "number": ("number", lambda s: len(s.things[0].name) == 3, _number),
     "shapes": ("shapes", lambda s: len(s.things) == 3 and all(t.place for t in s.things), _shapes),
     "group": ("group", lambda s: len(groups_of(s)) == 1 and 3 <= len(s.things) <= 4, _group),
-    "number": ("number", lambda s: len(s.things[0].name) == 3, _number),
     "emoji": ("emoji", lambda s: s.things[0].name not in ("grapes", "scissors"), _emoji),
 }
 
