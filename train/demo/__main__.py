@@ -60,10 +60,10 @@ def train(options: argparse.Namespace, argv: list[str]) -> Path:
         table = evaluate.evaluate(model, processor, options.evaluate)
         table |= evaluate.evaluate_adapter(checkpoint, options.evaluate)
     evaluate.print_table(table)
-    command = "python -m qwen_vqa.train.demo " + " ".join(argv)
+    command = "qwen-vqa demo-train " + " ".join(argv)
     write_results(options.out / "results.json", table, times.minutes, command, options.seed)
+    print(f"the checkpoint is {checkpoint}; serve it: qwen-vqa serve {checkpoint}", flush=True)
     examples.make_examples(checkpoint, options.out / "images")
-    print(f"the checkpoint is {checkpoint}; serve it: qwen-vqa serve {checkpoint}")
     return checkpoint
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import torch
 
+from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.demo.drawing import draw
 from qwen_vqa.train.demo.evaluate import FIRST_SEED, Case, Evaluator
@@ -87,7 +88,7 @@ def first_right(evaluator: Evaluator, kind: str, fits, questions) -> tuple[Scene
         in_a_row = [tuple(turns[: last + 1]) for last in range(1, len(turns))]
         if all(evaluator.answers_right([Case(kind, (scene,), asked) for asked in alone + in_a_row])):
             return scene, turns
-    raise RuntimeError(f"no {kind} picture was answered right: the model is not trained far enough to show.")
+    raise UserError(f"no {kind} picture was answered right: train the demo further before it is shown.")
 
 
 def main(argv: list[str] | None = None) -> None:
