@@ -129,5 +129,5 @@ def test_follow_up_questions_are_answered_as_the_reference_answers_them(demo_ser
 def test_the_adapter_has_a_skill_that_the_base_lacks(demo_server: Server):
     asked = adapter_cases(40)
     adapted, base = in_parallel(demo_server, asked, model="sentences"), in_parallel(demo_server, asked)
-    assert sum(adapted) >= 0.55 * len(asked)  # the published 77%, less three standard errors
+    assert sum(adapted) >= 0.55 * len(asked)  # the published 73%, less what 40 questions can be off by chance
     assert sum(base) == 0

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     train(options, argv if argv is not None else sys.argv[1:])
 
 
-PICTURES, STEPS, ADAPTER_STEPS = 30_000, 1_800, 80
+PICTURES, STEPS, ADAPTER_STEPS = 30_000, 2_500, 80
 
 
 def train(options: argparse.Namespace, argv: list[str]) -> Path:
