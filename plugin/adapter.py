@@ -154,7 +154,7 @@ def _contents(folder: Path) -> tuple[dict[str, tuple[int, ...]], bool]:
             shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
             return shapes, any(bool(tensors[name].any()) for name in shapes if ".lora_B." in name)
         with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
             return shapes, any(bool(file.get_tensor(name).any()) for name in shapes if ".lora_B." in name)
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, AttributeError) as error:
         raise AdapterError(f"{path} cannot be read: {error}. Copy the adapter again.") from error

@@ -12,7 +12,8 @@ from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
 class QwenVqaProcessorKwargs(ProcessingKwargs, total=False):
     """Defaults of a call: a ChatML prompt brings all its control tokens itself."""
 
-    _defaults = {"text_kwargs": {"padding": False, "add_special_tokens": False}}  # type: ignore[misc] # noqa: RUF012 - transformers reads it so
+    # transformers reads a plain class attribute of its TypedDict, which typing knows nothing of.
+    _defaults = {"text_kwargs": {"padding": False, "add_special_tokens": False}}  # type: ignore[misc] # noqa: RUF012
 
 
 class QwenVqaProcessor(ProcessorMixin):

@@ -44,7 +44,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
         """Optimizer's constructor adds its groups; the parts have them already."""
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:  # type: ignore[override] # returns no loss
         """One step of both."""
         for part in self.parts:
             part.step(closure)
