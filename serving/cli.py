@@ -28,6 +28,11 @@ JOBS = {
         "qwen-vqa serve my-model --port 8000",
         passes_flags_on=True,
     ),
+    "chat": Job(
+        "qwen_vqa.serving.chat",
+        "open a page in the browser to talk to a server",
+        "qwen-vqa chat --url http://localhost:8000/v1",
+    ),
     "assemble": Job(
         "qwen_vqa.train.assemble",
         "turn an encoder, a connector, a language model and a LoRA into a checkpoint",

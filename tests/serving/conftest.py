@@ -87,6 +87,7 @@ GUARDED_LIMITS: dict[str, dict] = {
     "one-at-once": {"running": 1},
     "quiet": {},
     "flood": {"requests_per_minute": 10, "running": 1},
+    "chat-once-a-minute": {"requests_per_minute": 1},
 }
 
 

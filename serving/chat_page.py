@@ -1,0 +1,351 @@
+"""The chat page itself, which Streamlit runs from top to bottom after each click: `qwen-vqa chat` starts it."""
+
+import re
+from pathlib import Path
+
+import streamlit as st
+from streamlit.runtime.scriptrunner import StopException
+
+from qwen_vqa.serving import DEMO_NAME
+from qwen_vqa.serving.chat_conversation import Turn
+from qwen_vqa.serving.chat_examples import Example, examples
+from qwen_vqa.serving.chat_pictures import SUFFIXES, Picture
+from qwen_vqa.serving.chat_server import Reply, ServedModel, chat_server
+from qwen_vqa.serving.chat_session import ChatSession
+
+ICON = Path(__file__).with_name("chat_icon.svg")
+LOOK_SECONDS = 5
+FOLLOW_SECONDS = 0.08
+THUMBNAIL_WIDTH = 168
+WAITING_WIDTH = 72
+MAX_UPLOAD_MB = 20
+STYLE = """
+<style>
+  .block-container { padding-top: 3rem; }
+  [data-testid="stSidebarHeader"] { height: 2.5rem; margin-bottom: 0; }
+  [data-testid="stImage"] img { border-radius: 0.6rem; }
+  [data-testid="stChatMessage"] { padding: 0.75rem 1rem; }
+  /* A picture's cross lies on its corner; what it does is still read out. */
+  [class*="st-key-picture"] { position: relative; }
+  [class*="st-key-picture"] [class*="st-key-remove"] { position: absolute; top: 0.3rem; left: 0.3rem; width: auto; }
+  [class*="st-key-picture"] button {
+    min-height: 0; width: 1.5rem; height: 1.5rem; padding: 0; border: 0; border-radius: 50%;
+    background: rgb(0 0 0 / 55%); color: white; opacity: 0.75;
+  }
+  [class*="st-key-picture"] button:hover { opacity: 1; color: white; }
+  [class*="st-key-picture"] button p { position: absolute; width: 1px; height: 1px; overflow: hidden; opacity: 0; }
+</style>
+"""
+
+
+def main() -> None:
+    """One run of the page."""
+    st.set_page_config(page_title="qwen-vqa chat", page_icon=str(ICON), layout="centered")
+    st.html(STYLE)
+    session = _session()
+    with st.sidebar:
+        _sidebar(session)
+    if not session.conversation.turns:
+        _welcome(session)
+    for number, turn in enumerate(session.conversation.turns, 1):
+        _turn(session, number, turn)
+    _bottom(session)
+    if session.running:
+        _follow(session)
+
+
+def _session() -> ChatSession:
+    if "session" not in st.session_state:
+        session = ChatSession(chat_server())
+        session.look()
+        st.session_state.session = session
+    return st.session_state.session
+
+
+# The sidebar: the server, the model, the settings, the conversation.
+
+
+def _sidebar(session: ChatSession) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.image(str(ICON), width=36, alt="")
+        st.markdown("#### qwen-vqa", width="content")
+    _status(session)
+    _model(session)
+    with st.expander("Settings", icon=":material/tune:"):
+        _settings(session)
+    if session.conversation.turns:
+        _memory(session)
+
+
+@st.fragment(run_every=LOOK_SECONDS)
+def _status(session: ChatSession) -> None:
+    if session.look():
+        st.rerun()
+    if session.served.problem:
+        st.badge("not available", icon=":material/cloud_off:", color="red")
+    else:
+        st.badge("ready", icon=":material/check_circle:", color="green")
+    st.caption(f"`{session.server.url}`")
+
+
+def _model(session: ChatSession) -> None:
+    def choose() -> None:
+        session.settings.model = st.session_state.model
+
+    # The list may have lost the chosen one since the last run.
+    st.session_state.model = session.settings.model or None
+    bases = {model.name: model for model in session.models}
+    st.selectbox(
+        "Model",
+        list(bases),
+        key="model",
+        format_func=lambda name: _model_label(bases[name]),
+        on_change=choose,
+        disabled=not bases,
+        placeholder="none",
+    )
+
+
+def _model_label(model: ServedModel) -> str:
+    return f"{model.name} (adapter)" if model.base else model.name
+
+
+def _settings(session: ChatSession) -> None:
+    settings = session.settings
+    settings.temperature = st.slider(
+        "Temperature", 0.0, 1.5, 0.0, 0.1, help="0: always the likeliest word. More: other words, too."
+    )
+    longest = session.context() or 32768
+    settings.max_tokens = int(
+        st.number_input(
+            "Longest answer, in tokens", 1, longest, min(settings.max_tokens, longest), key=f"max_tokens-{longest}"
+        )
+    )
+    settings.system_prompt = st.text_area(
+        "System prompt", placeholder="none", help="Sent before the conversation, with every question."
+    ).strip()
+
+
+def _memory(session: ChatSession) -> None:
+    turns, pictures = session.conversation.turns, session.conversation.pictures
+    st.divider()
+    st.button("New conversation", icon=":material/add_comment:", width="stretch", on_click=session.restart)
+    st.caption(
+        f"{_count(sum(turn.remembered for turn in turns), 'earlier turn')} with {_count(len(pictures), 'image')} "
+        "will be sent along with the next question."
+    )
+    used, context = turns[-1].reply.prompt_tokens + turns[-1].reply.answer_tokens, session.context()
+    if used and context:
+        st.progress(min(1.0, used / context), f":small[{used:,} of {context:,} tokens]")
+
+
+# The conversation.
+
+
+def _welcome(session: ChatSession) -> None:
+    st.title("Ask about a picture")
+    if not session.models:
+        st.error(_plain(session.served.problem or "The server offers no model."), icon=":material/cloud_off:")
+        st.caption("This page looks for it every few seconds.")
+        return
+    st.markdown(
+        "Drop, paste or attach pictures below, or give the address of one on the web, and ask. "
+        "Follow-up questions remember what was said and shown."
+    )
+    shown = examples() if any(model.name == DEMO_NAME for model in session.models) else []
+    if not shown:
+        return
+    st.caption("Or begin with one of these:")
+    for column, example in zip(st.columns(len(shown)), shown, strict=True):
+        with column:
+            _example(session, example)
+
+
+def _example(session: ChatSession, example: Example) -> None:
+    st.image(example.picture.shown, width="stretch", alt=example.picture.name)
+    question = example.questions[0]
+    st.button(
+        question,
+        key=f"example-{example.picture.name}",
+        width="stretch",
+        wrap=True,
+        on_click=session.ask,
+        args=(question, [example.picture]),
+    )
+
+
+def _turn(session: ChatSession, number: int, turn: Turn) -> None:
+    with st.chat_message("user", avatar=":material/person:"):
+        _pictures(session, turn.pictures, THUMBNAIL_WIDTH, f"{number}")
+        if turn.question:
+            st.text(turn.question)
+    if session.running and session.running.reply is turn.reply:
+        return  # `_follow` writes it
+    with st.chat_message("assistant", avatar=":material/visibility:"):
+        _reply(turn.reply, turn.model)
+        is_last = turn is session.conversation.turns[-1]
+        if turn.reply.problem:
+            _problem(session, number, turn)
+        elif is_last:
+            _follow_ups(session)
+
+
+def _pictures(session: ChatSession, pictures: list[Picture], width: int, key: str) -> None:
+    if not pictures:
+        return
+    with st.container(horizontal=True, width="content", gap="small"):
+        for index, picture in enumerate(pictures):
+            with st.container(width=width, key=f"picture-{key}-{index}"):
+                st.image(picture.shown, width="stretch", alt=picture.name)
+                st.button(
+                    "Remove",
+                    key=f"remove-{key}-{index}",
+                    help=_plain(" · ".join(filter(None, (picture.name, picture.scaled)))),
+                    type="tertiary",
+                    icon=":material/close:",
+                    on_click=session.remove,
+                    args=(picture,),
+                    disabled=_busy(session),
+                )
+
+
+def _reply(reply: Reply, model: str) -> None:
+    if reply.text:
+        st.markdown(_answer(reply.text))
+    small = [model, f"{reply.seconds:.2f} s"]
+    if reply.prompt_tokens:
+        of_images = f" ({reply.image_tokens:,} of images)" if reply.image_tokens else ""
+        small.append(f"{reply.prompt_tokens:,} prompt tokens{of_images}")
+        small.append(f"{reply.answer_tokens:,} answer tokens")
+    if reply.stopped:
+        small.append("stopped")
+    if reply.cut:
+        small.append("cut off at the longest answer that the settings allow")
+    if not reply.problem:
+        st.caption(_plain(" · ".join(small)))
+
+
+def _problem(session: ChatSession, number: int, turn: Turn) -> None:
+    place = ""
+    if turn is session.conversation.turns[-1]:
+        place = session.conversation.place(turn.reply.place, session.settings.system_prompt)
+    where = f" That is {place}." if place else ""
+    st.error(_plain(turn.reply.problem + where), icon=":material/error:")
+    st.button(
+        "Ask again",
+        key=f"again-{number}",
+        icon=":material/refresh:",
+        on_click=session.ask_again,
+        args=(turn,),
+        disabled=_busy(session),
+    )
+
+
+def _follow_ups(session: ChatSession) -> None:
+    """What the demo's own pictures can be asked next."""
+    turns = session.conversation.turns
+    asked = {turn.question for turn in turns}
+    for example in examples():
+        left = [question for question in example.questions if question not in asked]
+        if left and any(example.picture in turn.pictures for turn in turns):
+            with st.container(horizontal=True):
+                for question in left:
+                    st.button(
+                        question, key=f"next-{question}", on_click=session.ask, args=(question, []), type="secondary"
+                    )
+            return
+
+
+def _follow(session: ChatSession) -> None:
+    """Show the answer while it is written. Clicks elsewhere run the page anew, and it is followed from there."""
+    running = session.running
+    assert running is not None
+    with st.chat_message("assistant", avatar=":material/visibility:"):
+        written = st.empty()
+        st.button("Stop", icon=":material/stop_circle:", key="stop", on_click=session.stop)
+    try:
+        while not running.wait(FOLLOW_SECONDS):
+            written.markdown(f"{_answer(running.reply.text)} ▍" if running.reply.text else "▍")
+    except StopException:  # the visitor closed the page
+        session.stop()
+        raise
+    session.running = None
+    st.rerun()
+
+
+# Below: what is asked.
+
+
+def _bottom(session: ChatSession) -> None:
+    with st.bottom:
+        for notice in session.notices:
+            st.warning(_plain(notice), icon=":material/warning:")
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            _pictures(session, session.waiting, WAITING_WIDTH, "waiting")
+            with st.popover("Picture from the web", icon=":material/add_link:", type="tertiary"):
+                _address(session)
+    _input(session)  # not in `st.bottom`, where it goes by itself: only so does Streamlit scroll to new answers
+
+
+def _address(session: ChatSession) -> None:
+    def attach() -> None:
+        if url := st.session_state.address.strip():
+            session.notices.clear()
+            session.attach_url(url)
+        st.session_state.address = ""
+
+    st.text_input(
+        "Address of an image on the web",
+        key="address",
+        placeholder="https://example.org/picture.jpg",
+        on_change=attach,
+        help="The server fetches it when the question is sent.",
+    )
+
+
+def _input(session: ChatSession) -> None:
+    def submit() -> None:
+        said = st.session_state.question
+        session.notices.clear()
+        if session.attach_files(said.files):
+            pictures, session.waiting = session.waiting, []
+            session.ask(said.text.strip(), pictures)
+        else:
+            st.session_state.question = said.text
+
+    st.chat_input(
+        "Ask about the pictures" if session.models else "Waiting for the server",
+        key="question",
+        accept_file="multiple",
+        file_type=list(SUFFIXES),
+        max_upload_size=MAX_UPLOAD_MB,
+        disabled=_busy(session) or not session.models,
+        on_submit=submit,
+    )
+
+
+# Text of others in Streamlit's Markdown.
+
+
+def _plain(text: str) -> str:
+    """Shown as it stands: no character of it means anything to Markdown."""
+    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~$:])", r"\\\1", text)
+
+
+def _answer(text: str) -> str:
+    """A model's Markdown, without formulas, so that prices stay prices, and without images from elsewhere.
+
+    An image would be fetched as soon as it is shown, and its address could carry off what was said.
+    """
+    return text.replace("$", r"\$").replace("![", "!\u200b[")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _busy(session: ChatSession) -> bool:
+    return session.running is not None
+
+
+main()

@@ -1,0 +1,57 @@
+"""What went wrong between the chat page and the server, in words that say what to do."""
+
+import httpx
+from openai import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    NotFoundError,
+    RateLimitError,
+)
+
+
+def problem_of(error: Exception, url: str) -> str:
+    """The sentence for the user. The server's own message is kept, with the place it names; a key never is.
+
+    Args:
+        error: what the OpenAI SDK or httpx raised.
+        url: the server's address.
+    """
+    if isinstance(error, APITimeoutError | httpx.TimeoutException):
+        return f"The server at {url} took too long to answer. It may be busy; try again."
+    if isinstance(error, APIConnectionError):
+        return f"No server answers at {url}. Start it with qwen-vqa serve, or name another: qwen-vqa chat --url URL."
+    if isinstance(error, httpx.HTTPError):
+        return f"The connection to {url} broke before the answer was complete. Try again."
+    if isinstance(error, AuthenticationError):
+        return (
+            f"The server at {url} refuses this page's API key, or it has none (401). "
+            "Start the page with a key of that server: qwen-vqa chat --api-key KEY, or with VLLM_API_KEY set."
+        )
+    if isinstance(error, RateLimitError):
+        return f"Too much at once (429). {_message(error)}{_when(error)}"
+    if isinstance(error, NotFoundError):
+        return f"{_message(error)} (404) The list of models beside is the server's newest; choose from it."
+    if isinstance(error, APIStatusError):
+        whose = "The server failed" if error.status_code >= 500 else "The server refuses this"
+        return f"{whose} ({error.status_code}). {_message(error)}{_when(error)}"
+    return f"The server broke off. {_message(error)}"
+
+
+def place_of(error: Exception) -> str:
+    """The field of the request that the server finds at fault (`messages[0].content[2]`), or nothing."""
+    return (error.param or "") if isinstance(error, APIError) else ""
+
+
+def _message(error: Exception) -> str:
+    """The server's words, without the SDK's "Error code: 400 - {...}" around them."""
+    body = getattr(error, "body", None)
+    inner = body.get("error", body) if isinstance(body, dict) else None
+    return str(inner["message"]) if isinstance(inner, dict) and inner.get("message") else str(error)
+
+
+def _when(error: APIStatusError) -> str:
+    seconds = error.response.headers.get("retry-after", "")
+    return f" The server says: try again in {seconds} s." if seconds.isdecimal() else ""

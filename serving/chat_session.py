@@ -1,0 +1,119 @@
+"""One visitor's chat: what Streamlit keeps between two runs of the page, and what the visitor can do to it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.serving.chat_conversation import Conversation, Turn
+from qwen_vqa.serving.chat_pictures import Picture, picture_from_file, picture_from_url
+from qwen_vqa.serving.chat_server import ChatServer, RunningReply, Served, ServedModel
+
+DEFAULT_MAX_TOKENS = 256
+
+
+@dataclass
+class Settings:
+    """What the visitor chose."""
+
+    model: str = ""
+    temperature: float = 0.0
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    system_prompt: str = ""
+
+
+@dataclass
+class ChatSession:
+    """Conversation, images that wait for the next question, and the answer that is being written."""
+
+    server: ChatServer
+    settings: Settings = field(default_factory=Settings)
+    conversation: Conversation = field(default_factory=Conversation)
+    waiting: list[Picture] = field(default_factory=list)
+    running: RunningReply | None = None
+    served: Served = field(default_factory=Served)
+    models: tuple[ServedModel, ...] = ()
+    notices: list[str] = field(default_factory=list)
+
+    def look(self) -> bool:
+        """Ask the server for its models; whether anything changed. While it is away, its last list stays."""
+        before, self.served = self.served, self.server.served()
+        if self.served.models:
+            self.models = self.served.models
+            self._choose()
+        return self.served != before
+
+    def model(self) -> ServedModel | None:
+        """The chosen one."""
+        return next((model for model in self.models if model.name == self.settings.model), None)
+
+    def context(self) -> int | None:
+        """Tokens that prompt and answer may have together; an adapter has its base model's."""
+        model = self.model()
+        bases = {one.name: one.max_model_len for one in self.models}
+        return (model.max_model_len or bases.get(model.base or "")) if model else None
+
+    def attach_files(self, files: list[Any]) -> bool:
+        """Read uploads into `waiting`; whether all of them could be used. What could not is in `notices`."""
+        refused = []
+        for file in files:
+            try:
+                self.waiting.append(picture_from_file(file.getvalue(), file.name))
+            except UserError as error:
+                refused.append(str(error))
+        self.notices += refused
+        return not refused
+
+    def attach_url(self, url: str) -> None:
+        """A web address into `waiting`."""
+        try:
+            self.waiting.append(picture_from_url(url))
+        except UserError as error:
+            self.notices.append(str(error))
+
+    def ask(self, question: str, pictures: list[Picture]) -> None:
+        """Send a question with these images and the conversation so far."""
+        self.stop()
+        self.notices.clear()
+        turn = Turn(question, pictures, self.settings.model)
+        self.conversation.turns.append(turn)
+        self._send(turn)
+
+    def ask_again(self, turn: Turn) -> None:
+        """Send a question once more, as the last one, to the model chosen now."""
+        self.conversation.turns.remove(turn)
+        self.ask(turn.question, turn.pictures)
+
+    def stop(self) -> None:
+        """Stop the answer that is being written, if any; what came so far stays."""
+        if self.running:
+            self.running.stop()
+        self.running = None
+
+    def remove(self, picture: Picture) -> None:
+        """Forget an image."""
+        self.waiting = [other for other in self.waiting if other is not picture]
+        self.conversation.remove(picture)
+
+    def restart(self) -> None:
+        """Forget the conversation and all its images; the settings stay."""
+        self.stop()
+        self.conversation, self.waiting, self.notices = Conversation(), [], []
+
+    def _send(self, turn: Turn) -> None:
+        settings = self.settings
+        self.running = self.server.ask(
+            {
+                "model": turn.model,
+                "messages": self.conversation.messages(settings.system_prompt),
+                "temperature": settings.temperature,
+                "max_tokens": settings.max_tokens,
+            }
+        )
+        turn.reply = self.running.reply
+
+    def _choose(self) -> None:
+        """A model that is served: the first, unless one was chosen; said where the chosen one is gone."""
+        if self.model() is None:
+            if gone := self.settings.model:
+                self.notices.append(f"{gone} is no longer served; questions now go to {self.models[0].name}.")
+            self.settings.model = self.models[0].name
