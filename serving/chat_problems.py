@@ -1,6 +1,5 @@
 """What went wrong between the chat page and the server, in words that say what to do."""
 
-import httpx
 from openai import (
     APIConnectionError,
     APIError,
@@ -8,23 +7,25 @@ from openai import (
     APITimeoutError,
     AuthenticationError,
     NotFoundError,
+    OpenAIError,
     RateLimitError,
 )
 
 
-def problem_of(error: Exception, url: str) -> str:
+def problem_of(error: OpenAIError, url: str, begun: bool = False) -> str:
     """The sentence for the user. The server's own message is kept, with the place it names; a key never is.
 
     Args:
-        error: what the OpenAI SDK or httpx raised.
+        error: what the OpenAI SDK raised.
         url: the server's address.
+        begun: whether a part of the answer had come before.
     """
-    if isinstance(error, APITimeoutError | httpx.TimeoutException):
+    if isinstance(error, APITimeoutError):
         return f"The server at {url} took too long to answer. It may be busy; try again."
+    if isinstance(error, APIConnectionError) and begun:
+        return f"The connection to {url} broke before the answer was complete. Try again."
     if isinstance(error, APIConnectionError):
         return f"No server answers at {url}. Start it with qwen-vqa serve, or name another: qwen-vqa chat --url URL."
-    if isinstance(error, httpx.HTTPError):
-        return f"The connection to {url} broke before the answer was complete. Try again."
     if isinstance(error, AuthenticationError):
         return (
             f"The server at {url} refuses this page's API key, or it has none (401). "
@@ -40,12 +41,12 @@ def problem_of(error: Exception, url: str) -> str:
     return f"The server broke off. {_message(error)}"
 
 
-def place_of(error: Exception) -> str:
+def place_of(error: OpenAIError) -> str:
     """The field of the request that the server finds at fault (`messages[0].content[2]`), or nothing."""
     return (error.param or "") if isinstance(error, APIError) else ""
 
 
-def _message(error: Exception) -> str:
+def _message(error: OpenAIError) -> str:
     """The server's words, without the SDK's "Error code: 400 - {...}" around them."""
     body = getattr(error, "body", None)
     inner = body.get("error", body) if isinstance(body, dict) else None

@@ -10,15 +10,14 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-from openai import AsyncOpenAI, OpenAIError
+from openai import AsyncOpenAI, OpenAIError, Timeout
 
 from qwen_vqa.serving.chat_problems import place_of, problem_of
 
 URL_VARIABLE = "QWEN_VQA_CHAT_URL"
 KEY_VARIABLE = "QWEN_VQA_CHAT_KEY"
 # Between two pieces of an answer; before the first, a busy server may let it wait for its turn.
-ANSWER_TIMEOUT = httpx.Timeout(300, connect=5)
+ANSWER_TIMEOUT = Timeout(300, connect=5)
 STATUS_SECONDS = 3
 
 
@@ -86,7 +85,7 @@ class ChatServer:
         """Its models, or why it does not say."""
         try:
             page = self._start(self._models()).result()
-        except (OpenAIError, httpx.HTTPError) as error:
+        except OpenAIError as error:
             return Served(problem=problem_of(error, self.url))
         return Served(page)
 
@@ -109,8 +108,8 @@ class ChatServer:
         started = time.monotonic()
         try:
             await self._stream(request, reply, started)
-        except (OpenAIError, httpx.HTTPError) as error:
-            reply.problem, reply.place = problem_of(error, self.url), place_of(error)
+        except OpenAIError as error:
+            reply.problem, reply.place = problem_of(error, self.url, bool(reply.text)), place_of(error)
         finally:
             reply.seconds = time.monotonic() - started
             reply.done = True
