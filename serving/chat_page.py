@@ -1,6 +1,5 @@
 """The chat page itself, which Streamlit runs from top to bottom after each click: `qwen-vqa chat` starts it."""
 
-import re
 from pathlib import Path
 
 import streamlit as st
@@ -12,6 +11,7 @@ from qwen_vqa.serving.chat_examples import Example, examples
 from qwen_vqa.serving.chat_pictures import SUFFIXES, Picture
 from qwen_vqa.serving.chat_server import Reply, ServedModel, chat_server
 from qwen_vqa.serving.chat_session import ChatSession
+from qwen_vqa.serving.chat_text import STYLE, answer, count, plain
 
 ICON = Path(__file__).with_name("chat_icon.svg")
 LOOK_SECONDS = 5
@@ -19,24 +19,6 @@ FOLLOW_SECONDS = 0.08
 THUMBNAIL_WIDTH = 168
 WAITING_WIDTH = 72
 MAX_UPLOAD_MB = 20
-STYLE = """
-<style>
-  .block-container { padding-top: 3rem; }
-  [data-testid="stSidebarHeader"] { height: 2.5rem; margin-bottom: 0; }
-  [data-testid="stImage"] img { border-radius: 0.6rem; }
-  [data-testid="stChatMessage"] { padding: 0.75rem 1rem; }
-  /* A picture's cross lies on its corner; what it does is still read out. */
-  [class*="st-key-picture"] { position: relative; }
-  [class*="st-key-picture"] [class*="st-key-remove"] { position: absolute; top: 0.3rem; left: 0.3rem; width: auto; }
-  [class*="st-key-picture"] button {
-    min-height: 0; width: 1.5rem; height: 1.5rem; padding: 0; border: 0; border-radius: 50%;
-    background: rgb(0 0 0 / 55%); color: white; opacity: 0.75;
-  }
-  [class*="st-key-picture"] button:hover { opacity: 1; color: white; }
-  [class*="st-key-picture"] button * { gap: 0; margin: 0; justify-content: center; }
-  [class*="st-key-picture"] button p { position: absolute; width: 1px; height: 1px; overflow: hidden; opacity: 0; }
-</style>
-"""
 
 
 def main() -> None:
@@ -132,7 +114,7 @@ def _memory(session: ChatSession) -> None:
     st.divider()
     st.button("New conversation", icon=":material/add_comment:", width="stretch", on_click=session.restart)
     st.caption(
-        f"{_count(sum(turn.remembered for turn in turns), 'earlier turn')} with {_count(len(pictures), 'image')} "
+        f"{count(sum(turn.remembered for turn in turns), 'earlier turn')} with {count(len(pictures), 'image')} "
         "will be sent along with the next question."
     )
     used, context = turns[-1].reply.prompt_tokens + turns[-1].reply.answer_tokens, session.context()
@@ -146,7 +128,7 @@ def _memory(session: ChatSession) -> None:
 def _welcome(session: ChatSession) -> None:
     st.title("Ask about a picture")
     if not session.models:
-        st.error(_plain(session.served.problem or "The server offers no model."), icon=":material/cloud_off:")
+        st.error(plain(session.served.problem or "The server offers no model."), icon=":material/cloud_off:")
         st.caption("This page looks for it every few seconds.")
         return
     st.markdown(
@@ -201,7 +183,7 @@ def _pictures(session: ChatSession, pictures: list[Picture], width: int, key: st
                 st.button(
                     "Remove",
                     key=f"remove-{key}-{index}",
-                    help=_plain(" · ".join(filter(None, (picture.name, picture.scaled)))),
+                    help=plain(" · ".join(filter(None, (picture.name, picture.scaled)))),
                     type="tertiary",
                     icon=":material/close:",
                     on_click=session.remove,
@@ -212,7 +194,7 @@ def _pictures(session: ChatSession, pictures: list[Picture], width: int, key: st
 
 def _reply(reply: Reply, model: str) -> None:
     if reply.text:
-        st.markdown(_answer(reply.text))
+        st.markdown(answer(reply.text))
     small = [model, f"{reply.seconds:.2f} s"]
     if reply.prompt_tokens:
         of_images = f" ({reply.image_tokens:,} of images)" if reply.image_tokens else ""
@@ -223,7 +205,7 @@ def _reply(reply: Reply, model: str) -> None:
     if reply.cut:
         small.append("cut off at the longest answer that the settings allow")
     if not reply.problem:
-        st.caption(_plain(" · ".join(small)))
+        st.caption(plain(" · ".join(small)))
 
 
 def _problem(session: ChatSession, number: int, turn: Turn) -> None:
@@ -231,7 +213,7 @@ def _problem(session: ChatSession, number: int, turn: Turn) -> None:
     if turn is session.conversation.turns[-1]:
         place = session.conversation.place(turn.reply.place, session.settings.system_prompt)
     where = f" That is {place}." if place else ""
-    st.error(_plain(turn.reply.problem + where), icon=":material/error:")
+    st.error(plain(turn.reply.problem + where), icon=":material/error:")
     st.button(
         "Ask again",
         key=f"again-{number}",
@@ -266,7 +248,7 @@ def _follow(session: ChatSession) -> None:
         st.button("Stop", icon=":material/stop_circle:", key="stop", on_click=session.stop)
     try:
         while not running.wait(FOLLOW_SECONDS):
-            written.markdown(f"{_answer(running.reply.text)} ▍" if running.reply.text else "▍")
+            written.markdown(f"{answer(running.reply.text)} ▍" if running.reply.text else "▍")
     except StopException:  # the visitor closed the page
         session.stop()
         raise
@@ -280,7 +262,7 @@ def _follow(session: ChatSession) -> None:
 def _bottom(session: ChatSession) -> None:
     with st.bottom:
         for notice in session.notices:
-            st.warning(_plain(notice), icon=":material/warning:")
+            st.warning(plain(notice), icon=":material/warning:")
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             _pictures(session, session.waiting, WAITING_WIDTH, "waiting")
             with st.popover("Picture from the web", icon=":material/add_link:", type="tertiary"):
@@ -323,26 +305,6 @@ def _input(session: ChatSession) -> None:
         disabled=_busy(session) or not session.models,
         on_submit=submit,
     )
-
-
-# Text of others in Streamlit's Markdown.
-
-
-def _plain(text: str) -> str:
-    """Shown as it stands: no character of it means anything to Markdown."""
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~$:])", r"\\\1", text)
-
-
-def _answer(text: str) -> str:
-    """A model's Markdown, without formulas, so that prices stay prices, and without images from elsewhere.
-
-    An image would be fetched as soon as it is shown, and its address could carry off what was said.
-    """
-    return text.replace("$", r"\$").replace("![", "!\u200b[")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _busy(session: ChatSession) -> bool:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from qwen_vqa.serving import DEMO_IMAGES
 from tests.browser import chromium
+from tests.chat import chat_page, visit
 from tests.server import serving
-from tests.serving.test_chat_page import NUMBER, SHAPES, chat_page, visit
 from tests.tiny import REPOSITORY
 
 PICTURE = REPOSITORY / "serving" / "chat.png"
@@ -25,11 +26,11 @@ def main() -> None:
         page_url = stack.enter_context(chat_page(url, logs / "page.log"))
         chat = stack.enter_context(visit(stack.enter_context(chromium()), page_url))
         chat.page.set_viewport_size({"width": 1180, "height": 960})
-        chat.ask("What shape is pink?", SHAPES)
+        chat.ask("What shape is pink?", DEMO_IMAGES / "shapes.png")
         chat.answers(1)
         chat.ask("Where is the ring?")
         chat.answers(2)
-        chat.ask("What number is written here?", NUMBER)
+        chat.ask("What number is written here?", DEMO_IMAGES / "number.png")
         chat.answers(3)
         chat.page.mouse.move(5, 800)
         chat.page.wait_for_timeout(1500)

@@ -16,6 +16,7 @@ from qwen_vqa.serving.chat_conversation import Conversation, Turn
 from qwen_vqa.serving.chat_pictures import LARGEST_BYTES, LARGEST_SIDE, picture_from_file, picture_from_url
 from qwen_vqa.serving.chat_server import ChatServer, Reply
 from qwen_vqa.serving.chat_session import ChatSession
+from qwen_vqa.serving.chat_text import answer, plain
 from tests.server import Server, free_port
 from tests.serving.conftest import GuardedServer
 from tests.tiny import picture
@@ -126,6 +127,15 @@ def test_a_file_that_is_no_usable_image_is_refused_by_name(data: bytes, message:
 def test_what_is_no_web_address_is_refused(url: str):
     with pytest.raises(UserError, match="begins with https:// or http://"):
         picture_from_url(url)
+
+
+def test_an_answer_fetches_no_image_and_keeps_its_prices():
+    assert "![" not in answer("![x](https://example.org/?said=secret)")
+    assert answer("from $5 to $10") == r"from \$5 to \$10"
+
+
+def test_text_of_others_is_no_markdown():
+    assert plain("**a** [b](http://c)") == r"\*\*a\*\* \[b\]\(http\://c\)"
 
 
 def test_no_key_stands_on_the_command_line_of_the_page():

@@ -1,59 +1,25 @@
 """The chat page in a real Chromium, on real servers: ask, follow up, choose, stop, and what is said when it fails."""
 
 import contextlib
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
 from qwen_vqa.serving import DEMO_IMAGES
 from tests.browser import Wire, chromium, wire
-from tests.server import Server, free_port
+from tests.chat import Chat, chat_page, visit
+from tests.server import Server
 from tests.serving.conftest import GuardedServer
 
-CHAT = [sys.executable, "-m", "qwen_vqa.serving.cli", "chat"]
 NUMBER, SHAPES, EMOJI = (DEMO_IMAGES / f"{name}.png" for name in ("number", "shapes", "emoji"))
-SECONDS = 60_000
 OTHERS = 12
-expect.set_options(timeout=SECONDS)
-
-
-@contextlib.contextmanager
-def chat_page(url: str, log: Path, key: str = "") -> Iterator[str]:
-    """`qwen-vqa chat` for this server, the key in its environment; gives the page's address."""
-    port = free_port()
-    environment = {**os.environ, "VLLM_API_KEY": key}
-    with log.open("w") as output:
-        command = [*CHAT, "--url", url, "--port", str(port), "--host", "127.0.0.1"]
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-        try:
-            deadline = time.monotonic() + 60
-            while not _answers(f"http://127.0.0.1:{port}/_stcore/health"):
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=30)
-    assert "Traceback" not in log.read_text(), log.read_text()
-
-
-def _answers(health: str) -> bool:
-    try:
-        return httpx.get(health).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -80,64 +46,12 @@ def page_url(laid: Wire, guarded_key: str, tmp_path_factory: pytest.TempPathFact
         yield url
 
 
-@dataclass
-class Chat:
-    """A visitor's page, and what a visitor does."""
-
-    page: Page
-    long_answers_before: float = 0
-
-    def ask(self, question: str, *files: Path) -> None:
-        if files:
-            self.page.locator("[data-testid=stChatInput] input[type=file]").first.set_input_files(list(files))
-            for file in files:
-                expect(self.page.get_by_test_id("stChatInput").get_by_text(file.name)).to_be_visible()
-        box = self.page.get_by_test_id("stChatInputTextArea")
-        box.fill(question)
-        box.press("Enter")
-
-    def attach_url(self, url: str) -> None:
-        self.page.get_by_role("button", name="Picture from the web").click()
-        box = self.page.get_by_role("textbox", name="Address of an image on the web")
-        box.fill(url)
-        box.press("Enter")
-
-    def choose(self, model: str) -> None:
-        self.page.get_by_role("combobox", name="Model").click()
-        self.page.get_by_role("option", name=model).click()
-
-    def answers(self, count: int) -> list[str]:
-        """Once there are so many finished ones, each with its tokens in small print."""
-        expect(self.page.get_by_text(re.compile(r"[\d,]+ answer tokens"))).to_have_count(count)
-        replies = self.page.get_by_test_id("stChatMessage").filter(has_text="answer tokens")
-        return [reply.get_by_test_id("stMarkdown").first.inner_text() for reply in replies.all()]
-
-    def small_print(self) -> str:
-        return self.page.get_by_text(re.compile(r"[\d,]+ answer tokens")).last.inner_text()
-
-    def error(self) -> str:
-        alert = self.page.get_by_test_id("stAlert")
-        expect(alert).to_be_visible()
-        return alert.inner_text()
-
-
 @pytest.fixture
 def chat(browser: Browser, page_url: str, laid: Wire, demo_server: Server) -> Iterator[Chat]:
     """A new visitor to the page of the demo's server."""
     laid.lay(demo_server.url)
     with visit(browser, page_url) as visitor:
         yield visitor
-
-
-@contextlib.contextmanager
-def visit(browser: Browser, url: str) -> Iterator[Chat]:
-    context = browser.new_context(viewport={"width": 1200, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(SECONDS)
-    page.goto(url)
-    expect(page.get_by_text("Ask about a picture").first).to_be_visible()
-    yield Chat(page)
-    context.close()
 
 
 def test_an_upload_is_asked_about_and_the_answer_says_what_it_cost(chat: Chat):
