@@ -29,7 +29,7 @@ JOBS = {
         passes_flags_on=True,
     ),
     "chat": Job(
-        "qwen_vqa.serving.chat",
+        "qwen_vqa.serving.chat.command",
         "open a page in the browser to talk to a server",
         "qwen-vqa chat --url http://localhost:8000/v1",
     ),

@@ -14,7 +14,7 @@ from tests.chat import chat_page, visit
 from tests.server import serving
 from tests.tiny import REPOSITORY
 
-PICTURE = REPOSITORY / "serving" / "chat.png"
+PICTURE = REPOSITORY / "serving" / "chat" / "page.png"
 COLOURS = 256
 
 

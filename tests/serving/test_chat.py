@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.chat import _command, _environment, build_parser
-from qwen_vqa.serving.chat_conversation import Conversation, Turn
-from qwen_vqa.serving.chat_pictures import LARGEST_BYTES, LARGEST_SIDE, picture_from_file, picture_from_url
-from qwen_vqa.serving.chat_server import ChatServer, Reply
-from qwen_vqa.serving.chat_session import ChatSession
-from qwen_vqa.serving.chat_text import answer, plain
+from qwen_vqa.serving.chat.command import _command, _environment, build_parser
+from qwen_vqa.serving.chat.conversation import Conversation, Turn
+from qwen_vqa.serving.chat.pictures import LARGEST_BYTES, LARGEST_SIDE, picture_from_file, picture_from_url
+from qwen_vqa.serving.chat.server import ChatServer, Reply
+from qwen_vqa.serving.chat.session import ChatSession
+from qwen_vqa.serving.chat.text import answer, plain
 from tests.server import Server, free_port
 from tests.serving.conftest import GuardedServer
 from tests.tiny import picture

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.chat_conversation import Conversation, Turn
-from qwen_vqa.serving.chat_pictures import Picture, picture_from_file, picture_from_url
-from qwen_vqa.serving.chat_server import ChatServer, RunningReply, Served, ServedModel
+from qwen_vqa.serving.chat.conversation import Conversation, Turn
+from qwen_vqa.serving.chat.pictures import Picture, picture_from_file, picture_from_url
+from qwen_vqa.serving.chat.server import ChatServer, RunningReply, Served, ServedModel
 
 DEFAULT_MAX_TOKENS = 256
 

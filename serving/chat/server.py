@@ -12,7 +12,7 @@ from typing import Any
 
 from openai import AsyncOpenAI, OpenAIError, Timeout
 
-from qwen_vqa.serving.chat_problems import place_of, problem_of
+from qwen_vqa.serving.chat.problems import place_of, problem_of
 
 URL_VARIABLE = "QWEN_VQA_CHAT_URL"
 KEY_VARIABLE = "QWEN_VQA_CHAT_KEY"

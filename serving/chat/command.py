@@ -13,9 +13,9 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.chat_server import KEY_VARIABLE, URL_VARIABLE
+from qwen_vqa.serving.chat.server import KEY_VARIABLE, URL_VARIABLE
 
-PAGE = Path(__file__).with_name("chat_page.py")
+PAGE = Path(__file__).with_name("page.py")
 DEFAULT_URL = "http://localhost:8000/v1"
 KEY_FROM = "VLLM_API_KEY"
 # Streamlit's settings as environment variables, so that a config.toml in the folder at hand cannot change them.

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 
 from qwen_vqa.serving import DEMO_IMAGES
-from qwen_vqa.serving.chat_pictures import Picture, picture_from_file
+from qwen_vqa.serving.chat.pictures import Picture, picture_from_file
 
 
 @dataclass(frozen=True)

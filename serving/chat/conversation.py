@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwen_vqa.serving.chat_pictures import Picture
-from qwen_vqa.serving.chat_server import Reply
+from qwen_vqa.serving.chat.pictures import Picture
+from qwen_vqa.serving.chat.server import Reply
 
 PLACE = re.compile(r"messages\[(\d+)\](?:\.content\[(\d+)\])?")
 

@@ -6,14 +6,14 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import StopException
 
 from qwen_vqa.serving import DEMO_NAME
-from qwen_vqa.serving.chat_conversation import Turn
-from qwen_vqa.serving.chat_examples import Example, examples
-from qwen_vqa.serving.chat_pictures import SUFFIXES, Picture
-from qwen_vqa.serving.chat_server import Reply, ServedModel, chat_server
-from qwen_vqa.serving.chat_session import ChatSession
-from qwen_vqa.serving.chat_text import STYLE, answer, count, plain
+from qwen_vqa.serving.chat.conversation import Turn
+from qwen_vqa.serving.chat.examples import Example, examples
+from qwen_vqa.serving.chat.pictures import SUFFIXES, Picture
+from qwen_vqa.serving.chat.server import Reply, ServedModel, chat_server
+from qwen_vqa.serving.chat.session import ChatSession
+from qwen_vqa.serving.chat.text import STYLE, answer, count, plain
 
-ICON = Path(__file__).with_name("chat_icon.svg")
+ICON = Path(__file__).with_name("icon.svg")
 LOOK_SECONDS = 5
 FOLLOW_SECONDS = 0.08
 THUMBNAIL_WIDTH = 168
