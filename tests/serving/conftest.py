@@ -104,4 +104,4 @@ def guarded_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
     arguments += ["--waiting-per-caller", "2", "--max-body-mb", "1", "--max-images", "4", "--max-n", "3"]
     arguments += ["--max-output-tokens", "600"]
     with serving(folder / "guarded.log", str(tiny_checkpoint), *arguments) as server:
-        yield GuardedServer(server.url, server.log, keys, keys_file)
+        yield GuardedServer(server.url, server.log, server.process, keys, keys_file)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.checks import GIB, OVERHEAD, check_port, checked_checkpoint, kv_bytes_per_token, kv_cache_bytes
+from qwen_vqa.serving.checks import GIB, OVERHEAD, checked_checkpoint, kv_bytes_per_token, kv_cache_bytes
 from qwen_vqa.serving.cli import JOBS, main
 from tests.server import SERVE, free_port
 
@@ -50,10 +50,6 @@ def test_a_plugin_that_does_not_load_is_said_with_the_reason(tiny_checkpoint: Pa
     printed = capsys.readouterr().err
     assert "the vLLM plugin cannot be loaded: ModuleNotFoundError" in printed
     assert "qwen-vqa doctor" in printed
-
-
-def test_a_free_port_is_fine():
-    check_port("127.0.0.1", free_port())
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "chat_template.jinja"])
