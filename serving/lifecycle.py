@@ -85,6 +85,8 @@ class LifecycleMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        if path == "/health" and self.lifecycle.engine_died():
+            return await Response()(scope, receive, send)  # alive: the supervisor starts another
         if scope["type"] != "http" or path in WATCHED:
             return await self.app(scope, receive, send)
         if self.lifecycle.reason is not None:
@@ -141,8 +143,8 @@ def _error_event(path: str, refusal: RefusedError) -> bytes:
         error = {"type": "error", "error": {"type": "overloaded_error", "message": refusal.message}}
         return f"event: error\ndata: {json.dumps(error)}\n\n".encode()
     if path == "/v1/responses":
-        error = {"type": "error", "code": refusal.code, "message": refusal.message, "param": None}
-        return f"event: error\ndata: {json.dumps(error)}\n\n".encode()
+        failure = {"type": "error", "code": refusal.code, "message": refusal.message, "param": None}
+        return f"event: error\ndata: {json.dumps(failure)}\n\n".encode()
     return b"data: " + refusal.body + b"\n\n"
 
 

@@ -11,7 +11,7 @@ import pytest
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.checks import GIB, OVERHEAD, checked_checkpoint, kv_bytes_per_token, kv_cache_bytes
 from qwen_vqa.serving.cli import JOBS, main
-from tests.server import SERVE, free_port
+from tests.server import SERVE
 
 
 def serve(*arguments: str) -> tuple[int, str]:
