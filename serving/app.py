@@ -18,7 +18,9 @@ from qwen_vqa.serving.image_features import attach_image_features
 from qwen_vqa.serving.image_flags import image_rules
 from qwen_vqa.serving.lifecycle import Lifecycle, LifecycleMiddleware, attach_ready
 from qwen_vqa.serving.media import QwenVqaMediaConnector
+from qwen_vqa.serving.metrics import watch
 from qwen_vqa.serving.request_images import RequestImagesMiddleware
+from qwen_vqa.serving.request_log import RequestLogMiddleware
 from qwen_vqa.serving.token_count import attach_token_count
 
 
@@ -58,6 +60,8 @@ def build_server_app(
     # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics: what is
     # added goes around it. The guard is outermost: no body is read of a request that has not passed the keys.
     app.middleware_stack = RequestImagesMiddleware(app.middleware_stack or app.build_middleware_stack())
-    stand_guard(app, args, args.guard, model_config.hf_config.num_image_tokens)
+    queue = stand_guard(app, args, args.guard, model_config.hf_config.num_image_tokens)
+    watch(queue, lifecycle)
     app.middleware_stack = LifecycleMiddleware(app.middleware_stack, lifecycle)
+    app.middleware_stack = RequestLogMiddleware(app.middleware_stack, writes=not args.disable_uvicorn_access_log)
     return app

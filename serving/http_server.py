@@ -51,7 +51,7 @@ def _config(app: FastAPI, args: Namespace) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         log_level=args.uvicorn_log_level,
-        access_log=not args.disable_uvicorn_access_log,
+        access_log=False,  # serving/request_log.py
         timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
         timeout_graceful_shutdown=CLOSE_SECONDS,
         ssl_keyfile=args.ssl_keyfile,

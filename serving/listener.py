@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.serving.log import FORMATS
 
 DRAIN_SECONDS = 25  # below the 30 s after which Kubernetes kills
 BACKLOG = 2048
@@ -20,6 +21,7 @@ LISTEN_FLAGS = ("host", "port", "uds", "ssl_keyfile", "ssl_certfile", "ssl_ca_ce
 def add_life_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the supervisor, which vLLM does not have."""
     parser.add_argument("--drain-seconds", type=int, default=DRAIN_SECONDS, help="for what runs when told to stop")
+    parser.add_argument("--log-format", choices=FORMATS, default="text", help="lines for people, or JSON")
     parser.add_argument("--no-restart", action="store_true", help="end when the engine dies")
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from starlette.types import Send
 
+from qwen_vqa.serving.request_record import request_record
+
 
 @dataclass(eq=False)
 class RefusedError(Exception):
@@ -30,6 +32,7 @@ class RefusedError(Exception):
 
     async def send(self, send: Send, close: bool = False) -> None:
         """Answer with it; `close` has the client open another connection, which another process may answer."""
+        request_record().refused = self.code or self.type
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(self.body)).encode())]
         if self.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))

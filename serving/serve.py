@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NoReturn
 from qwen_vqa.plugin.checkpoint import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
+from qwen_vqa.serving.listener import add_life_flags, check_same_listener, listen_flags
+from qwen_vqa.serving.log import say, set_format
 
 if TYPE_CHECKING:
     from qwen_vqa.serving.checks import CheckedCheckpoint
@@ -47,6 +49,7 @@ options:
   --image-fetch-seconds N          for fetching one image (default: 10)
   --image-redirects N              redirects followed for one image (default: 3)
   --drain-seconds N      told to stop, what runs has so long to finish (default: 25; Kubernetes kills after 30)
+  --log-format FORMAT    text or json, one object a line (default: text); never prompts, pictures or keys
   --no-restart           end with status 1 when the engine dies (default: start it again)
   --verify               open the routes through which `qwen-vqa verify` sees pixels and features
   --help=all             every option of vLLM's server
@@ -109,15 +112,15 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
         UserError: something that would keep the server from starting, said before the model loads.
     """
     started = time.monotonic()
+    set_format(listen_flags(argv).log_format)
     # vLLM reads these when it is imported; what the user set stays.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_MEDIA_CONNECTOR", "qwen_vqa")
     # For vLLM's processes: what their libraries say to developers, on every start and stop.
     os.environ.setdefault("PYTHONWARNINGS", QUIET)
-    _say("checking the checkpoint and the installation")
+    say("checking the checkpoint and the installation")
     from qwen_vqa.serving.checks import check_plugin, checked_checkpoint
-    from qwen_vqa.serving.listener import check_same_listener
 
     check_plugin()
     args = _parse(argv)
@@ -125,18 +128,18 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
     _complete_guard(args)
     checkpoint = checked_checkpoint(Path(args.model))
     _complete(args, checkpoint)
-    _say(f"loading {checkpoint.folder}")
+    say(f"loading {checkpoint.folder}")
     _run(args, sock, supervisor, started)
 
 
 def _parse(argv: list[str]) -> Namespace:
+    from vllm.config.logging import LoggingConfig
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     from qwen_vqa.serving.guard import add_guard_flags
     from qwen_vqa.serving.image_flags import add_image_flags, image_rules
-    from qwen_vqa.serving.listener import add_life_flags
 
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="qwen-vqa serve"))
@@ -153,6 +156,8 @@ def _parse(argv: list[str]) -> Namespace:
     image_rules(args)  # what is wrong with them is said before anything loads
     validate_parsed_serve_args(args)
     _check_one_server(args)
+    if args.log_format == "json" and getattr(args, "logging_config", None) is None:
+        args.logging_config = LoggingConfig(formatter="json")  # vLLM's own lines and uvicorn's
     return args
 
 
@@ -173,7 +178,7 @@ def _image_cache_gib() -> float:
     free = shutil.disk_usage("/dev/shm").free / 2**30 if Path("/dev/shm").is_dir() else 0
     size = min(IMAGE_CACHE_GIB, free / 2)
     if size < LEAST_IMAGE_CACHE_GIB:
-        _say(f"no cache of processed images: /dev/shm has {free:.2f} GiB free (docker run --shm-size gives more)")
+        say(f"no cache of processed images: /dev/shm has {free:.2f} GiB free (docker run --shm-size gives more)")
         return 0
     return size
 
@@ -184,7 +189,7 @@ def _complete_guard(args: Namespace) -> None:
     args.guard = take_guard(args)
     bound_answers(args, args.guard)
     if exposed_without_keys(args, args.guard):
-        _say(f"anybody who reaches {args.host} may use this server: it has no --api-key and no --api-keys-file")
+        say(f"anybody who reaches {args.host} may use this server: it has no --api-key and no --api-keys-file")
 
 
 def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
@@ -224,7 +229,7 @@ def _complete_adapters(args: Namespace, checkpoint: "CheckedCheckpoint", on_cpu:
         return
     summaries = {name: check_adapter(path, checkpoint.config) for name, path in named.items()}
     for name, summary in summaries.items():
-        _say(f"adapter {name}: rank {summary.rank}, alpha {summary.alpha:g}")
+        say(f"adapter {name}: rank {summary.rank}, alpha {summary.alpha:g}")
     args.lora_modules = [LoRAModulePath(name=name, path=str(path)) for name, path in named.items()]
     args.enable_lora = True
     args.max_lora_rank = max(args.max_lora_rank, _lora_rank(max(summary.rank for summary in summaries.values())))
@@ -261,7 +266,3 @@ def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", start
     sys.stdout.flush()
     # Past here is only the interpreter's own end, in which triton's bindings print forty lines about leaks.
     os._exit(0 if lived else ENGINE_DIED)
-
-
-def _say(text: str) -> None:
-    print(f"qwen-vqa: {text}", file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 import psutil
 
 from qwen_vqa.serving.listener import listen, listen_flags
+from qwen_vqa.serving.log import say, set_format
 from qwen_vqa.serving.stand_in import StandIn
 
 FIRST_DELAY = 1.0
@@ -45,6 +46,7 @@ def supervise(argv: Sequence[str]) -> int:
         UserError: the port cannot be had.
     """
     flags = listen_flags(argv)
+    set_format(flags.log_format)
     with contextlib.closing(listen(flags)) as sock:
         return asyncio.run(Supervisor(SERVER, argv, flags, sock).run())
 
@@ -192,8 +194,3 @@ def _group(leader: int) -> Iterator[psutil.Process]:
         with contextlib.suppress(OSError):
             if os.getpgid(process.pid) == leader:
                 yield process
-
-
-def say(text: str) -> None:
-    """For whoever started the server."""
-    print(f"qwen-vqa: {text}", file=sys.stderr, flush=True)

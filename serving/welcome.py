@@ -11,6 +11,7 @@ from pathlib import Path
 from openai import DefaultHttpxClient, OpenAI, OpenAIError
 
 from qwen_vqa.serving import DEMO_IMAGES, DEMO_NAME
+from qwen_vqa.serving.log import is_json, say
 from qwen_vqa.serving.supervisor import RESTARTS
 
 SNIPPET = """\
@@ -42,8 +43,8 @@ def welcome(args: Namespace, started: float, port_is_ours: threading.Event) -> N
 
 def _welcome(args: Namespace, started: float, port_is_ours: threading.Event) -> None:
     port_is_ours.wait()
-    print(f"qwen-vqa: ready after {time.monotonic() - started:.0f} s", flush=True)
-    if os.environ.get(RESTARTS, "0") == "0":
+    say(f"ready after {time.monotonic() - started:.0f} s")
+    if os.environ.get(RESTARTS, "0") == "0" and not is_json():
         _introduce(args)
 
 

@@ -64,6 +64,7 @@ class Reader(threading.Thread):
         self.pieces = 0
         self.finish_reason: str | None = None
         self.error: APIError | None = None
+        self.ended = 0.0
         self.start()
 
     def run(self) -> None:
@@ -74,6 +75,7 @@ class Reader(threading.Thread):
                     self.finish_reason = chunk.choices[0].finish_reason
         except APIError as error:
             self.error = error
+        self.ended = time.monotonic()
 
     def running(self) -> "Reader":
         deadline = time.monotonic() + 30
@@ -90,7 +92,7 @@ def life(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     port, log = free_port(), folder / "life.log"
     arguments = [str(tiny_checkpoint), "--served-model-name", "tiny", "--dtype", "float32", "--port", str(port)]
     arguments += ["--ssl-keyfile", str(key), "--ssl-certfile", str(certificate)]
-    arguments += ["--drain-seconds", str(DRAIN_SECONDS)]
+    arguments += ["--drain-seconds", str(DRAIN_SECONDS), "--max-n", "64"]
     with log.open("w") as output:
         process = subprocess.Popen(
             [*SERVE, *arguments], stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **ONE_CORE}
@@ -157,8 +159,8 @@ def test_an_engine_that_is_killed_ends_its_streams_with_an_error_and_is_started_
 
 
 def test_told_to_stop_it_finishes_what_runs_and_takes_nothing_new(life: Life):
-    long = Reader(life.stream(LONG, answers=8)).running()
-    short = Reader(life.stream(40)).running()
+    long = Reader(life.stream(LONG, answers=64)).running()
+    short = Reader(life.stream(60)).running()
     began = time.monotonic()
     life.process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
@@ -171,7 +173,7 @@ def test_told_to_stop_it_finishes_what_runs_and_takes_nothing_new(life: Life):
     for reader in (short, long):
         reader.join(DRAIN_SECONDS + 5)
         assert not reader.is_alive()
-    assert short.finish_reason == "length" and short.error is None
+    assert short.finish_reason == "length" and short.error is None and short.ended > began
     assert long.finish_reason is None and "shutting down" in str(long.error)
     assert life.process.wait(20) == 0, life.log.read_text()[-2000:]
     assert DRAIN_SECONDS <= time.monotonic() - began < DRAIN_SECONDS + 15

@@ -192,14 +192,8 @@ def test_the_guard_stands_around_everything_and_vllms_own_key_check_not_inside(p
     while layer is not None:
         layers.append(type(layer).__name__)
         layer = getattr(layer, "app", None)
-    outermost = [
-        "LifecycleMiddleware",
-        "AccessMiddleware",
-        "UsageMiddleware",
-        "RequestImagesMiddleware",
-        "ServerErrorMiddleware",
-    ]
-    assert layers[:5] == outermost
+    ours = ["RequestLogMiddleware", "LifecycleMiddleware", "AccessMiddleware", "UsageMiddleware"]
+    assert layers[:6] == [*ours, "RequestImagesMiddleware", "ServerErrorMiddleware"]
     assert "AuthenticationMiddleware" not in layers
 
 
