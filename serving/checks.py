@@ -15,7 +15,7 @@ from qwen_vqa.plugin.registration import VLLM_MODEL, register_all
 
 GIB = 2**30
 DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2, "auto": 2}
-# The server's three processes take 1.4 GiB with a tiny model; the rest is room for activations.
+# The server's processes, two on a CPU or three; the rest is room for activations.
 OVERHEAD = 2 * GIB
 # A cache for this many prompts of full length; more would only be held, not used, on most machines.
 FULL_LENGTH_PROMPTS = 32
