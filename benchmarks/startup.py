@@ -4,6 +4,7 @@ python benchmarks/startup.py --runs 3
 
 The variants take turns, so that what else the machine does falls on both. Seconds from the command's start:
 port: something answers (503 while the model loads); ready: GET /ready is 200; answer: the first question's.
+Beside it, whether the variant costs speed once it runs: tokens a second of 64 answers of 64 tokens, 8 at once.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import statistics
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -24,12 +26,13 @@ VARIANTS = {
     "engine and worker in one process": [],
     "worker in its own process": ["--distributed-executor-backend", "mp"],
 }
-STAGES = ("port", "ready", "answer")
+STAGES = ("port", "ready", "answer", "tokens/s")
+ANSWERS, TOKENS, AT_ONCE = 64, 64, 8
 MOST_SECONDS = 300
 
 
 def measure(arguments: list[str]) -> dict[str, float]:
-    """Start the demo once, ask it one question, stop it; the seconds to each stage."""
+    """Start the demo once, ask it, stop it; the seconds to each stage, and tokens a second."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     started = time.perf_counter()
@@ -43,12 +46,25 @@ def measure(arguments: list[str]) -> dict[str, float]:
                 ("ready", "/ready", 200),
             )
         }
-        question = {"model": DEMO_NAME, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
-        httpx.post(f"{address}/v1/chat/completions", json=question, timeout=MOST_SECONDS).raise_for_status()
-        return {**seconds, "answer": time.perf_counter() - started}
+        _ask(address, 4)
+        seconds["answer"] = time.perf_counter() - started
+        return {**seconds, "tokens/s": _tokens_a_second(address)}
     finally:
         process.terminate()
         process.wait(60)
+
+
+def _ask(address: str, tokens: int) -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    question = {"model": DEMO_NAME, "messages": messages, "max_tokens": tokens, "ignore_eos": True}
+    httpx.post(f"{address}/v1/chat/completions", json=question, timeout=MOST_SECONDS).raise_for_status()
+
+
+def _tokens_a_second(address: str) -> float:
+    started = time.perf_counter()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda _: _ask(address, TOKENS), range(ANSWERS)))
+    return ANSWERS * TOKENS / (time.perf_counter() - started)
 
 
 def _seconds_until(url: str, started: float, process: subprocess.Popen, status: int | None) -> float:
@@ -75,7 +91,7 @@ def main() -> None:
             starts[name].append(measure(arguments))
             told = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in starts[name][-1].items())
             print(f"run {number} of {args.runs}, {name}: {told}; load {os.getloadavg()[0]:.1f}", flush=True)
-    print(f"\n{'median of ' + str(args.runs) + ', in s':<36s}" + "".join(f"{stage:>9s}" for stage in STAGES))
+    print(f"\n{'median of ' + str(args.runs):<36s}" + "".join(f"{stage:>9s}" for stage in STAGES))
     for name, runs in starts.items():
         medians = [statistics.median(run[stage] for run in runs) for stage in STAGES]
         print(f"{name:<36s}" + "".join(f"{median:9.1f}" for median in medians))

@@ -96,5 +96,5 @@ def _complete(record: RequestRecord, state: MutableMapping[str, Any]) -> None:
     if usage is not None:
         record.prompt_tokens, record.output_tokens = usage.prompt_tokens, usage.completion_tokens
     record.status = record.status or CLIENT_GONE
-    if record.status >= 400 and record.refused is None:
+    if record.status >= 400 and record.status != CLIENT_GONE and record.refused is None:
         record.refused = f"http_{record.status}"

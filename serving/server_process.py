@@ -13,15 +13,20 @@ from qwen_vqa.plugin.errors import UserError
 
 
 class ToSupervisor:
-    """This end of the socket pair. When the other end is gone, so is the supervisor, and this process stops."""
+    """This end of the socket pair. When the other end is gone, so is the supervisor, and this process stops.
+
+    While it serves, it drains; before that, nothing listens to SIGTERM yet, and what it has started goes with it.
+    """
 
     def __init__(self, channel: socket.socket):
         self._channel = channel
+        self._serving = False
         self.port_is_ours = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ready(self) -> None:
         """The server answers: the port may be left to it."""
+        self._serving = True
         self._channel.sendall(b"ready\n")
 
     def closed(self) -> None:
@@ -34,7 +39,10 @@ class ToSupervisor:
     def _listen(self) -> None:
         while self._channel.recv(16):
             self.port_is_ours.set()
-        os.kill(os.getpid(), signal.SIGTERM)
+        if self._serving:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def main(argv: list[str]) -> int:

@@ -19,6 +19,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import psutil
 
@@ -47,8 +48,12 @@ def supervise(argv: Sequence[str]) -> int:
     """
     flags = listen_flags(argv)
     set_format(flags.log_format)
-    with contextlib.closing(listen(flags)) as sock:
-        return asyncio.run(Supervisor(SERVER, argv, flags, sock).run())
+    try:
+        with contextlib.closing(listen(flags)) as sock:
+            return asyncio.run(Supervisor(SERVER, argv, flags, sock).run())
+    finally:
+        if flags.uds:
+            Path(flags.uds).unlink(missing_ok=True)
 
 
 class Backoff:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -14,6 +15,7 @@ import httpx
 import psutil
 import pytest
 from openai import APIError, DefaultHttpxClient, InternalServerError, OpenAI
+from safetensors.torch import load_file, save_file
 
 from qwen_vqa.train.server_process import wait_until_ready
 from tests.certificate import self_signed
@@ -177,3 +179,17 @@ def test_told_to_stop_it_finishes_what_runs_and_takes_nothing_new(life: Life):
     assert long.finish_reason is None and "shutting down" in str(long.error)
     assert life.process.wait(20) == 0, life.log.read_text()[-2000:]
     assert DRAIN_SECONDS <= time.monotonic() - began < DRAIN_SECONDS + 15
+
+
+def test_weights_that_do_not_fit_end_the_first_start(tiny_checkpoint: Path, tmp_path: Path):
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_checkpoint, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["connector.linear_1.weight"] = weights["connector.linear_1.weight"][:-1].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    command = [*SERVE, str(folder), "--port", str(free_port())]
+    run = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, **ONE_CORE}, check=False
+    )
+    assert run.returncode not in (0, 2)
+    assert "not tried again" in run.stderr
