@@ -163,7 +163,7 @@ def _parse(argv: list[str]) -> Namespace:
 
 def _check_one_server(args: Namespace) -> None:
     """Raises UserError for what only `vllm serve` can start: several API servers, or none."""
-    if (args.api_server_count or 1) != 1:
+    if args.api_server_count not in (None, 1):
         raise UserError(
             f"--api-server-count is {args.api_server_count}; limits and queue are counted in one process, so there is "
             "one. For more, start several servers behind a load balancer that reads /ready."
