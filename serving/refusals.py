@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from starlette.types import Send
 
+from qwen_vqa.serving.request_record import request_record
+
 
 @dataclass(eq=False)
 class RefusedError(Exception):
@@ -28,11 +30,14 @@ class RefusedError(Exception):
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return json.dumps({"error": error}).encode()
 
-    async def send(self, send: Send) -> None:
-        """Answer with it."""
+    async def send(self, send: Send, close: bool = False) -> None:
+        """Answer with it; `close` has the client open another connection, which another process may answer."""
+        request_record().refused = self.code or self.type
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(self.body)).encode())]
         if self.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
+        if close:
+            headers.append((b"connection", b"close"))
         if self.retry_after is not None:
             headers.append((b"retry-after", str(max(1, math.ceil(self.retry_after))).encode()))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwen_vqa.serving.refusals import RefusedError
+from qwen_vqa.serving.request_record import request_record
 
 IMAGE_TYPES = {"image_url", "input_image", "image", "image_pil", "image_embeds"}
 # Where the APIs keep what the model is to see: OpenAI's chat and responses, Anthropic's messages.
 CONVERSATION_FIELDS = ("messages", "input", "system", "previous_input_messages")
+# Of a model's name that the log shows.
+MODEL_CHARACTERS = 100
 TOKEN_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens")
 
 
@@ -31,6 +34,8 @@ class RequestBounds:
         request = _parsed(body)
         if not isinstance(request, dict):
             return 0
+        model = request.get("model")
+        request_record().model = model[:MODEL_CHARACTERS] if isinstance(model, str) else None
         for name in TOKEN_FIELDS:
             _check(name, _number(request.get(name)), self.output_tokens, "--max-output-tokens")
         _check("n", _answers(request), self.answers, "--max-n")
