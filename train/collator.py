@@ -47,22 +47,36 @@ class ConversationCollator:
             batch["pixel_values"] = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
         return batch
 
+    def token_count(self, messages: list[dict[str, Any]], sample_id: str) -> int:
+        """How many tokens a conversation has, image tokens included.
+
+        Raises:
+            UserError: an answer that the chat template does not reproduce.
+        """
+        return len(self._tokens_and_labels(messages, sample_id)[0])
+
     def _encode(self, sample: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        prompt = self.processor.apply_chat_template(sample["messages"], tokenize=False)
-        image_token = self.processor.image_token
-        expanded = prompt.replace(image_token, image_token * self.processor.image_processor.num_image_tokens)
-        ids = torch.tensor(self.processor.tokenizer.encode(expanded, add_special_tokens=False))
+        ids, labels = self._tokens_and_labels(sample["messages"], sample.get("sample_id"))
         if len(ids) > self.max_length:
             raise UserError(
                 f"sample {sample.get('sample_id')} has {len(ids)} tokens, more than max_length "
                 f"{self.max_length}: shorten it or raise --max-length."
             )
+        return ids, labels
+
+    def _tokens_and_labels(
+        self, messages: list[dict[str, Any]], sample_id: str | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        prompt = self.processor.apply_chat_template(messages, tokenize=False)
+        image_token = self.processor.image_token
+        expanded = prompt.replace(image_token, image_token * self.processor.image_processor.num_image_tokens)
+        ids = torch.tensor(self.processor.tokenizer.encode(expanded, add_special_tokens=False))
         labels = assistant_labels(ids, self.processor.tokenizer)
-        answers = sum(message["role"] == "assistant" for message in sample["messages"])
+        answers = sum(message["role"] == "assistant" for message in messages)
         starts = int(((labels[1:] != IGNORED) & (labels[:-1] == IGNORED)).sum())
         if starts != answers:
             raise UserError(
-                f"sample {sample.get('sample_id')} has {answers} answers, but {starts} were found in its prompt: "
+                f"sample {sample_id} has {answers} answers, but {starts} were found in its prompt: "
                 "an answer may not begin with a line break."
             )
         return ids, labels

@@ -20,6 +20,10 @@ from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
 from qwen_vqa.train.collator import ConversationCollator
 from qwen_vqa.train.connector_file import save_connector
+from qwen_vqa.train.data.preparation import prepare_data
+from qwen_vqa.train.data.registry import ADAPTERS
+from qwen_vqa.train.data.source import EXAMPLES, DataSource
+from qwen_vqa.train.data.table import data_table
 from qwen_vqa.train.dataset import ConversationDataset
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.trainer import QwenVqaTrainer, prepare_model, training_arguments
@@ -44,11 +48,7 @@ def train(
     Raises:
         UserError: `resume` with no checkpoint to resume from, or a run already there without `resume`.
     """
-    last = get_last_checkpoint(output) if output.is_dir() else None
-    if resume and last is None:
-        raise UserError(f"nothing to resume: {output} holds no checkpoint.")
-    if last and not resume:
-        raise UserError(f"{output} holds a run already: pass --resume to go on with it, or give another -o.")
+    last = check_run(output, resume)
     output.mkdir(parents=True, exist_ok=True)
     (output / "training_config.json").write_text(json.dumps(asdict(config), indent=2) + "\n")
     processor = load_processor(base)
@@ -65,6 +65,20 @@ def train(
     )
     trainer.train(resume_from_checkpoint=last)
     return trainer
+
+
+def check_run(output: Path, resume: bool) -> str | None:
+    """The checkpoint to go on from, if there is to be one.
+
+    Raises:
+        UserError: `resume` with no checkpoint to resume from, or a run already there without `resume`.
+    """
+    last = get_last_checkpoint(output) if output.is_dir() else None
+    if resume and last is None:
+        raise UserError(f"nothing to resume: {output} holds no checkpoint.")
+    if last and not resume:
+        raise UserError(f"{output} holds a run already: pass --resume to go on with it, or give another -o.")
+    return last
 
 
 def export(model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, output: Path) -> Path:
@@ -87,13 +101,36 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The flags of `qwen-vqa train`."""
     add, default = parser.add_argument, TrainingConfig()
     add("base", type=Path, metavar="BASE", help="checkpoint folder to start from (`qwen-vqa assemble` makes one)")
-    add("--data", required=True, type=Path, metavar="FILE", help="JSONL of conversations; see train/dataset.py")
+    add(
+        "--data",
+        required=True,
+        action="append",
+        metavar="NAME=LOCATION[,images=DIR][,weight=W][,split=S][,samples=N]",
+        help=f"a data set, known are {', '.join(ADAPTERS)}; may be repeated. For example: {'; '.join(EXAMPLES)}",
+    )
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="where the run goes")
     add("--resume", action="store_true", help="go on from the last checkpoint in DIR")
-    add("--skip-broken-images", action="store_true", help="leave out samples whose image cannot be opened")
-    for name in ("learning_rate", "connector_learning_rate", "dropout", "epochs", "warmup_ratio", "weight_decay"):
+    for name in (
+        "learning_rate",
+        "connector_learning_rate",
+        "dropout",
+        "epochs",
+        "warmup_ratio",
+        "weight_decay",
+        "max_dropped",
+    ):
         add(_flag(name), type=float, default=getattr(default, name), help="(default: %(default)s)")
-    for name in ("rank", "alpha", "batch_size", "accumulation", "max_steps", "max_length", "save_steps", "seed"):
+    for name in (
+        "rank",
+        "alpha",
+        "batch_size",
+        "accumulation",
+        "max_steps",
+        "max_length",
+        "max_samples",
+        "save_steps",
+        "seed",
+    ):
         add(_flag(name), type=int, default=getattr(default, name), help="(default: %(default)s)")
     add("--target-modules", nargs="+", default=default.target_modules, help="(default: %(default)s)")
     add("--full-language-model", action="store_true", help="train all of a small language model (with --rank 0)")
@@ -106,11 +143,11 @@ def run(args: argparse.Namespace) -> int:
     fields = {name: getattr(args, name) for name in TrainingConfig.names()}
     fields["target_modules"] = tuple(fields["target_modules"])
     config = TrainingConfig(**fields)
-    dataset = ConversationDataset(args.data)
-    broken = dataset.check_images(args.skip_broken_images)
-    if broken:
-        print(f"left out the samples of {len(broken)} broken images:", *broken, sep="\n  ")
-    print(f"training on {len(dataset)} samples of {args.data}")
+    check_run(args.output, args.resume)
+    sources = [DataSource.parse(text) for text in args.data]
+    dataset = prepare_data(sources, load_processor(args.base), config, args.output)
+    print(data_table(dataset.mix.tallies))
+    print(f"training on {len(dataset):,} samples")
     trainer = train(args.base, dataset, args.output, config, args.resume)
     folder = export(trainer.model, trainer.processing_class, args.output)
     print(f"wrote {', '.join(str(path) for path in sorted(args.output.iterdir()) if path.name in RESULTS)}")

@@ -14,6 +14,8 @@ class TrainingConfig:
 
     Learning rates are peak values (cosine, after `warmup_ratio` of the steps). One optimiser step sees
     `batch_size` x `accumulation` samples. `max_length` is in tokens, image tokens included.
+    Of all data sets together `max_samples` are drawn; when more than the share `max_dropped` of one cannot be used,
+    the run does not start.
     `full_language_model` trains all of the language model in place of an adapter, for small models.
     """
 
@@ -31,13 +33,16 @@ class TrainingConfig:
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     max_length: int = 2048
+    max_samples: int = 200_000
+    max_dropped: float = 0.05
     precision: str = "auto"
     save_steps: int = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = ("learning_rate", "connector_learning_rate", "batch_size", "accumulation", "epochs", "save_steps")
-        for name in positive:
+        rates = ("learning_rate", "connector_learning_rate")
+        sizes = ("batch_size", "accumulation", "epochs", "save_steps", "max_samples", "max_length")
+        for name in (*rates, *sizes):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
         if self.rank < 0 or (self.rank and self.alpha <= 0):
@@ -46,6 +51,8 @@ class TrainingConfig:
             raise UserError("full_language_model trains what an adapter would sit on: set rank to 0 with it.")
         if not 0 <= self.dropout < 1 or not 0 <= self.warmup_ratio < 1:
             raise UserError(f"dropout {self.dropout} and warmup_ratio {self.warmup_ratio} must be at least 0, below 1.")
+        if not 0 <= self.max_dropped <= 1:
+            raise UserError(f"max_dropped is {self.max_dropped}; it is a share, from 0 to 1.")
         if self.precision not in PRECISIONS:
             raise UserError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}.")
 
