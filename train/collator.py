@@ -15,13 +15,14 @@ class ConversationCollator:
     """Called with `ConversationDataset` samples, returns the model's inputs, padded on the right.
 
     `max_length` is in tokens, image tokens included. A longer sample raises: a cut prompt would
-    train on something that is never served.
+    train on something that is never served. With `with_sample_ids` the batch names its samples.
     """
 
     processor: QwenVqaProcessor
     max_length: int = 2048
+    with_sample_ids: bool = False
 
-    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
         """`input_ids`, `attention_mask`, `labels` [B, T] and, if there are images, `pixel_values` [images, 3, S, S].
 
         A sample may carry `image_features` [images, tokens, width] of the frozen encoder in place of `images`.
@@ -38,7 +39,9 @@ class ConversationCollator:
             input_ids[row, : len(ids)] = ids
             attention_mask[row, : len(ids)] = 1
             labels[row, : len(ids)] = sample_labels
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        batch: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        if self.with_sample_ids:
+            batch["sample_ids"] = [sample["sample_id"] for sample in samples]
         images = [image for sample in samples for image in sample.get("images") or []]
         features = [sample["image_features"] for sample in samples if sample.get("image_features") is not None]
         if features:

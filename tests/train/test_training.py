@@ -14,8 +14,10 @@ from qwen_vqa.serving.cli import main
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.collator import ConversationCollator
 from qwen_vqa.train.dataset import ConversationDataset
+from qwen_vqa.train.export import export
 from qwen_vqa.train.labels import IGNORED
-from qwen_vqa.train.run import export, train
+from qwen_vqa.train.recipe import load_config
+from qwen_vqa.train.run import train
 from qwen_vqa.train.trainer import prepare_model
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.image_server import png
@@ -219,7 +221,7 @@ def test_the_command_trains_and_says_where_the_result_is(tiny_checkpoint: Path, 
     printed = capsys.readouterr().out
     assert "training on 16 samples" in printed
     assert f"serve it: qwen-vqa serve {tmp_path / 'run' / 'model'}" in printed
-    assert json.loads((tmp_path / "run/training_config.json").read_text())["rank"] == 2
+    assert load_config(tmp_path / "run").rank == load_config(tmp_path / "run/checkpoint-1").rank == 2
     load_reference(tmp_path / "run" / "model")
 
 
