@@ -1,5 +1,6 @@
 """The training loop: what is trained, on what, and that a resumed run is the same run."""
 
+import argparse
 import base64
 import json
 from pathlib import Path
@@ -16,13 +17,13 @@ from qwen_vqa.train.collator import ConversationCollator
 from qwen_vqa.train.dataset import ConversationDataset
 from qwen_vqa.train.export import export
 from qwen_vqa.train.labels import IGNORED
-from qwen_vqa.train.recipe import load_config
-from qwen_vqa.train.run import train
-from qwen_vqa.train.trainer import prepare_model
+from qwen_vqa.train.recipe import STAGES, config_for, load_config
+from qwen_vqa.train.run import build_parser, train
+from qwen_vqa.train.trainer import prepare_model, trainable_parts
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.image_server import png
 from tests.tiny import picture, tiny_config, tiny_model, tiny_processor, user
-from tests.train.releases import prepare
+from tests.train.releases import prepare, write_textvqa
 
 CONFIG = TrainingConfig(
     learning_rate=1e-3,
@@ -69,6 +70,47 @@ def test_the_loss_counts_answers_and_their_ends_alone():
     assert processor.tokenizer.decode(counted) == "no<|im_end|>yes, blue<|im_end|>"
     assert torch.equal(batch["labels"][batch["labels"] != IGNORED], torch.tensor(counted))
     assert (batch["input_ids"] == processor.image_token_id).sum() == processor.image_processor.num_image_tokens
+
+
+def test_the_label_mask_of_a_released_sample_token_by_token(tmp_path: Path):
+    processor = tiny_processor()
+    sample = prepare(tmp_path / "run", write_textvqa(tmp_path))[0]
+    batch = ConversationCollator(processor)([sample])
+    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+    tokens = processor.tokenizer.convert_ids_to_tokens(ids)
+    assert tokens.count("<|image_pad|>") == 5
+    answer = len(tokens) - 1 - tokens[::-1].index("<|im_start|>")  # of the assistant's turn
+    header = len(processor.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False))
+    learnt = [(token, label != IGNORED) for token, label in zip(tokens, labels, strict=True)]
+    assert not any(flag for _, flag in learnt[: answer + header])
+    end = [processor.tokenizer.decode([label]) for label in labels[answer + header :] if label != IGNORED]
+    assert "".join(end) == "nokia<|im_end|>"
+    assert learnt[-1] == (tokens[-1], False) and tokens[-2] == "<|im_end|>"  # the line break after it is not learnt
+    assert all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_in_step_one_every_trained_group_has_a_gradient_and_no_frozen_weight_has(stage: str, tmp_path: Path):
+    processor = tiny_processor()
+    model = tiny_model(tiny_config(processor)).train()
+    prepare_model(model, config_for(stage, build_parser(argparse.ArgumentParser()).parse_args(["base", "-o", "run"])))
+    dataset = prepare(tmp_path / "run", write_textvqa(tmp_path))
+    model(**ConversationCollator(processor)([dataset[0], dataset[1]])).loss.backward()
+    groups = trainable_parts(model)
+    assert bool(groups["language_model"]) == (stage != "align")
+    for part, parameters in groups.items():
+        assert not parameters or any(bool(parameter.grad.any()) for parameter in parameters), part
+    assert all(parameter.grad is None for parameter in model.parameters() if not parameter.requires_grad)
+    assert not any(parameter.requires_grad for parameter in model.vision_encoder.parameters())
+
+
+def test_a_batch_of_text_alone_has_a_gradient_for_the_connector(tmp_path: Path):
+    processor = tiny_processor()
+    model = tiny_model(tiny_config(processor)).train()
+    prepare_model(model, TrainingConfig(rank=0))
+    sample = {"sample_id": "s", "messages": [user("red?"), answer("no")], "images": []}
+    model(**ConversationCollator(processor)([sample])).loss.backward()
+    assert all(bool((parameter.grad == 0).all()) for parameter in model.connector.parameters())
 
 
 def test_padding_is_not_attended_or_learnt():

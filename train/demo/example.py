@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     add = parser.add_argument
     add("checkpoint", type=Path, help="the demo checkpoint, serving/demo_checkpoint")
     add("--out", type=Path, required=True, help="folder for data, base and run; the result is in OUT/run/model")
-    add("--train", type=int, default=2000, help="training entries of each data set (default: %(default)s)")
+    add("--train", type=int, default=1500, help="training entries of each data set (default: %(default)s)")
     add("--val", type=int, default=150, help="held-out entries of each data set (default: %(default)s)")
     add("--epochs", type=float, default=2, help="(default: %(default)s)")
     add("--seed", type=int, default=0, help="(default: %(default)s)")
