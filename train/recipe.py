@@ -20,8 +20,8 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """A flag for every field of TrainingConfig; one that is not given is None."""
     recipes = {stage: _read(_RECIPES / f"{stage}.yaml") for stage in STAGES}
     for field in fields(TrainingConfig):
-        values = {stage: recipe.get(field.name, field.default) for stage, recipe in recipes.items()}
-        same = len({str(value) for value in values.values()}) == 1
+        values = {stage: _shown(recipe.get(field.name, field.default)) for stage, recipe in recipes.items()}
+        same = len(set(values.values())) == 1
         shown = values["joint"] if same else ", ".join(f"{stage} {value}" for stage, value in values.items())
         options: dict[str, Any] = {"help": f"(default: {shown})".replace("%", "%%")}
         if isinstance(field.default, bool):
@@ -76,6 +76,10 @@ def resumed_config(folder: Path, args: argparse.Namespace) -> TrainingConfig:
                 "flag out to go on with it, or start anew with another -o."
             )
     return config
+
+
+def _shown(value: Any) -> str:
+    return " ".join(value) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class TrainingConfig:
     rank: int = 64
     alpha: int = 128
     dropout: float = 0.05
-    target_modules: tuple[str, ...] = ATTENTION
+    target_modules: tuple[str, ...] = ("attention",)
     full_language_model: bool = False
     batch_size: int = 4
     accumulation: int = 16
