@@ -42,7 +42,7 @@ JOBS = {
     "train": Job(
         "qwen_vqa.train.run",
         "train connector and LoRA on conversations about images",
-        "qwen-vqa train base-model --data train.jsonl -o runs/mine",
+        "qwen-vqa train base --data llava=llava_instruct_150k.json,images=coco/train2017 -o runs/mine",
     ),
     "verify": Job(
         "qwen_vqa.train.verify",
