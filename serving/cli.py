@@ -44,6 +44,11 @@ JOBS = {
         "train connector and LoRA on conversations about images",
         "qwen-vqa train base --data llava=llava_instruct_150k.json,images=coco/train2017 -o runs/mine",
     ),
+    "evaluate": Job(
+        "qwen_vqa.train.evaluation.run",
+        "score the answers of a checkpoint or a server: VQA accuracy, ANLS, exact match, also blind",
+        "qwen-vqa evaluate --url http://localhost:8000/v1 --data vizwiz=Annotations/val.json,images=val -o results",
+    ),
     "verify": Job(
         "qwen_vqa.train.verify",
         "show that the served model is the trained one, or where it first differs",

@@ -6,7 +6,7 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 NUMBER_WORDS = {"none": "0", **{word: str(number) for number, word in enumerate(NUMBERS)}}
 ARTICLES = {"a", "an", "the"}
 # Apostrophe and colon stay, for they carry meaning ("girl's", "2:50"); so do %, $ and the like.
-PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"\.(?!\d)")
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 # As they are to be spelt. Those whose bare form is a word of its own (we'll, she'd, it's) are not VQA's either.
@@ -18,7 +18,7 @@ _CONTRACTIONS = """
     they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's
     where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've
     y'all y'all'll y'all'd've you'd you'd've you'll you're you've 'ow's'at
-""".split()
+"""
 
 
 def _one_apostrophe_less(word: str) -> list[str]:
@@ -26,7 +26,7 @@ def _one_apostrophe_less(word: str) -> list[str]:
     return [word[:place] + word[place + 1 :] for place in places]
 
 
-APOSTROPHES = {bare: word for word in _CONTRACTIONS for bare in _one_apostrophe_less(word)}
+APOSTROPHES = {bare: word for word in _CONTRACTIONS.split() for bare in _one_apostrophe_less(word)}
 
 
 def normalise_answer(answer: str) -> str:

@@ -11,6 +11,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.prompts import SHORT_ANSWER_INSTRUCTION
 from qwen_vqa.train.data.reading import read_data_set
 from qwen_vqa.train.data.row import Picture, Row
+from qwen_vqa.train.data.screening import image_count
 from qwen_vqa.train.data.source import DataSource
 
 Condition = Literal["own picture", "no picture", "other picture"]
@@ -80,9 +81,7 @@ def read_questions(sources: Sequence[DataSource], seed: int) -> tuple[list[Quest
     return questions, left_out
 
 
-def prompts(
-    questions: Sequence[Question], conditions: Sequence[Condition], seed: int
-) -> list[Prompt]:
+def prompts(questions: Sequence[Question], conditions: Sequence[Condition], seed: int) -> list[Prompt]:
     """Each question under each condition, those of one question beside each other.
 
     The other pictures are drawn from those of the question's data set; none of them is its own.
@@ -105,12 +104,6 @@ def prompts(
                 pictures = _others(question, pools[question.data_set], generator)
             asked.append(Prompt(question, condition, messages, pictures))
     return asked
-
-
-def image_count(messages: Sequence[dict[str, Any]]) -> int:
-    """How many images stand in the messages."""
-    parts = [part for message in messages if isinstance(message["content"], list) for part in message["content"]]
-    return sum(part["type"] == "image" for part in parts)
 
 
 def _without_pictures(message: dict[str, Any]) -> dict[str, Any]:

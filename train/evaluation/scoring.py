@@ -53,7 +53,8 @@ class Mean:
         if not scores:
             return None
         mean = min(1.0, sum(scores) / len(scores))
-        return cls(mean, *wilson_interval(mean, len(scores)), len(scores))
+        low, high = wilson_interval(mean, len(scores))
+        return cls(mean, low, high, len(scores))
 
 
 @dataclass(frozen=True)
