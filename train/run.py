@@ -19,6 +19,7 @@ from qwen_vqa.train.data.source import EXAMPLES, DataSource
 from qwen_vqa.train.data.table import data_table
 from qwen_vqa.train.export import RESULTS, export, export_run
 from qwen_vqa.train.feature_cache import FeatureDataset
+from qwen_vqa.train.monitor import Monitor, add_monitor_flags
 from qwen_vqa.train.recipe import STAGES, add_config_flags, config_for, load_config, resumed_config, save_config
 from qwen_vqa.train.run_checkpoints import check_run
 from qwen_vqa.train.trainer import QwenVqaTrainer, prepare_model, training_arguments
@@ -31,6 +32,7 @@ def train(
     output: Path,
     config: TrainingConfig,
     resume: bool = False,
+    monitor: Monitor | None = None,
     **overrides: Any,
 ) -> QwenVqaTrainer:
     """Train from a checkpoint folder; the run's checkpoints go to `output`, see `export` for its result.
@@ -59,6 +61,7 @@ def train(
     )
     if trainer.is_world_process_zero():
         save_config(config, output)
+    (monitor or Monitor()).attach(trainer, output)
     trainer.train(resume_from_checkpoint=last)
     return trainer
 
@@ -84,6 +87,7 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     )
     add("--resume", action="store_true", help="go on from the last checkpoint in DIR, with the config it began with")
     add("--export", action="store_true", help="train nothing: write the result of the last checkpoint in DIR")
+    add_monitor_flags(parser)
     add_config_flags(parser)
     return parser
 
@@ -101,12 +105,13 @@ def run(args: argparse.Namespace) -> int:
     sources = [DataSource.parse(text) for text in args.data]
     arguments = training_arguments(config, args.output)
     with arguments.main_process_first(local=False):
+        monitor = Monitor.of(args, config.seed)
         dataset = prepare_data(sources, load_processor(args.base), config, args.output)
     is_main = arguments.process_index == 0
     if is_main:
         print(data_table(dataset.mix.tallies))
         print(f"training on {len(dataset):,} samples", flush=True)
-    trainer = train(args.base, dataset, args.output, config, args.resume)
+    trainer = train(args.base, dataset, args.output, config, args.resume, monitor)
     if not is_main:
         return 0
     if config.load_in == "full":

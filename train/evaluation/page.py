@@ -114,7 +114,7 @@ def _card(one: Scored, said_blind: Blind) -> str:
         f'<article class="{verdict}" {" ".join(f"{key}={_quoted(value)}" for key, value in attributes.items())}>'
         f'<div class="pictures">{_pictures(question.pictures)}</div>'
         f'<div class="text"><h2>{_text(question.text)}</h2><dl>'
-        f'<dt>answer</dt><dd class="answer">{_text(answer) or "(empty)"}</dd>'
+        f'<dt>answer</dt><dd class="answer">{_text(answer) or "<small>(empty)</small>"}</dd>'
         f'<dt>target</dt><dd class="target">{_text(question.target)}</dd>'
         f"<dt>people</dt><dd>{_people(question)}</dd>{said}</dl></div>"
         f"<footer>{''.join(f'<span>{_text(tag)}</span>' for tag in tags if tag)}</footer></article>"
@@ -123,7 +123,10 @@ def _card(one: Scored, said_blind: Blind) -> str:
 
 def _people(question: Question) -> str:
     counts = Counter(question.answers).most_common()
-    return ", ".join(_text(text) + (f" <small>&times;{count}</small>" if count > 1 else "") for text, count in counts)
+    return ", ".join(
+        (_text(text) or "<small>(empty)</small>") + (f" <small>&times;{count}</small>" if count > 1 else "")
+        for text, count in counts
+    )
 
 
 def _pictures(pictures: Sequence[Picture]) -> str:
