@@ -1,7 +1,11 @@
-"""Questions of the demo's held-out pictures as a data set with ten answers each."""
+"""Questions of the demo's held-out pictures as a data set with ten answers each.
+
+python -m tests.evaluation_data runs/questions 30
+"""
 
 import json
 import random
+import sys
 from pathlib import Path
 
 from PIL import Image
@@ -30,3 +34,7 @@ def write_questions(folder: Path, number: int, skills: tuple[str, ...] = ("colou
                 entry = {"id": name, "messages": messages, "answers": [target] * 7 + ["none of it", "?", ""]}
                 print(json.dumps({**entry, "answer_type": skill}), file=lines)
     return f"local={folder / 'questions.jsonl'}"
+
+
+if __name__ == "__main__":
+    print(write_questions(Path(sys.argv[1]), int(sys.argv[2])))

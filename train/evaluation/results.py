@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from qwen_vqa.train.evaluation.replies import Reply
 from qwen_vqa.train.evaluation.scoring import Group, Mean, answerability, group, score
 
 FAULTS_SHOWN = 5
+WIDTHS = (6, 10, 12, 14, 8, 8, 15)  # of the table's numbers; the last is that of each blind baseline
 METHOD = {
     "vqa_accuracy": "min(people who said so / 3, 1), averaged over leaving each person out; answers normalised",
     "exact_match": "equal to the target (most people's answer), both normalised",
@@ -123,4 +125,5 @@ def _percent(mean: Mean | None) -> str:
 
 
 def _line(data_set: str, answer_type: str, *cells: str) -> str:
-    return f"{data_set:<12}{answer_type:<14}" + "".join(f"{cell:>14}" for cell in cells)
+    padded = (f"{cell:>{width}}" for cell, width in zip_longest(cells, WIDTHS[: len(cells)], fillvalue=WIDTHS[-1]))
+    return f"{data_set:<10}{answer_type:<14}" + "".join(padded)
