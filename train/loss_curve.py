@@ -33,7 +33,7 @@ def draw_loss_curve(history: Sequence[dict[str, Any]], file: Path, title: str) -
         right.plot(accuracy[:, 0], 100 * accuracy[:, 1], "o-", color=_GREEN, label="accuracy, held out")
         right.set(ylabel="accuracy (%)", ylim=(0, 100))
         lines += right.lines
-    axes.legend(handles=lines, frameon=False, loc="upper right")
+    figure.legend(handles=lines, frameon=False, loc="outside lower center", ncols=len(lines))
     figure.savefig(file)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib import font_manager
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from qwen_vqa.plugin.image_loader import ImageError
 from qwen_vqa.plugin.image_source import open_image
@@ -36,8 +36,8 @@ def _tile(reply: Reply, size: tuple[int, int]) -> Image.Image:
     except ImageError:  # said in red below
         pictures = []
     for picture in pictures:
-        picture.thumbnail((_WIDTH - 2 * _MARGIN, _PICTURE))
-        tile.paste(picture, ((_WIDTH - picture.width) // 2, _MARGIN))
+        shown = ImageOps.contain(picture, (_WIDTH - 2 * _MARGIN, _PICTURE))
+        tile.paste(shown, ((_WIDTH - shown.width) // 2, _MARGIN + (_PICTURE - shown.height) // 2))
     draw = ImageDraw.Draw(tile)
     y = _PICTURE + 2 * _MARGIN
     for text, colour in _lines(reply)[:_LINES]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -63,19 +64,21 @@ class Prompt:
 def read_questions(sources: Sequence[DataSource], seed: int) -> tuple[list[Question], dict[str, Counter[str]]]:
     """The questions of the data sets, and by data set how many rows were left out for what reason.
 
-    Of a data set with `samples`, that many rows are drawn at random.
+    Of a data set with `samples`, that many rows are drawn at random. Of two with one name, the file's name tells.
 
     Raises:
         UserError: something is missing or not in its format, or nothing can be asked.
     """
     questions: list[Question] = []
     left_out: dict[str, Counter[str]] = {}
+    names = Counter(source.name for source in sources)
     for position, source in enumerate(sources):
+        name = source.name if names[source.name] == 1 else f"{source.name} {Path(source.location).stem}"
         data = read_data_set(source)
         order = np.random.default_rng((seed, position)).permutation(len(data))[: source.samples]
         rows = [Row.from_arrow(data[int(index)]) for index in np.sort(order)]
-        left_out[source.name] = Counter(row.fault for row in rows if row.fault)
-        questions += [Question.of(source.name, row) for row in rows if not row.fault]
+        left_out[name] = Counter(row.fault for row in rows if row.fault)
+        questions += [Question.of(name, row) for row in rows if not row.fault]
     if not questions:
         raise UserError(f"nothing to ask: no entry of {', '.join(left_out)} can be used ({left_out}).")
     return questions, left_out
