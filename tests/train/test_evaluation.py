@@ -61,6 +61,11 @@ def test_one_picture_alone_has_no_other(tmp_path: Path):
         asked_of(write_vizwiz(tmp_path) + ",samples=1")
 
 
+def test_a_weight_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="weight= is for training"):
+        asked_of(write_vizwiz(tmp_path) + ",weight=2")
+
+
 def test_scores_are_by_data_set_and_answer_type(tmp_path: Path):
     data = [write_textvqa(tmp_path / "t"), write_vizwiz(tmp_path / "v")]
     says = {"0": "Nokia.", "1": "samsung", "VizWiz_train_00000000.jpg": "basil", "VizWiz_train_00000002.jpg": "yes"}

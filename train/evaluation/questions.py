@@ -74,6 +74,8 @@ def read_questions(sources: Sequence[DataSource], seed: int) -> tuple[list[Quest
     names = Counter(source.name for source in sources)
     for position, source in enumerate(sources):
         name = source.name if names[source.name] == 1 else f"{source.name} {Path(source.location).stem}"
+        if source.weight is not None:
+            raise UserError(f"data set {source.name}: weight= is for training; samples= says how many to ask.")
         data = read_data_set(source)
         order = np.random.default_rng((seed, position)).permutation(len(data))[: source.samples]
         rows = [Row.from_arrow(data[int(index)]) for index in np.sort(order)]

@@ -8,6 +8,7 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
         "data": args.data,
         "seed": args.seed,
         "max_tokens": args.max_tokens,
+        "versions": {package: version(package) for package in ("qwen-vqa", "torch", "transformers")},
     }
     results = Results(about, len(asked), left_out)
     with tqdm(total=len(asked), desc="asking", unit="prompt", smoothing=0.05) as bar:
