@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -45,14 +46,16 @@ def test_the_accuracy_is_in_the_log_of_the_checkpoint(watched: Path):
 def test_a_sheet_shows_pictures_and_answers(watched: Path):
     with Image.open(watched / "evaluations/step-000002/sheet.png") as sheet:
         assert sheet.size == (1200, 354)
-        assert len(set(sheet.crop((300, 0, 600, 354)).getdata())) > 20
-        assert set(sheet.crop((900, 0, 1200, 354)).getdata()) == {(255, 255, 255)}  # three questions, four columns
+        pixels = np.asarray(sheet)
+    assert len(np.unique(pixels[:, 300:600].reshape(-1, 3), axis=0)) > 20
+    assert (pixels[:, 900:] == 255).all()  # three questions, four columns
 
 
 def test_the_loss_curve_is_drawn(watched: Path):
     with Image.open(watched / "loss_curve.png") as curve:
-        colours = set(curve.convert("RGB").getdata())
-    assert {(0x2F, 0x6F, 0xDF), (0x1A, 0x7F, 0x4B)} <= colours  # the loss and the accuracy
+        pixels = np.asarray(curve.convert("RGB"))
+    for loss_or_accuracy in ((0x2F, 0x6F, 0xDF), (0x1A, 0x7F, 0x4B)):
+        assert (pixels == loss_or_accuracy).all(axis=-1).any()
 
 
 def test_tensorboard_has_loss_accuracy_and_the_sheet(watched: Path):
