@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.prompts import SHORT_ANSWER_INSTRUCTION
@@ -19,6 +20,7 @@ from qwen_vqa.train.evaluation.replies import Record, Reply
 from qwen_vqa.train.evaluation.results import Results
 from qwen_vqa.train.evaluation.run import evaluate
 from qwen_vqa.train.evaluation.scoring import answerability, group
+from tests.browser import chromium
 from tests.train.releases import write_llava, write_textvqa, write_vizwiz, write_vizwiz_parquet
 
 
@@ -153,6 +155,32 @@ def test_the_page_holds_the_wrong_answers_alone_with_their_pictures(tmp_path: Pa
     assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
     (url,) = page.cards[0]["pictures"]
     assert Image.open(BytesIO(base64.b64decode(url.partition(",")[2]))).size == (90, 60)
+
+
+def test_the_page_filters_in_a_browser(tmp_path: Path):
+    asked = asked_of(write_textvqa(tmp_path / "t"), write_vizwiz(tmp_path / "v"))
+    says = {"0": "samsung", "VizWiz_train_00000000.jpg": "basil leaf", "VizWiz_train_00000002.jpg": "yes"}
+    write_page(Results({"model": "m"}, len(asked), replies=replies_to(asked, says)), tmp_path / "page.html")
+    with chromium() as browser:
+        page = browser.new_page()
+        requests: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto((tmp_path / "page.html").as_uri())
+        cards = page.locator("article:visible")
+        expect(cards).to_have_count(5)
+        page.locator("#data_set").select_option("vizwiz")
+        expect(cards).to_have_count(2)
+        page.locator("#answer_type").select_option("yes/no")
+        expect(cards).to_have_count(1)
+        page.locator("#data_set").select_option("")
+        page.locator("#answer_type").select_option("")
+        page.locator("#score").select_option("partly")
+        expect(cards).to_have_count(1)
+        page.locator("#score").select_option("")
+        page.locator("#words").fill("basil leaf")
+        expect(cards).to_have_count(1)
+        expect(page.locator("#shown")).to_have_text("1 of 5")
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
 
 
 def test_the_command_scores_a_checkpoint_and_names_what_failed(tiny_checkpoint: Path, tmp_path: Path, capsys):
