@@ -1,6 +1,6 @@
 """One streamed chat request over aiohttp, its events timed as they arrive.
 
-aiohttp rather than OpenAI's SDK: `python -m qwen_vqa.benchmarks.ceiling` compares what one process can do with each.
+aiohttp rather than OpenAI's SDK, which takes several times the CPU (`python -m qwen_vqa.benchmarks.client_choice`).
 """
 
 import asyncio

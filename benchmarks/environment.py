@@ -19,7 +19,8 @@ def environment(argv: list[str]) -> dict:
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": command_line(argv),
         "machine": machine(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))} | {"python": sys.version.split()[0]},
+        "versions": {name: found for name in PACKAGES if (found := _version(name))}
+        | {"python": sys.version.split()[0]},
         "git": _commit(),
     }
 

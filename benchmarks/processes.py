@@ -130,4 +130,3 @@ async def _run_until_told(prepared: Prepared, start: float, pipe: Connection) ->
         return await run(prepared, start, pipe.send, stop)
     finally:
         loop.remove_reader(pipe.fileno())
-

@@ -3,7 +3,7 @@
 import threading
 import urllib.error
 import urllib.request
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -33,7 +33,7 @@ def read_metrics(url: str, headers: dict[str, str]) -> dict[str, float] | None:
     try:
         with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=FETCH_SECONDS) as answer:
             text = answer.read().decode()
-        samples: Counter[str] = Counter()
+        samples: defaultdict[str, float] = defaultdict(float)
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 samples[sample.name] += sample.value
