@@ -66,16 +66,20 @@ def _tiles(cells: list[dict]) -> str:
     quick = min(cells, key=lambda cell: cell["summary"]["ttft"]["p50"])
     failed = sum(cell["summary"]["failed"] for cell in cells)
     facts = [
-        (f"{best['summary']['requests_per_second']:.3g}/s", "requests", _name(best)),
-        (f"{best['summary']['output_tokens_per_second']:,.4g}/s", "output tokens", _name(best)),
-        (f"{quick['summary']['ttft']['p50']:,.4g} ms", "TTFT p50, lowest", _name(quick)),
-        (f"{best['summary']['e2e']['p95']:,.4g} ms", "end to end p95", _name(best)),
+        (f"{_number(best['summary']['requests_per_second'])}/s", "requests", _name(best)),
+        (f"{_number(best['summary']['output_tokens_per_second'])}/s", "output tokens", _name(best)),
+        (f"{_number(quick['summary']['ttft']['p50'])} ms", "TTFT p50, lowest", _name(quick)),
+        (f"{_number(best['summary']['e2e']['p95'])} ms", "end to end p95", _name(best)),
         (str(failed), "failed requests", f"of {sum(cell['summary']['requests'] for cell in cells)}"),
     ]
     return "".join(
         f'<div class="tile"><small>{escape(what)}</small><b>{value}</b><small>{escape(where)}</small></div>'
         for value, what, where in facts
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _name(cell: dict) -> str:
@@ -144,7 +148,7 @@ def _table(cells: list[dict]) -> str:
     for cell in cells:
         summary = cell["summary"]
         values = "".join(
-            f"<td>{summary[name][point]:,.4g}</td>" if summary[name] else "<td>-</td>" for name, point in points
+            f"<td>{_number(summary[name][point])}</td>" if summary[name] else "<td>-</td>" for name, point in points
         )
         bad = ' class="bad"' if summary["failed"] else ""
         rows += (

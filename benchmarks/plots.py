@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 76, 16, 12, 46
 COLOURS = 6
 
 

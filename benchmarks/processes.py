@@ -1,12 +1,14 @@
 """A cell run by several client processes, whose records come back as requests end."""
 
 import asyncio
+import contextlib
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
 from qwen_vqa.benchmarks.client import Target
 from qwen_vqa.benchmarks.records import Record
@@ -51,75 +53,111 @@ def run_shares(dealt: list[Share], tick: Callable[[list[Record]], None], ready: 
     context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
     processes = []
+    interrupt = _Interrupt()
     try:
         for share in dealt:
             ours, theirs = context.Pipe()
             process = context.Process(target=_child, args=(theirs, share), daemon=True)
-            process.start()
+            with _hidden_from_children():
+                process.start()
             theirs.close()
             pipes.append(ours)
             processes.append(process)
-        return _collect(pipes, tick, ready)
+        with interrupt:
+            return _collect(pipes, tick, ready, interrupt)
     finally:
         for process in processes:
+            if interrupt.asked:
+                process.terminate()
             process.join(STOP_SECONDS)
             if process.is_alive():
                 process.kill()
 
 
-def _collect(pipes: list[Connection], tick: Callable[[list[Record]], None], ready: Callable[[], None]) -> Outcome:
-    outcome = Outcome([], 0.0, [], False)
+class _Interrupt:
+    """Ctrl-C as a flag, for while pipes are read: an exception inside of a read would lose half a message."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGINT, self._take)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _take(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt  # the second time, at once
+        self.asked = True
+
+
+@contextlib.contextmanager
+def _hidden_from_children() -> Iterator[None]:
+    """Children inherit a blocked SIGINT: a terminal sends Ctrl-C to them as well, and the parent tells them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        for pipe in pipes:
-            pipe.recv()
-        ready()
-        start = time.monotonic() + HEAD_START_SECONDS
-        for pipe in pipes:
-            pipe.send(start)
-        _receive(pipes, outcome, tick, None)
-    except KeyboardInterrupt:
-        outcome.interrupted = True
-        for pipe in pipes:
-            pipe.send(None)
-        _receive(pipes, outcome, tick, time.monotonic() + STOP_SECONDS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _collect(
+    pipes: list[Connection], tick: Callable[[list[Record]], None], ready: Callable[[], None], interrupt: _Interrupt
+) -> Outcome:
+    outcome = Outcome([], 0.0, [], False)
+    waiting = list(pipes)
+    while waiting:
+        if interrupt.asked:
+            outcome.interrupted = True
+            return outcome
+        for pipe in wait(waiting, TICK_SECONDS):
+            assert isinstance(pipe, Connection)
+            _message(pipe)  # "ready"
+            waiting.remove(pipe)
+    ready()
+    start = time.monotonic() + HEAD_START_SECONDS
+    for pipe in pipes:
+        pipe.send(start)
+    running = list(pipes)
+    until = float("inf")
+    while running and time.monotonic() < until:
+        if interrupt.asked and not outcome.interrupted:
+            outcome.interrupted = True
+            until = time.monotonic() + STOP_SECONDS
+            for pipe in running:
+                pipe.send(None)
+        _receive(running, outcome)
+        tick(outcome.records)
     # What the interrupt cut off is neither an answer nor a failure of the server's.
     outcome.records = sorted((r for r in outcome.records if r.error != "interrupted"), key=lambda r: r.index)
     outcome.seconds = max((record.end for record in outcome.records), default=0.0)
     return outcome
 
 
-def _receive(
-    pipes: list[Connection], outcome: Outcome, tick: Callable[[list[Record]], None], until: float | None
-) -> None:
-    """Take records until each process has sent its CPU seconds, which is the last that it sends."""
-    running = list(pipes)
-    while running and (until is None or time.monotonic() < until):
-        for pipe in wait(running, TICK_SECONDS):
-            assert isinstance(pipe, Connection)
-            try:
-                message = pipe.recv()
-            except EOFError:
-                if until is None:
-                    raise RuntimeError("a client process died; its traceback is above") from None
-                running.remove(pipe)
-                continue
-            if isinstance(message, Record):
-                outcome.records.append(message)
-            elif isinstance(message, float):
-                outcome.cpu_seconds.append(message)
-                running.remove(pipe)
-        tick(outcome.records)
+def _receive(running: list[Connection], outcome: Outcome) -> None:
+    """Take what is there. A process's CPU seconds are the last that it sends; it is not `running` any more then."""
+    for pipe in wait(running, TICK_SECONDS):
+        assert isinstance(pipe, Connection)
+        message = _message(pipe)
+        if isinstance(message, Record):
+            outcome.records.append(message)
+        else:
+            outcome.cpu_seconds.append(message)
+            running.remove(pipe)
+
+
+def _message(pipe: Connection) -> Any:
+    try:
+        return pipe.recv()
+    except EOFError:
+        raise RuntimeError("a client process died; its traceback is above") from None
 
 
 def _child(pipe: Connection, share: Share) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     prepared = prepare(share)
     pipe.send("ready")
-    start = pipe.recv()
-    if start is None:
-        pipe.send(0.0)
-        return
-    pipe.send(asyncio.run(_run_until_told(prepared, start, pipe)))
+    pipe.send(asyncio.run(_run_until_told(prepared, pipe.recv(), pipe)))
 
 
 async def _run_until_told(prepared: Prepared, start: float, pipe: Connection) -> float:

@@ -17,6 +17,7 @@ class Progress:
         self._title = ""
         self._started = 0.0
         self._last = 0.0
+        self._done = 0
 
     def __enter__(self) -> "Progress":
         return self
@@ -33,10 +34,11 @@ class Progress:
         if title != self._title:
             if self._live and self._title:
                 print(file=sys.stderr)
-            self._title, self._started, self._last = title, now, now
+            self._title, self._started, self._last, self._done = title, now, now, 0
         every = 0.0 if self._live else QUIET_SECONDS
-        if done < count and now - self._last < every:
+        if now - self._last < every and not (done == count and self._done < count):
             return
+        self._done = done
         self._last = now
         failed = sum(record.error is not None for record in records)
         took = max(now - self._started, 1e-3)
