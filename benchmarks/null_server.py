@@ -24,7 +24,8 @@ async def _models(_: web.Request) -> web.Response:
 
 
 async def _chat(request: web.Request) -> web.StreamResponse:
-    tokens = (await request.json())["max_tokens"]
+    body = await request.json()
+    tokens = body.get("max_tokens") or body["max_completion_tokens"]
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     for number in range(1, tokens + 1):
