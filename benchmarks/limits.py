@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def matmul_rates() -> dict[str, float]:
     rates = {}
     for name in ("float32", "bfloat16"):
         left, right = (torch.randn(MATRIX, MATRIX, dtype=getattr(torch, name)) for _ in range(2))
-        rates[name] = best_rate(2 * MATRIX**3, lambda a=left, b=right: a @ b)
+        rates[name] = best_rate(2 * MATRIX**3, partial(torch.matmul, left, right))
     left, right = (torch.randint(-127, 127, (MATRIX, MATRIX), dtype=torch.int8) for _ in range(2))
     rates["int8"] = best_rate(2 * MATRIX**3, lambda: torch._int_mm(left, right))
     return rates
