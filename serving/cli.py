@@ -54,6 +54,11 @@ JOBS = {
         "show that the served model is the trained one, or where it first differs",
         "qwen-vqa verify my-model --url http://localhost:8000/v1",
     ),
+    "load": Job(
+        "qwen_vqa.benchmarks.load",
+        "measure what a server does for many people at once",
+        "qwen-vqa load --url http://localhost:8000/v1 --concurrency 1,8,32 --requests 200 --html out.html",
+    ),
     "demo-train": Job(
         "qwen_vqa.train.demo.__main__",
         "train the bundled demo model from nothing",
