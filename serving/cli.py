@@ -44,6 +44,12 @@ JOBS = {
         "train connector and LoRA on conversations about images",
         "qwen-vqa train base-model --data train.jsonl -o runs/mine",
     ),
+    "quantize": Job(
+        "qwen_vqa.quantize.run",
+        "turn a checkpoint into 8 or 4 bits, and measure what that costs",
+        "qwen-vqa quantize my-model --scheme int8 -o my-model-int8",
+        passes_flags_on=True,
+    ),
     "verify": Job(
         "qwen_vqa.train.verify",
         "show that the served model is the trained one, or where it first differs",
