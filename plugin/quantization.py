@@ -1,6 +1,7 @@
 """The 8- and 4-bit schemes that a checkpoint can have, how its config.json says so, and what serves them."""
 
 import json
+import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +51,13 @@ FACTS = {
 }
 
 
+def quiet_bitsandbytes() -> None:
+    """Keep its warnings out of every command: it asks for a package from a hub, and tells of each cast to float16."""
+    logger = logging.getLogger("bitsandbytes")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.ERROR)
+
+
 def quantization_config(folder: Path) -> dict[str, Any] | None:
     """config.json's `quantization_config`, or None for a checkpoint in 16 or 32 bits."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -82,8 +90,6 @@ def scheme_of(config: dict[str, Any]) -> SchemeFacts:
 
 def why_not_served_here(facts: SchemeFacts) -> str | None:
     """Why vLLM cannot serve a scheme on this machine, or None when it can."""
-    import torch
-
     if facts.method == BITSANDBYTES:
         missing = [package for package in ("bitsandbytes", "vllm_bnb_plugin") if find_spec(package) is None]
         if missing:
@@ -91,15 +97,23 @@ def why_not_served_here(facts: SchemeFacts) -> str | None:
                 f"{facts.name} needs {' and '.join(missing).replace('_', '-')}; run `make setup` again, or "
                 "`pip install bitsandbytes && pip install --no-deps vllm-bnb-plugin`"
             )
-    if not torch.cuda.is_available():
-        if facts.cpu:
-            return None
-        return f"{facts.name} needs a GPU of {facts.served_by}, and this machine has none"
-    capability = torch.cuda.get_device_capability()
+    capability = _cuda_capability()
+    needed = ".".join(map(str, facts.capability))
+    if capability is None:
+        return None if facts.cpu else f"{facts.name} needs a GPU of CUDA capability {needed}, and vLLM finds none here"
     if capability >= facts.capability:
         return None
-    has = ".".join(map(str, capability))
-    return f"{facts.name} needs CUDA capability {'.'.join(map(str, facts.capability))}, and this GPU has {has}"
+    return f"{facts.name} needs CUDA capability {needed}, and this GPU has {'.'.join(map(str, capability))}"
+
+
+def _cuda_capability() -> tuple[int, int] | None:
+    """Of the GPU that vLLM would use; asked without starting CUDA in this process, from which servers are forked."""
+    if find_spec("vllm") is None:
+        return None
+    from vllm.platforms import current_platform
+
+    capability = current_platform.get_device_capability() if current_platform.is_cuda() else None
+    return (capability.major, capability.minor) if capability else None
 
 
 def schemes_served_here() -> list[str]:

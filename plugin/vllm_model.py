@@ -74,7 +74,8 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         config: QwenVqaConfig = vllm_config.model_config.hf_config
-        quant_config = vllm_config.quant_config
+        # A quantised checkpoint says itself which layers are; quantising in flight is for the language model alone.
+        quant_config = vllm_config.quant_config if getattr(config, "quantization_config", None) else None
         check_tensor_parallel(config, get_tensor_model_parallel_world_size())
         self.config = config
         self.configure_mm_token_handling(vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_id])

@@ -47,6 +47,8 @@ def write_quantised(
         save_shards(partial, _quantised(source, selection, quantise))
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         config["quantization_config"] = scheme.config(selection.skipped)
+        if scheme.name == "nf4" and config.get("dtype") == "float32":
+            config["dtype"] = "bfloat16"  # vLLM has bitsandbytes' 4 bits beside 16-bit weights only
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (partial / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if output.exists():
