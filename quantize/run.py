@@ -7,7 +7,6 @@ import argparse
 import json
 import tempfile
 import time
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from qwen_vqa.quantize.layers import Selection
 from qwen_vqa.quantize.options import GIB, Options, check
 from qwen_vqa.quantize.samples import DemoSamples, Sample, UserSamples
 from qwen_vqa.quantize.scheme import Scheme, Tensors
+from qwen_vqa.quantize.sources import demo_checkpoint, samples_of
 from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
 
@@ -92,11 +92,6 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def demo_checkpoint() -> Path:
-    """The bundled demo's folder: data that is installed beside the server's code."""
-    return Path(str(files("qwen_vqa.serving") / "demo_checkpoint"))
-
-
 def quantise(options: Options) -> None:
     """Write the checkpoint, and what was done into its quantization.json."""
     scheme, selection = check(options)
@@ -123,20 +118,6 @@ def quantise(options: Options) -> None:
         f"wrote {options.output}: {size / GIB:.3f} GiB of weights, {100 * size / before:.0f}% of the original's, in "
         f"{time.monotonic() - started:.0f} s\nserve it: qwen-vqa serve {options.output}"
     )
-
-
-def samples_of(source: Path, data: Path | None, seed: int) -> UserSamples | DemoSamples | None:
-    """The user's data; for the demo its own; None where there is neither."""
-    if data is not None:
-        return UserSamples(data, seed)
-    return DemoSamples(seed) if is_demo(source) else None
-
-
-def is_demo(folder: Path) -> bool:
-    """Whether a checkpoint has the demo's words and its picture size, so that the demo's questions suit it."""
-    demo = demo_checkpoint()
-    names = ("tokenizer.json", "processor_config.json")
-    return all((folder / n).is_file() and (folder / n).read_bytes() == (demo / n).read_bytes() for n in names)
 
 
 def adapter_questions(options: Options, samples: UserSamples | DemoSamples | None) -> list[Sample] | None:

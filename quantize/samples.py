@@ -1,7 +1,6 @@
 """Conversations about images to calibrate with and to measure on: the user's JSONL, or the demo's own pictures."""
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from qwen_vqa.train.demo.conversations import make_conversation, messages_of
 from qwen_vqa.train.demo.drawing import draw
 from qwen_vqa.train.demo.evaluate import Case, adapter_cases, cases
 from qwen_vqa.train.demo.scenes import Scene, make_scene
-from qwen_vqa.train.demo.sentences import make_sentences_conversation
 
 Sample = dict[str, Any]
 # Pictures that neither the demo's training nor its evaluation draws.
@@ -44,8 +42,8 @@ class UserSamples:
         """The first `number` samples of the order."""
         return [self.dataset[index] for index in self.order[:number]]
 
-    def held_out(self, skip: int, number: int) -> dict[str, list[Sample]]:
-        """Up to `number` samples behind the first `skip`, under one name.
+    def held_out(self, skip: int, number: int, skills: tuple[str, ...] = ()) -> dict[str, list[Sample]]:
+        """Up to `number` samples behind the first `skip`, under one name; a user's data has no skills.
 
         Raises:
             UserError: none is left.
@@ -69,16 +67,12 @@ class DemoSamples:
 
     def calibration(self, number: int) -> list[Sample]:
         """`number` conversations like those of the demo's training."""
-        return [self._conversation(index, make_conversation) for index in range(number)]
+        return [self._conversation(index) for index in range(number)]
 
-    def adapter_calibration(self, number: int) -> list[Sample]:
-        """`number` conversations like those that the demo's adapter was trained on."""
-        return [self._conversation(index, make_sentences_conversation) for index in range(number)]
-
-    def _conversation(self, index: int, make: Callable) -> Sample:
+    def _conversation(self, index: int) -> Sample:
         rng = random.Random(f"calibration {self.seed} {index}")
         scenes = [make_scene(FIRST_SEED + 1000 * self.seed + 2 * index + k) for k in (0, 1)]
-        made = make(rng, scenes)
+        made = make_conversation(rng, scenes)
         return _sample(str(index), made.messages, [scenes[shown] for shown in made.scenes])
 
     def held_out(self, skip: int, number: int, skills: tuple[str, ...]) -> dict[str, list[Sample]]:
