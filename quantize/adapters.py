@@ -1,4 +1,4 @@
-"""Adapters that were trained on the 16-bit base, on the quantised one: measured, and left out where they lose too much."""
+"""Adapters trained on the 16-bit base, on the quantised one: measured, and left out where they lose too much."""
 
 import shutil
 from pathlib import Path

@@ -178,7 +178,7 @@ def _dequantised(
 
 def _restore_buffers(model: nn.Module, config: Any) -> None:
     """Rotary frequencies and the like are computed, not stored; the meta device left them empty."""
-    for name, module in model.named_modules():
+    for module in model.modules():
         empty = [key for key, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
         if empty:
             fresh = type(module)(config.text_config)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.quantize.bitsandbytes_settings import BLOCK_SIZE, NF4 as SETTINGS
+from qwen_vqa.quantize.bitsandbytes_settings import BLOCK_SIZE
+from qwen_vqa.quantize.bitsandbytes_settings import NF4 as SETTINGS
 from qwen_vqa.quantize.scheme import Scheme, Tensors
 
 

@@ -27,7 +27,8 @@ def draw_report(report: dict[str, Any]) -> str:
         parts.append(f'<text x="{LEFT + share * scale + 6:.1f}" y="{y + 13}">{escape(text)}</text>')
     line = LEFT + scale
     parts.append(
-        f'<line x1="{line:.1f}" y1="{TOP - 10}" x2="{line:.1f}" y2="{height - 22}" stroke="black" stroke-dasharray="4"/>'
+        f'<line x1="{line:.1f}" y1="{TOP - 10}" x2="{line:.1f}" y2="{height - 22}" stroke="black" '
+        'stroke-dasharray="4"/>'
     )
     return "\n".join([*parts, "</svg>"]) + "\n"
 

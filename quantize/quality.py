@@ -17,7 +17,6 @@ from qwen_vqa.train.labels import IGNORED
 
 BATCH = 16
 Z95 = 1.96  # of a 95% confidence interval
-KL_SAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def compare(
 
 
 def divergence(original: torch.Tensor, quantised: torch.Tensor) -> float:
-    """KL(original || quantised) in nats, the mean over positions; both are log-probabilities [positions, vocabulary]."""
+    """KL(original || quantised) in nats, the mean over positions, of log-probabilities [positions, vocabulary]."""
     return (original.exp() * (original - quantised)).sum(-1).mean().item()
 
 

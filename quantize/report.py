@@ -79,7 +79,9 @@ def parser() -> argparse.ArgumentParser:
     add("quantised", type=Path, metavar="B", help="what `qwen-vqa quantize` made of it")
     add("--data", type=Path, metavar="FILE", help="JSONL of questions with answers (default, for the demo: its skills)")
     add("-n", "--number", type=int, default=300, help="questions, for the demo of each skill (default: %(default)s)")
-    add("--seed", type=int, default=0, help="that calibration had, so that other samples measure (default: %(default)s)")
+    add(
+        "--seed", type=int, default=0, help="that calibration had, so that other samples measure (default: %(default)s)"
+    )
     add("--users", type=int, nargs="+", default=[1, 16], help="at once (default: 1 16)")
     add("--tokens", type=int, default=64, help="of an answer when decoding is timed (default: %(default)s)")
     add("--rounds", type=int, default=2, help="turns that each server gets (default: %(default)s)")
@@ -88,8 +90,8 @@ def parser() -> argparse.ArgumentParser:
         "--threads-bind",
         action="append",
         metavar="BIND",
-        help="a value of VLLM_CPU_OMP_THREADS_BIND to try, such as 0-1; may be repeated: each side is reported with the "
-        "one that it decodes fastest with (default: vLLM's choice)",
+        help="a value of VLLM_CPU_OMP_THREADS_BIND to try, such as 0-1; may be repeated: each side is reported with "
+        "the one that it decodes fastest with (default: vLLM's choice)",
     )
     add("--no-speed", action="store_true", help="leave out the servers: disk and answers alone")
     add("-o", "--output", type=Path, metavar="DIR", help="where the report goes (default: B-report)")
@@ -162,7 +164,9 @@ def table(report: dict[str, Any]) -> str:
         )
     if "kl" in report:
         kl = report["kl"]
-        lines.append(f"| KL divergence, nats ({kl['prompts']} prompts) | | mean {kl['mean']:.5f} | p99 {kl['p99']:.4f} |")
+        lines.append(
+            f"| KL divergence, nats ({kl['prompts']} prompts) | | mean {kl['mean']:.5f} | p99 {kl['p99']:.4f} |"
+        )
         for layer, error in list(report["layer_errors"].items())[:WORST_LAYERS]:
             lines.append(f"| error of {layer} | | {100 * error:.2f}% | |")
     return "\n".join(lines) + "\n"

@@ -75,7 +75,12 @@ def parser() -> argparse.ArgumentParser:
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
     add("--encoder", action="store_true", help="quantise the vision encoder, too (int4: without calibration)")
     add("--group-size", type=int, default=128, help="int4: inputs that share a scale (default: %(default)s)")
-    add("--data", type=Path, metavar="FILE", help="JSONL of conversations, as for `train` (default: the demo's pictures)")
+    add(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="JSONL of conversations, as for `train` (default: the demo's pictures)",
+    )
     add("--samples", type=int, default=128, help="int4: conversations to calibrate with (default: %(default)s)")
     add("--iterations", type=int, default=200, help="int4: tuning steps for each layer (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the samples' order and of the tuning (default: %(default)s)")
@@ -88,7 +93,9 @@ def parser() -> argparse.ArgumentParser:
         help="leave out adapters that lose more right answers than this on the quantised base (default: %(default)s)",
     )
     add("--elsewhere", action="store_true", help="make it although this machine cannot serve it")
-    add("--report", action="store_true", help="measure it against the original afterwards, see `quantize report --help`")
+    add(
+        "--report", action="store_true", help="measure it against the original afterwards, see `quantize report --help`"
+    )
     return made
 
 

@@ -1,5 +1,6 @@
 """The interface of a scheme: a Linear layer's weight to what the checkpoint holds in its place, and back."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from importlib import import_module
@@ -85,7 +86,7 @@ def compressed_tensors_config(
     weights: dict[str, Any], activations: dict[str, Any] | None, layout: str, skipped: Iterable[str]
 ) -> dict[str, Any]:
     """A `quantization_config` of compressed-tensors for all Linear layers but those in `skipped` modules."""
-    ignore = [f"re:^{name.replace('.', chr(92) + '.')}($|{chr(92)}..*)" for name in skipped]
+    ignore = [rf"re:^{re.escape(name)}($|\..*)" for name in skipped]
     return {
         "quant_method": "compressed-tensors",
         "format": layout,

@@ -78,7 +78,9 @@ def measure(folders: list[Path], load: Load, threads_bind: list[str], dtype: str
         found = _measure_with(folders, load, bind, dtype)
         if not best:
             best = found
-        best = [max(pair, key=lambda side: np.mean(side.decode[load.users[-1]])) for pair in zip(best, found, strict=True)]
+        best = [
+            max(pair, key=lambda side: np.mean(side.decode[load.users[-1]])) for pair in zip(best, found, strict=True)
+        ]
     return best
 
 
