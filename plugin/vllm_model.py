@@ -25,6 +25,7 @@ from vllm.utils.tensor_schema import TensorSchema, TensorShape
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.vllm_connector import Connector
+from qwen_vqa.plugin.vllm_lora_device import LoraDevices
 from qwen_vqa.plugin.vllm_processing import (
     QwenVqaDummyInputsBuilder,
     QwenVqaMultiModalProcessor,
@@ -92,6 +93,8 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
                 prefix=maybe_prefix(prefix, "language_model"),
             )
             self.language_model = language_model
+        if vllm_config.lora_config:
+            self.lora_devices = LoraDevices(self.language_model)
         # A language model may stack others than these (Phi3 stacks none): its word counts.
         self.packed_modules_mapping = {
             **type(self).packed_modules_mapping,

@@ -26,16 +26,20 @@ from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 from tests.tiny import DEMO
 
 
-def full_config(layers: int, processor: QwenVqaProcessor) -> QwenVqaConfig:
-    """google/vit-base-patch32-384's config.json and Qwen2.5-3B-Instruct's, but for the number of layers."""
+# Qwen2.5-Instruct's config.json files: what differs between them.
+SHAPES = {
+    "3B": {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16},
+    "0.5B": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14},
+}
+
+
+def full_config(layers: int, processor: QwenVqaProcessor, shape: str = "3B") -> QwenVqaConfig:
+    """google/vit-base-patch32-384's config.json and a Qwen2.5-Instruct's, but for the number of layers."""
     return QwenVqaConfig(
         ViTConfig(image_size=384, patch_size=32),
         Qwen2Config(
+            **SHAPES[shape] | {"num_hidden_layers": layers},
             vocab_size=151936,
-            hidden_size=2048,
-            intermediate_size=11008,
-            num_hidden_layers=layers,
-            num_attention_heads=16,
             num_key_value_heads=2,
             max_position_embeddings=32768,
             rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
