@@ -25,6 +25,7 @@ class SchemeFacts:
         summary: one line for `--help`.
         cpu: whether vLLM serves it on a CPU.
         capability: the least CUDA capability that vLLM serves it on.
+        only_16_bits: whether its kernels take activations in 16 bits alone.
     """
 
     name: str
@@ -32,6 +33,7 @@ class SchemeFacts:
     summary: str
     cpu: bool
     capability: tuple[int, int]
+    only_16_bits: bool = False
 
     @property
     def served_by(self) -> str:
@@ -43,8 +45,8 @@ FACTS = {
     facts.name: facts
     for facts in (
         SchemeFacts("int8", COMPRESSED_TENSORS, "W8A8: weights per channel, activations per token", True, (7, 5)),
-        SchemeFacts("int4", COMPRESSED_TENSORS, "W4A16 in groups, calibrated by AutoRound", True, (7, 5)),
-        SchemeFacts("nf4", BITSANDBYTES, "4-bit NormalFloat, as QLoRA has it", True, (7, 0)),
+        SchemeFacts("int4", COMPRESSED_TENSORS, "W4A16 in groups, calibrated by AutoRound", True, (7, 5), True),
+        SchemeFacts("nf4", BITSANDBYTES, "4-bit NormalFloat, as QLoRA has it", True, (7, 0), True),
         SchemeFacts("int8-bnb", BITSANDBYTES, "LLM.int8()", True, (7, 5)),
         SchemeFacts("fp8", COMPRESSED_TENSORS, "W8A8 in float8_e4m3fn, activations per token", False, (8, 9)),
     )

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.quantize.int4 import Int4
+from qwen_vqa.quantize.int4 import Int4, scale_dtype
 from qwen_vqa.quantize.layers import LANGUAGE_MODEL
 from qwen_vqa.quantize.samples import Sample
 from qwen_vqa.quantize.scheme import Tensors
@@ -45,7 +45,7 @@ def calibrate(
     """
     hidden = first_inputs(model, processor, samples)
     decoder = model.language_model.model
-    dtype = model.language_model.dtype
+    dtype = scale_dtype(model.language_model.dtype)
     results: dict[str, Tensors] = {}
     quantised: list[torch.Tensor] | None = None
     for index in tqdm(range(len(decoder.layers)), desc="calibrating", unit="layer"):
@@ -142,7 +142,7 @@ def _tune(
             device_map="cpu",
             seed=seed,
             amp=model.config.text_config.hidden_size >= BFLOAT16_FROM_WIDTH,
-            scale_dtype={torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "fp32"),
+            scale_dtype="fp16" if dtype == torch.float16 else "bf16",
             enable_torch_compile=False,
             low_cpu_mem_usage=False,
         )

@@ -15,7 +15,7 @@ from transformers.initialization import no_init_weights
 
 from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER, check_checkpoint
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.quantization import RECORD_FILE, quantization_config
+from qwen_vqa.plugin.quantization import FACTS, RECORD_FILE, quantization_config
 from qwen_vqa.quantize.layers import Selection, select_layers, tensors_of, weight_files
 from qwen_vqa.quantize.scheme import Scheme, Tensors, scheme_from_config
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
@@ -47,8 +47,8 @@ def write_quantised(
         save_shards(partial, _quantised(source, selection, quantise))
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         config["quantization_config"] = scheme.config(selection.skipped)
-        if scheme.name == "nf4" and config.get("dtype") == "float32":
-            config["dtype"] = "bfloat16"  # vLLM has bitsandbytes' 4 bits beside 16-bit weights only
+        if FACTS[scheme.name].only_16_bits and config.get("dtype") == "float32":
+            config["dtype"] = "bfloat16"  # as which the server then takes what is not quantised
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (partial / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if output.exists():

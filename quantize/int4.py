@@ -53,7 +53,7 @@ class Int4(Scheme):
         groups = weight.float().unflatten(1, (-1, self.group_size))
         # The value that is largest in size gets -8, the one step that the other side lacks.
         largest = groups.gather(2, groups.abs().argmax(dim=2, keepdim=True)).squeeze(2)
-        scale = (largest / LOWEST).to(weight.dtype)
+        scale = (largest / LOWEST).to(scale_dtype(weight.dtype))
         return self.store(weight, torch.where(scale.abs() < TINY, torch.full_like(scale, TINY), scale))
 
     def store(self, weight: torch.Tensor, scale: torch.Tensor) -> Tensors:
@@ -82,3 +82,8 @@ class Int4(Scheme):
             "pack-quantized",
             skipped,
         )
+
+
+def scale_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of scales beside weights of this dtype: the kernels take them in 16 bits."""
+    return dtype if dtype == torch.float16 else torch.bfloat16

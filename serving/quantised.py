@@ -25,8 +25,8 @@ def check_quantised(args: Namespace, checkpoint: CheckedCheckpoint) -> list[str]
     if scheme is None:
         return []
     dtype = checkpoint_dtype(checkpoint.folder) if args.dtype == "auto" else args.dtype
-    if scheme.name == "nf4" and dtype in ("float32", "float"):
-        raise UserError("nf4 is served in 16 bits: pass --dtype bfloat16.")
+    if scheme.only_16_bits and dtype in ("float32", "float"):
+        raise UserError(f"{scheme.name} is served beside 16 bits: pass --dtype bfloat16.")
     if scheme.method == BITSANDBYTES and not in_flight and args.tensor_parallel_size > 1:
         raise UserError(
             f"{scheme.name} checkpoints are not split between GPUs: leave --tensor-parallel-size out, or serve the "

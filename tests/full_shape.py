@@ -25,7 +25,6 @@ from qwen_vqa.train.checkpoint import save_checkpoint
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 from tests.tiny import DEMO
 
-
 # Qwen2.5-Instruct's config.json files: what differs between them.
 SHAPES = {
     "3B": {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16},

@@ -20,21 +20,23 @@ from qwen_vqa.quantize.scheme import make_scheme
 from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 
-# Half a step of each scheme's grid, relative to the largest weight that shares a scale with the one rounded.
-HALF_STEPS = {"int8": 1 / 254, "int8-bnb": 1 / 254, "fp8": 1 / 16, "int4": 1 / 16, "nf4": 0.16}
+# The largest error of each scheme, relative to the largest weight that shares a scale with the one rounded: half a
+# step of its grid; a whole step for int4, where the side opposite to the largest weight lacks the last one; and
+# float16's rounding more for bitsandbytes, which takes nothing wider.
+LARGEST_ERRORS = {"int8": 1 / 254, "int8-bnb": 1.05 / 254, "fp8": 1 / 16, "int4": 1 / 8, "nf4": 0.16}
 
 
-@pytest.mark.parametrize("scheme", HALF_STEPS)
-def test_weights_come_back_within_half_a_step(scheme: str) -> None:
+@pytest.mark.parametrize("scheme", LARGEST_ERRORS)
+def test_weights_come_back_within_the_grid(scheme: str) -> None:
     weight = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
     made = make_scheme(scheme, 32)
     back = made.dequantise(made.quantise(weight))
     error = (back - weight).abs().amax(dim=1) / weight.abs().amax(dim=1)
-    assert error.max() <= HALF_STEPS[scheme] * 1.01
-    assert error.max() > HALF_STEPS[scheme] / 20
+    assert error.max() <= LARGEST_ERRORS[scheme] * 1.01
+    assert error.max() > LARGEST_ERRORS[scheme] / 20
 
 
-@pytest.mark.parametrize("scheme", HALF_STEPS)
+@pytest.mark.parametrize("scheme", LARGEST_ERRORS)
 def test_encoder_connector_and_embeddings_stay(scheme: str, quantised: Callable[..., Path], with_adapter: Path) -> None:
     before, after = tensor_sizes(with_adapter), tensor_sizes(quantised(scheme))
     kept = [name for name in before if ("self_attn" not in name and ".mlp." not in name) or "vision" in name]
@@ -104,7 +106,9 @@ def test_an_adapter_that_loses_too_much_is_left_out(
 def test_layer_errors_name_the_worst_first(quantised: Callable[..., Path], with_adapter: Path, questions: Path) -> None:
     samples, processor = UserSamples(questions).calibration(4), load_processor(with_adapter)
     errors = {
-        scheme: layer_errors(load_reference(with_adapter), load_dequantised(quantised(scheme)), processor, samples)
+        scheme: layer_errors(
+            load_reference(with_adapter), load_dequantised(quantised(scheme), torch.float32), processor, samples
+        )
         for scheme in ("int8", "nf4")
     }
     assert errors["nf4"].keys() == select_layers(with_adapter).shapes.keys()
