@@ -26,8 +26,9 @@ from qwen_vqa.quantize.scheme import Scheme, check_scheme, make_scheme
 GIB = 2**30
 BITS = {"int8": 8.0, "int4": 4.25, "nf4": 4.13, "int8-bnb": 8.0, "fp8": 8.0}
 FLOATING = ("float32", "bfloat16", "float16")
-# Above what the model takes: libraries, one layer in float32 with gradients, batches.
-CALIBRATION_OVERHEAD = 4 * GIB
+# Libraries and batches, and in float32 one layer, its roundings, their gradients and best values.
+CALIBRATION_OVERHEAD = GIB
+COPIES_OF_A_LAYER = 6
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def check(options: Options) -> tuple[Scheme, Selection]:
     scheme.check_shapes(selection.shapes)
     _check_disk(options, selection)
     if scheme.calibrated:
-        _check_memory(options)
+        _check_memory(options, selection)
     return scheme, selection
 
 
@@ -147,15 +148,16 @@ def output_bytes(source: Path, scheme: str, selection: Selection) -> int:
     return kept + int(sum(rows * width for rows, width in selection.shapes.values()) * BITS[scheme] / 8)
 
 
-def _check_memory(options: Options) -> None:
+def _check_memory(options: Options, selection: Selection) -> None:
     """Calibration holds the model as it is stored, and all samples' hidden states three times in float32."""
     config = AutoConfig.from_pretrained(options.source).text_config
     weights = sum(tensor_sizes(options.source).values())
     positions = min(config.max_position_embeddings, 512)
     hidden = 3 * 4 * options.samples * positions * config.hidden_size
-    needed = weights + hidden + CALIBRATION_OVERHEAD
+    layer = sum(rows * width for rows, width in selection.shapes.values()) // config.num_hidden_layers
+    needed = weights + hidden + CALIBRATION_OVERHEAD + COPIES_OF_A_LAYER * 4 * layer
     available = psutil.virtual_memory().available
-    if weights + hidden > available:
+    if needed > available:
         raise UserError(
             f"not enough memory to calibrate: about {needed / GIB:.1f} GiB are needed ({weights / GIB:.1f} of weights, "
             f"{hidden / GIB:.1f} of samples), and {available / GIB:.1f} are free. Lower --samples, or take --scheme "

@@ -93,18 +93,27 @@ def accuracy_row(pairs: list[tuple[bool, bool]]) -> dict[str, Any]:
     """Accuracies in percent with their 95% intervals, and the difference on the same questions with its own."""
     number = len(pairs)
     before, after = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    differences = torch.tensor([int(b) - int(a) for a, b in pairs], dtype=torch.float64)
-    change = 100 * differences.mean().item()
-    spread = 100 * Z95 * (differences.std(unbiased=False).item() / math.sqrt(number))
+    lost, won = sum(b and not a for b, a in pairs), sum(a and not b for b, a in pairs)
     return {
         "n": number,
         "original": 100 * sum(before) / number,
         "original_ci": wilson(sum(before), number),
         "quantised": 100 * sum(after) / number,
         "quantised_ci": wilson(sum(after), number),
-        "change": change,
-        "change_ci": [change - spread, change + spread],
+        "change": 100 * (won - lost) / number,
+        "change_ci": paired_interval(lost, won, number),
     }
+
+
+def paired_interval(lost: int, won: int, number: int) -> list[float]:
+    """The 95% interval of a difference of shares on the same questions, in points.
+
+    Half a question is added to each cell (Agresti and Min 2005), or no change at all would claim to be certain.
+    """
+    lost_, won_, number_ = lost + 0.5, won + 0.5, number + 2
+    middle = (won_ - lost_) / number_
+    reach = Z95 * math.sqrt(lost_ + won_ - (won_ - lost_) ** 2 / number_) / number_
+    return [100 * (middle - reach), 100 * (middle + reach)]
 
 
 def wilson(right: int, number: int) -> list[float]:

@@ -23,7 +23,12 @@ def test_the_change_is_that_of_the_same_questions() -> None:
     row = accuracy_row([(True, True)] * 90 + [(True, False)] * 6 + [(False, True)] * 4)
     assert (row["original"], row["quantised"], row["change"]) == (96.0, 94.0, pytest.approx(-2.0))
     low, high = row["change_ci"]
-    assert (low, high) == (pytest.approx(-8.2, abs=0.1), pytest.approx(4.2, abs=0.1))
+    assert (low, high) == (pytest.approx(-8.3, abs=0.1), pytest.approx(4.4, abs=0.1))
+
+
+def test_no_change_is_not_certain() -> None:
+    low, high = accuracy_row([(True, True)] * 300)["change_ci"]
+    assert (low, high) == (pytest.approx(-0.65, abs=0.01), pytest.approx(0.65, abs=0.01))
 
 
 def test_divergence_of_two_distributions() -> None:
