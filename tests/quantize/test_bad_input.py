@@ -1,5 +1,6 @@
 """What cannot be done is said before any long work, with what to do instead."""
 
+from argparse import Namespace
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from qwen_vqa.quantize.options import Options
 from qwen_vqa.quantize.report import main as report
 from qwen_vqa.quantize.run import main, quantise
 from qwen_vqa.serving.checks import checked_checkpoint
+from qwen_vqa.serving.quantised import check_quantised
 
 
 def test_what_is_quantised_already(quantised: Callable[..., Path], tmp_path: Path) -> None:
@@ -39,6 +41,38 @@ def test_a_scheme_that_this_machine_cannot_serve(with_adapter: Path, tmp_path: P
 def test_serving_what_was_made_for_another_machine(quantised: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match=r"cannot be served here: fp8 needs .* 8\.9"):
         checked_checkpoint(quantised("fp8"))
+
+
+def serve_options(**changed: object) -> Namespace:
+    return Namespace(
+        **{"quantization": None, "dtype": "auto", "tensor_parallel_size": 1, "lora_modules": None} | changed
+    )
+
+
+@pytest.mark.parametrize("scheme", ["int4", "nf4"])
+def test_four_bits_beside_float32(scheme: str, quantised: Callable[..., Path]) -> None:
+    checkpoint = checked_checkpoint(quantised(scheme))
+    with pytest.raises(UserError, match=f"{scheme} is served beside 16 bits: pass --dtype bfloat16"):
+        check_quantised(serve_options(dtype="float32"), checkpoint)
+    assert check_quantised(serve_options(), checkpoint)
+
+
+def test_in_flight_beside_float32(with_adapter: Path) -> None:
+    with pytest.raises(UserError, match="nf4 is served beside 16 bits"):
+        check_quantised(serve_options(quantization="bitsandbytes"), checked_checkpoint(with_adapter))
+
+
+def test_bitsandbytes_split_between_gpus(quantised: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=r"nf4 checkpoints are not split.*--quantization bitsandbytes"):
+        check_quantised(serve_options(tensor_parallel_size=2), checked_checkpoint(quantised("nf4")))
+
+
+def test_serve_says_what_adapters_lose(quantised: Callable[..., Path]) -> None:
+    checkpoint = checked_checkpoint(quantised("int8"))
+    stranger = Namespace(name="other", path="somewhere")
+    notes = check_quantised(serve_options(lora_modules=[stranger]), checkpoint)
+    assert notes[0].startswith("adapter other was not measured on this int8 base")
+    assert notes[1].startswith("adapter tiny-lora on this int8 base: 0.0% right, +0.0 points")
 
 
 def test_fewer_samples_than_asked_for(with_adapter: Path, tmp_path: Path, questions: Path) -> None:

@@ -64,7 +64,7 @@ def test_fp8_is_what_vllm_takes_for_w8a8(quantised: Callable[..., Path]) -> None
 def test_calibration_beats_rounding_to_nearest(with_adapter: Path, questions: Path) -> None:
     original, processor = load_reference(with_adapter), load_processor(with_adapter)
     samples, scheme = UserSamples(questions).calibration(8), Int4(64)
-    tuned = calibrate(load_reference(with_adapter), processor, samples, scheme, iterations=30, seed=0)
+    tuned = calibrate(load_reference(with_adapter), processor, samples, scheme, iterations=15, seed=0)
     assert tuned.keys() == select_layers(with_adapter).shapes.keys()
 
     def error(tensors: dict) -> float:
