@@ -79,8 +79,8 @@ def scheme_of(config: dict[str, Any]) -> SchemeFacts:
     elif method == COMPRESSED_TENSORS:
         groups = list((config.get("config_groups") or {}).values())
         weights = groups[0].get("weights") or {} if groups else {}
-        name = {("int", 8): "int8", ("int", 4): "int4", ("float", 8): "fp8"}.get(
-            (weights.get("type", "int"), weights.get("num_bits"))
+        name = {"int8": "int8", "int4": "int4", "float8": "fp8"}.get(
+            f"{weights.get('type', 'int')}{weights.get('num_bits')}"
         )
     if name is None:
         raise UserError(

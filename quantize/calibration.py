@@ -147,7 +147,7 @@ def _tune(
             low_cpu_mem_usage=False,
         )
         tuner.post_init()
-        calls = [(((sample,), {}),) for sample in hidden]
+        calls: list[Any] = [(((sample,), {}),) for sample in hidden]
         return tuner.quantize_block(block, calls, q_input=quantised, device="cpu", auto_offload=False)
 
 

@@ -188,7 +188,7 @@ async def _answers(url: str, users: int, tokens: int, seed: int, words: int) -> 
 
 async def _answer(client: AsyncOpenAI, tokens: int, seed: int, words: int) -> _Timed:
     """One streamed answer about a picture that nobody has asked about, so that no cache helps."""
-    content = [
+    content: Any = [
         {"type": "image_url", "image_url": {"url": _picture(seed)}},
         {"type": "text", "text": "what is this " * words},
     ]
@@ -196,7 +196,7 @@ async def _answer(client: AsyncOpenAI, tokens: int, seed: int, words: int) -> _T
     usage: Any = None
     stream = await client.chat.completions.create(
         model="measured",
-        messages=[{"role": "user", "content": content}],  # type: ignore[list-item, misc] # the SDK types each part
+        messages=[{"role": "user", "content": content}],
         max_tokens=tokens,
         temperature=0,
         stream=True,
