@@ -35,7 +35,7 @@ class Int8BitsAndBytes(Scheme):
 
     def round_activations(self, inputs: torch.Tensor) -> torch.Tensor:
         """[..., in]; which features are outliers depends on all tokens in the call, as it does in bitsandbytes."""
-        tokens = inputs.reshape(-1, inputs.shape[-1]).float()
+        tokens = inputs.reshape(-1, inputs.shape[-1]).bfloat16().float()  # as which vllm-bnb-plugin takes them
         outliers = tokens.abs() >= SETTINGS["llm_int8_threshold"]
         scale = tokens.masked_fill(outliers, 0).abs().amax(dim=-1, keepdim=True).clamp(min=TINY) / LARGEST
         rounded = (tokens / scale).round() * scale

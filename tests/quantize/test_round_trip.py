@@ -19,7 +19,7 @@ PROMPT = f"<|im_start|>user\n{IMAGE}what is it<|im_end|>\n<|im_start|>assistant\
 ONE_IMAGE = Request(PROMPT, [picture(1)])
 TWO_IMAGES = Request(PROMPT.replace(IMAGE, IMAGE * 2), [picture(2), picture(3)])
 # What the schemes' kernels take.
-DTYPES = {"int8": "float32", "int4": "bfloat16", "nf4": "bfloat16", "int8-bnb": "bfloat16"}
+DTYPES = {"int8": "float32", "int4": "bfloat16", "nf4": "bfloat16", "int8-bnb": "float32"}
 # Of log-probabilities. In bfloat16 each product is rounded; where activations are rounded to 8 bits, a value near the
 # middle of two steps falls to either side by the last bit of a sum, and the answer moves by a step.
 TOLERANCE = {"int8": 0.02, "int4": 0.1, "nf4": 0.1, "int8-bnb": 0.15}
