@@ -22,7 +22,7 @@ TWO_IMAGES = Request(PROMPT.replace(IMAGE, IMAGE * 2), [picture(2), picture(3)])
 DTYPES = {"int8": "float32", "int4": "bfloat16", "nf4": "bfloat16", "int8-bnb": "float32"}
 # Of log-probabilities. In bfloat16 each product is rounded; where activations are rounded to 8 bits, a value near the
 # middle of two steps falls to either side by the last bit of a sum, and the answer moves by a step.
-TOLERANCE = {"int8": 0.02, "int4": 0.1, "nf4": 0.1, "int8-bnb": 0.15}
+TOLERANCE = {"int8": 0.02, "int4": 0.1, "nf4": 0.1, "int8-bnb": 0.1}
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ def test_served_as_the_dequantised_reference(served: Served, with_adapter: Path)
     for request, answer in zip(requests, served.engine.generate(requests), strict=True):
         distance = served.distance(reference, request, answer)
         assert distance < TOLERANCE[served.scheme]
-        print(served.scheme, distance, served.distance(original, request, answer))
-        if served.scheme in ("int4", "nf4"):  # 8 bits lose as little as the kernels do
+        if served.scheme != "int8-bnb":  # whose float16 products lose as much as its 8 bits
             assert served.distance(original, request, answer) > 3 * distance
 
 
@@ -73,7 +72,6 @@ def test_an_adapter_acts_on_the_quantised_base(served: Served) -> None:
     reference = served.reference
     assert served.distance(reference, ONE_IMAGE, plain) < TOLERANCE[served.scheme]
     reference.language_model = attach_adapter(reference.language_model, adapter)
-    print(served.distance(reference, ONE_IMAGE, adapted), served.distance(reference, ONE_IMAGE, plain))
     assert served.distance(reference, ONE_IMAGE, adapted) < 2 * TOLERANCE[served.scheme]
     assert served.distance(reference, ONE_IMAGE, plain) > 10 * TOLERANCE[served.scheme]
 
