@@ -8,25 +8,21 @@ import base64
 import contextlib
 import io
 import os
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import psutil
 from openai import AsyncOpenAI
 from PIL import Image
 from transformers import AutoConfig
 
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.train.server_process import started_server
 
-START_SECONDS = 900
 MAX_MODEL_LEN = 2048
 # Sixteen prompts of 900 tokens of a 3B model; the same on both sides, so that it falls out of the comparison.
 KV_CACHE_BYTES = 2**29
@@ -121,35 +117,14 @@ class _Server:
 
 @contextlib.contextmanager
 def _server(folder: Path, bind: str, dtype: str) -> Iterator[_Server]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "qwen_vqa.serving.cli", "serve", str(folder), "--port", str(port)]
     longest = min(MAX_MODEL_LEN, AutoConfig.from_pretrained(folder).text_config.max_position_embeddings)
-    command += ["--served-model-name", "measured", "--max-model-len", str(longest), "--dtype", dtype]
-    command += ["--kv-cache-memory-bytes", str(KV_CACHE_BYTES)]
+    arguments = [str(folder), "--served-model-name", "measured", "--max-model-len", str(longest), "--dtype", dtype]
+    arguments += ["--kv-cache-memory-bytes", str(KV_CACHE_BYTES)]
     environment = {**os.environ, **({"VLLM_CPU_OMP_THREADS_BIND": bind} if bind else {})}
-    print(f"starting a server: {' '.join(command[2:])}", flush=True)
+    print(f"starting a server: qwen-vqa serve {' '.join(arguments)}", flush=True)
     started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-    try:
-        _wait(process, f"http://127.0.0.1:{port}/health")
-        yield _Server(folder, f"http://127.0.0.1:{port}/v1", process, time.monotonic() - started)
-    finally:
-        process.terminate()
-        process.wait(timeout=120)
-
-
-def _wait(process: subprocess.Popen, health: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise UserError(f"the server stopped with status {process.returncode}; its message is above.")
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(health).status_code == 200:
-                return
-        time.sleep(0.5)
-    raise UserError(f"the server was not ready after {START_SECONDS} s.")
+    with started_server(arguments, stdout=subprocess.DEVNULL, environment=environment) as (address, process):
+        yield _Server(folder, f"{address}/v1", process, time.monotonic() - started)
 
 
 @dataclass(frozen=True)
