@@ -46,7 +46,7 @@ def carry_adapters(
 def describe(entry: dict[str, Any]) -> str:
     """One line about an adapter on a quantised base."""
     if not entry["measured"]:
-        return "not measured on the quantised base: pass --data with questions for it"
+        return "not measured on the quantised base: pass --data with more questions than calibrate"
     row = entry["accuracy"]
     text = (
         f"{row['original']:.1f}% right on the original base, {row['quantised']:.1f}% on the quantised one "

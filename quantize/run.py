@@ -107,6 +107,7 @@ def quantise(options: Options) -> None:
         if samples is None:
             raise UserError("--scheme int4 is calibrated on your own data: pass --data FILE, JSONL as for `train`.")
         samples.check(options.samples)
+    questions = None if options.merge_adapter else adapter_questions(options, samples)
     started = time.monotonic()
     print(f"quantising {options.source}: {len(selection.shapes)} layers to {options.scheme}", flush=True)
     if options.merge_adapter:
@@ -115,7 +116,6 @@ def quantise(options: Options) -> None:
             _write(options, Path(merged), scheme, selection, samples)
     else:
         _write(options, options.source, scheme, selection, samples)
-        questions = adapter_questions(options, samples)
         found = carry_adapters(options.source, options.output, questions, options.adapter_bound)
         record = json.loads((options.output / RECORD_FILE).read_text(encoding="utf-8"))
         (options.output / RECORD_FILE).write_text(json.dumps(record | {"adapters": found}, indent=2) + "\n")
@@ -128,12 +128,15 @@ def quantise(options: Options) -> None:
 
 
 def adapter_questions(options: Options, samples: UserSamples | DemoSamples | None) -> list[Sample] | None:
-    """Questions to measure adapters with, as many as `--samples`, none of which calibrated."""
+    """Questions to measure adapters with, up to `--samples`, none of which calibrated; None where there are none."""
     if samples is None or not adapter_folders(options.source):
         return None
     if isinstance(samples, DemoSamples):
         return samples.adapter_questions(max(options.samples, 400))
-    [questions] = samples.held_out(options.samples if options.scheme == "int4" else 0, options.samples).values()
+    calibrated = options.samples if options.scheme == "int4" else 0
+    if len(samples.order) == calibrated:
+        return None
+    [questions] = samples.held_out(calibrated, options.samples).values()
     return questions
 
 

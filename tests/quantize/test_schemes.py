@@ -114,3 +114,11 @@ def test_layer_errors_name_the_worst_first(quantised: Callable[..., Path], with_
     assert errors["nf4"].keys() == select_layers(with_adapter).shapes.keys()
     assert list(errors["nf4"].values()) == sorted(errors["nf4"].values(), reverse=True)
     assert min(errors["nf4"].values()) > max(errors["int8"].values()) > 0
+
+
+def test_an_adapter_without_questions_is_kept_and_said_to_be_unmeasured(
+    with_adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quantise(Options(with_adapter, tmp_path / "out", "int8"))
+    assert (tmp_path / "out" / "adapters" / "tiny-lora").is_dir()
+    assert "adapter tiny-lora: not measured on the quantised base" in capsys.readouterr().out
