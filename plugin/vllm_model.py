@@ -25,6 +25,7 @@ from vllm.utils.tensor_schema import TensorSchema, TensorShape
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.vllm_connector import Connector
+from qwen_vqa.plugin.vllm_lora_device import LoraDevices
 from qwen_vqa.plugin.vllm_processing import (
     QwenVqaDummyInputsBuilder,
     QwenVqaMultiModalProcessor,
@@ -74,7 +75,8 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         config: QwenVqaConfig = vllm_config.model_config.hf_config
-        quant_config = vllm_config.quant_config
+        # A quantised checkpoint says itself which layers are; quantising in flight is for the language model alone.
+        quant_config = vllm_config.quant_config if getattr(config, "quantization_config", None) else None
         check_tensor_parallel(config, get_tensor_model_parallel_world_size())
         self.config = config
         self.configure_mm_token_handling(vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_id])
@@ -91,6 +93,8 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
                 prefix=maybe_prefix(prefix, "language_model"),
             )
             self.language_model = language_model
+        if vllm_config.lora_config:
+            self.lora_devices = LoraDevices(self.language_model)
         # A language model may stack others than these (Phi3 stacks none): its word counts.
         self.packed_modules_mapping = {
             **type(self).packed_modules_mapping,

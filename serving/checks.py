@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from qwen_vqa.plugin.checkpoint import adapter_folders, check_checkpoint
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.quantization import SchemeFacts, quantization_config, scheme_of, why_not_served_here
 from qwen_vqa.plugin.registration import VLLM_MODEL, register_all
 
 GIB = 2**30
@@ -28,6 +29,7 @@ class CheckedCheckpoint:
     folder: Path
     config: QwenVqaConfig
     adapters: dict[str, Path]
+    scheme: SchemeFacts | None = None
 
 
 def checked_checkpoint(folder: Path) -> CheckedCheckpoint:
@@ -39,7 +41,22 @@ def checked_checkpoint(folder: Path) -> CheckedCheckpoint:
     check_checkpoint(folder)
     register_all()
     config = AutoConfig.from_pretrained(folder)
-    return CheckedCheckpoint(folder, config, adapter_folders(folder))
+    return CheckedCheckpoint(folder, config, adapter_folders(folder), checked_scheme(folder))
+
+
+def checked_scheme(folder: Path) -> SchemeFacts | None:
+    """How the checkpoint is quantised; None when it is not.
+
+    Raises:
+        UserError: this machine cannot serve that.
+    """
+    config = quantization_config(folder)
+    if config is None:
+        return None
+    scheme = scheme_of(config)
+    if reason := why_not_served_here(scheme):
+        raise UserError(f"{folder} cannot be served here: {reason}. {scheme.name} is served by: {scheme.served_by}.")
+    return scheme
 
 
 def check_plugin() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.quantization import quiet_bitsandbytes
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ JOBS = {
         "score the answers of a checkpoint or a server: VQA accuracy, ANLS, exact match, also blind",
         "qwen-vqa evaluate --url http://localhost:8000/v1 --data vizwiz=Annotations/val.json,images=val -o results",
     ),
+    "quantize": Job(
+        "qwen_vqa.quantize.run",
+        "turn a checkpoint into 8 or 4 bits, and measure what that costs",
+        "qwen-vqa quantize my-model --scheme int8 -o my-model-int8",
+        passes_flags_on=True,
+    ),
     "verify": Job(
         "qwen_vqa.train.verify",
         "show that the served model is the trained one, or where it first differs",
@@ -76,6 +83,7 @@ JOBS = {
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 a job's own negative result, 2 bad input."""
     arguments = sys.argv[1:] if argv is None else argv
+    quiet_bitsandbytes()
     try:
         if arguments and arguments[0] in JOBS and JOBS[arguments[0]].passes_flags_on:
             return import_module(JOBS[arguments[0]].module).main(arguments[1:])

@@ -198,7 +198,10 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
 
     from qwen_vqa.serving.checks import checkpoint_dtype, kv_cache_bytes
     from qwen_vqa.serving.engine import choose_executor
+    from qwen_vqa.serving.quantised import check_quantised
 
+    for note in check_quantised(args, checkpoint):
+        say(note)
     choose_executor(args)
     if args.served_model_name is None:
         is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()

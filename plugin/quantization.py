@@ -1,0 +1,123 @@
+"""The 8- and 4-bit schemes that a checkpoint can have, how its config.json says so, and what serves them."""
+
+import json
+import logging
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from qwen_vqa.plugin.errors import UserError
+
+COMPRESSED_TENSORS = "compressed-tensors"
+BITSANDBYTES = "bitsandbytes"
+# What `qwen-vqa quantize` writes beside config.json: how the checkpoint was made and what was measured.
+RECORD_FILE = "quantization.json"
+
+
+@dataclass(frozen=True)
+class SchemeFacts:
+    """What is known of a scheme without loading anything.
+
+    Attributes:
+        name: as `--scheme` takes it.
+        method: vLLM's name of the format.
+        summary: one line for `--help`.
+        cpu: whether vLLM serves it on a CPU.
+        capability: the least CUDA capability that vLLM serves it on.
+        only_16_bits: whether its kernels take activations in 16 bits alone.
+    """
+
+    name: str
+    method: str
+    summary: str
+    cpu: bool
+    capability: tuple[int, int]
+    only_16_bits: bool = False
+
+    @property
+    def served_by(self) -> str:
+        """What serves it, in words."""
+        return f"{'CPU, ' if self.cpu else ''}CUDA capability {'.'.join(map(str, self.capability))} or newer"
+
+
+FACTS = {
+    facts.name: facts
+    for facts in (
+        SchemeFacts("int8", COMPRESSED_TENSORS, "W8A8: weights per channel, activations per token", True, (7, 5)),
+        SchemeFacts("int4", COMPRESSED_TENSORS, "W4A16 in groups, calibrated by AutoRound", True, (7, 5), True),
+        SchemeFacts("nf4", BITSANDBYTES, "4-bit NormalFloat, as QLoRA has it", True, (7, 0), True),
+        SchemeFacts("int8-bnb", BITSANDBYTES, "LLM.int8()", True, (7, 5)),
+        SchemeFacts("fp8", COMPRESSED_TENSORS, "W8A8 in float8_e4m3fn, activations per token", False, (8, 9)),
+    )
+}
+
+
+def quiet_bitsandbytes() -> None:
+    """Keep its warnings out of every command: it asks for a package from a hub, and tells of each cast to float16."""
+    logger = logging.getLogger("bitsandbytes")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.ERROR)
+
+
+def quantization_config(folder: Path) -> dict[str, Any] | None:
+    """config.json's `quantization_config`, or None for a checkpoint in 16 or 32 bits."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
+
+
+def scheme_of(config: dict[str, Any]) -> SchemeFacts:
+    """The scheme that a `quantization_config` describes.
+
+    Raises:
+        UserError: it is none of ours.
+    """
+    method = config.get("quant_method")
+    name = None
+    if method == BITSANDBYTES:
+        name = "int8-bnb" if config.get("load_in_8bit") else "nf4"
+    elif method == COMPRESSED_TENSORS:
+        groups = list((config.get("config_groups") or {}).values())
+        weights = groups[0].get("weights") or {} if groups else {}
+        name = {"int8": "int8", "int4": "int4", "float8": "fp8"}.get(
+            f"{weights.get('type', 'int')}{weights.get('num_bits')}"
+        )
+    if name is None:
+        raise UserError(
+            f"config.json has a quantization_config of method {method!r} that is none of {', '.join(FACTS)}. "
+            "Make the checkpoint with `qwen-vqa quantize`."
+        )
+    return FACTS[name]
+
+
+def why_not_served_here(facts: SchemeFacts) -> str | None:
+    """Why vLLM cannot serve a scheme on this machine, or None when it can."""
+    if facts.method == BITSANDBYTES:
+        missing = [package for package in ("bitsandbytes", "vllm_bnb_plugin") if find_spec(package) is None]
+        if missing:
+            return (
+                f"{facts.name} needs {' and '.join(missing).replace('_', '-')}; run `make setup` again, or "
+                "`pip install bitsandbytes && pip install --no-deps vllm-bnb-plugin`"
+            )
+    capability = _cuda_capability()
+    needed = ".".join(map(str, facts.capability))
+    if capability is None:
+        return None if facts.cpu else f"{facts.name} needs a GPU of CUDA capability {needed}, and vLLM finds none here"
+    if capability >= facts.capability:
+        return None
+    return f"{facts.name} needs CUDA capability {needed}, and this GPU has {'.'.join(map(str, capability))}"
+
+
+def _cuda_capability() -> tuple[int, int] | None:
+    """Of the GPU that vLLM would use; asked without starting CUDA in this process, from which servers are forked."""
+    if find_spec("vllm") is None:
+        return None
+    from vllm.platforms import current_platform
+
+    capability = current_platform.get_device_capability() if current_platform.is_cuda() else None
+    return (capability.major, capability.minor) if capability else None
+
+
+def schemes_served_here() -> list[str]:
+    """Names of the schemes that this machine serves."""
+    return [name for name, facts in FACTS.items() if why_not_served_here(facts) is None]

@@ -1,0 +1,61 @@
+"""Adapters trained on the 16-bit base, on the quantised one: measured, and left out where they lose too much."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER, adapter_folders
+from qwen_vqa.quantize.checkpoint import load_dequantised
+from qwen_vqa.quantize.quality import compare
+from qwen_vqa.quantize.samples import Sample
+from qwen_vqa.train.adapter import attach_adapter
+from qwen_vqa.train.checkpoint import load_processor, load_reference
+
+
+def measure_adapter(source: Path, quantised: Path, adapter: Path, questions: list[Sample]) -> dict[str, Any]:
+    """Accuracy and KL divergence of the adapter on the original base and on the quantised one."""
+    original, rounded = load_reference(source, torch.float32), load_dequantised(quantised, torch.float32)
+    for model in (original, rounded):
+        model.language_model = attach_adapter(model.language_model, adapter)
+    return compare(original, rounded, load_processor(source), {adapter.name: questions})
+
+
+def carry_adapters(
+    source: Path, quantised: Path, questions: list[Sample] | None, bound: float
+) -> dict[str, dict[str, Any]]:
+    """Copy the adapters that keep their accuracy within `bound` points; returns what was found of each.
+
+    Without questions to measure on, all are copied and marked as not measured; the server says so then.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, folder in adapter_folders(source).items():
+        entry: dict[str, Any] = {"measured": questions is not None, "bound": bound, "served": True}
+        if questions is not None:
+            result = measure_adapter(source, quantised, folder, questions)
+            row = result["accuracy"][name]
+            entry |= {"accuracy": row, "kl": result["kl"], "served": row["change"] >= -bound}
+        if entry["served"]:
+            shutil.copytree(folder, quantised / ADAPTER_FOLDER / name)
+        found[name] = entry
+        print(f"adapter {name}: {describe(entry)}")
+    return found
+
+
+def describe(entry: dict[str, Any]) -> str:
+    """One line about an adapter on a quantised base."""
+    if not entry["measured"]:
+        return "not measured on the quantised base: pass --data with more questions than calibrate"
+    row = entry["accuracy"]
+    text = (
+        f"{row['original']:.1f}% right on the original base, {row['quantised']:.1f}% on the quantised one "
+        f"({row['change']:+.1f} points, 95% interval {row['change_ci'][0]:+.1f} to {row['change_ci'][1]:+.1f}, "
+        f"n {row['n']})"
+    )
+    if not entry["served"]:
+        text += (
+            f"; it loses more than --adapter-bound {entry['bound']:g} and is left out. Merge it before quantising "
+            "(--merge-adapter), or train it on this base"
+        )
+    return text

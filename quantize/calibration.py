@@ -1,0 +1,163 @@
+"""Calibration with images: AutoRound (arXiv:2309.05516) finds each rounding, one layer of the model at a time.
+
+The reference model and the real processor make the first layer's input, image features included. Each layer is
+tuned on what the quantised layers before it give, and freed: memory holds the model in its own dtype, the hidden
+states of all samples twice, and one layer in float32 with its gradients.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.quantize.int4 import Int4, scale_dtype
+from qwen_vqa.quantize.layers import LANGUAGE_MODEL
+from qwen_vqa.quantize.samples import Sample
+from qwen_vqa.quantize.scheme import Tensors
+from qwen_vqa.train.collator import ConversationCollator
+from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+
+BATCH = 8
+# Below this width, rounding to bfloat16 and back costs more than its faster products save.
+BFLOAT16_FROM_WIDTH = 1024
+
+
+def calibrate(
+    model: QwenVqaForConditionalGeneration,
+    processor: QwenVqaProcessor,
+    samples: list[Sample],
+    scheme: Int4,
+    iterations: int,
+    seed: int,
+) -> dict[str, Tensors]:
+    """Tensors of every Linear layer of the language model, by its name. The model's layers are used up.
+
+    Args:
+        samples: conversations with their images; all of their tokens count.
+        iterations: tuning steps for each layer, over 8 samples each.
+    """
+    hidden = first_inputs(model, processor, samples)
+    decoder = model.language_model.model
+    dtype = scale_dtype(model.language_model.dtype)
+    results: dict[str, Tensors] = {}
+    quantised: list[torch.Tensor] | None = None
+    for index in tqdm(range(len(decoder.layers)), desc="calibrating", unit="layer"):
+        block = DecoderBlock(decoder.layers[index].float(), decoder.rotary_emb)
+        quantised, hidden = _tune(block, model, processor, hidden, quantised, scheme, iterations, seed, dtype)
+        for name, layer in block.layer.named_modules():
+            if isinstance(layer, nn.Linear):
+                scale = layer.scale.reshape(layer.out_features, -1).to(dtype)  # type: ignore[operator] # a tensor
+                results[f"{LANGUAGE_MODEL}.model.layers.{index}.{name}"] = scheme.store(layer.weight.detach(), scale)
+        decoder.layers[index] = nn.Identity()
+    return results
+
+
+def check_calibrates(model_type: str, model: nn.Module) -> None:
+    """Raises UserError for a language model whose layers are not called as Qwen2's and Llama's are."""
+    decoder = getattr(model, "model", None)
+    if not hasattr(decoder, "layers") or not hasattr(decoder, "rotary_emb"):
+        raise UserError(
+            f"a {model_type} language model cannot be calibrated: its layers are not built as Qwen2's or Llama's are. "
+            "Take --scheme int8, int8-bnb or nf4."
+        )
+
+
+class DecoderBlock(nn.Module):
+    """One decoder layer, called with hidden states alone.
+
+    Samples of different lengths share a batch: positions behind a sample's end are zero vectors and stay so.
+    """
+
+    def __init__(self, layer: nn.Module, rotary: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.__dict__["rotary"] = rotary  # the model's, not a part of this block
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[samples, T, D] to [samples, T, D]"""
+        positions = torch.arange(hidden_states.shape[1]).unsqueeze(0)
+        rotary = self.__dict__["rotary"](hidden_states, positions)
+        output = self.layer(hidden_states, attention_mask=None, position_ids=positions, position_embeddings=rotary)
+        output = output[0] if isinstance(output, tuple) else output
+        return output * hidden_states.ne(0).any(dim=-1, keepdim=True)
+
+
+class _OneBlockModel(nn.Module):
+    """What AutoRound takes for a model."""
+
+    def __init__(self, block: DecoderBlock, config: Any) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([block])
+        self.config = config
+        self.dtype, self.device = torch.float32, torch.device("cpu")
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.layers[0](hidden_states)
+
+
+@torch.no_grad()
+def first_inputs(
+    model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, samples: list[Sample]
+) -> list[torch.Tensor]:
+    """Embeddings of all samples, image features in their places: float32 [1, T, D] each, zero behind their ends."""
+    collate = ConversationCollator(processor)
+    embedded = []
+    for sample in samples:
+        batch = collate([sample])
+        embedded.append(model.embed(batch["input_ids"], batch.get("pixel_values")).float())
+    longest = max(sample.shape[1] for sample in embedded)
+    return [functional.pad(sample, (0, 0, 0, longest - sample.shape[1])) for sample in embedded]
+
+
+def _tune(
+    block: DecoderBlock,
+    model: QwenVqaForConditionalGeneration,
+    processor: QwenVqaProcessor,
+    hidden: list[torch.Tensor],
+    quantised: list[torch.Tensor] | None,
+    scheme: Int4,
+    iterations: int,
+    seed: int,
+    dtype: torch.dtype,
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Round a block's weights in place; returns its outputs behind quantised layers and behind the original ones."""
+    with _quiet():
+        from auto_round import AutoRound
+        from auto_round.algorithms.quantization.sign_round.config import SignRoundConfig
+
+        tuner = AutoRound(
+            _OneBlockModel(block, model.config.text_config),
+            tokenizer=processor.tokenizer,
+            scheme="W4A16",
+            alg_configs=SignRoundConfig(group_size=scheme.group_size, sym=True, iters=iterations),
+            batch_size=min(BATCH, len(hidden)),
+            nsamples=len(hidden),
+            device_map="cpu",
+            seed=seed,
+            amp=model.config.text_config.hidden_size >= BFLOAT16_FROM_WIDTH,
+            scale_dtype="fp16" if dtype == torch.float16 else "bf16",
+            enable_torch_compile=False,
+            low_cpu_mem_usage=False,
+        )
+        tuner.post_init()
+        calls: list[Any] = [(((sample,), {}),) for sample in hidden]
+        return tuner.quantize_block(block, calls, q_input=quantised, device="cpu", auto_offload=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """AutoRound says what it does at every layer; the progress bar says it here."""
+    logger = logging.getLogger("autoround")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

