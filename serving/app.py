@@ -16,10 +16,13 @@ from vllm.entrypoints.launchers.launcher import serve_http, setup_server
 from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
 from vllm.tasks import SupportedTask
 
+from qwen_vqa.serving.adapter_slots import ROUTE_GROUP
+from qwen_vqa.serving.adapters import AdapterChanges, attach_adapter_routes
 from qwen_vqa.serving.guard import stand_guard
 from qwen_vqa.serving.image_features import attach_image_features
 from qwen_vqa.serving.image_flags import image_rules
 from qwen_vqa.serving.media import QwenVqaMediaConnector
+from qwen_vqa.serving.models_in_use import ModelsInUse
 from qwen_vqa.serving.request_images import RequestImagesMiddleware
 from qwen_vqa.serving.token_count import attach_token_count
 
@@ -47,10 +50,14 @@ def build_server_app(
         attach_image_features(app, engine)
     QwenVqaMediaConnector.rules = image_rules(args)
     attach_token_count(app)
+    in_use = ModelsInUse()
+    if args.guard.rules.is_open(ROUTE_GROUP):
+        changes = AdapterChanges(model_config.hf_config, args.max_adapters, args.max_lora_rank, in_use)
+        attach_adapter_routes(app, changes)
     # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics: what is
     # added goes around it. The guard is outermost: no body is read of a request that has not passed the keys.
     app.middleware_stack = RequestImagesMiddleware(app.middleware_stack or app.build_middleware_stack())
-    stand_guard(app, args, args.guard, model_config.hf_config.num_image_tokens)
+    stand_guard(app, args, args.guard, model_config.hf_config.num_image_tokens, in_use)
     return app
 
 

@@ -14,6 +14,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.access import AccessMiddleware
 from qwen_vqa.serving.api_keys import KeyRing
 from qwen_vqa.serving.fair_queue import FairQueue
+from qwen_vqa.serving.models_in_use import ModelsInUse
 from qwen_vqa.serving.request_bounds import RequestBounds
 from qwen_vqa.serving.route_rules import RouteRules
 from qwen_vqa.serving.usage import CallerLimits, UsageMiddleware
@@ -95,7 +96,7 @@ def exposed_without_keys(args: Namespace, guard: Guard) -> bool:
         return args.host != "localhost"
 
 
-def stand_guard(app: FastAPI, args: Namespace, guard: Guard, tokens_per_image: int) -> None:
+def stand_guard(app: FastAPI, args: Namespace, guard: Guard, tokens_per_image: int, in_use: ModelsInUse) -> None:
     """Put the guard around everything that the app has so far, vLLM's middleware included.
 
     Only CORS stands outside, and only where origins are configured: a browser sends no key with its preflight, and
@@ -114,6 +115,7 @@ def stand_guard(app: FastAPI, args: Namespace, guard: Guard, tokens_per_image: i
         tokens_per_image=tokens_per_image,
         max_body_bytes=number["max-body-mb"] * 2**20,
         wait_seconds=number["wait-seconds"],
+        in_use=in_use,
     )
     app.middleware_stack = AccessMiddleware(usage, rules=guard.rules, keys=guard.keys)
     if args.allowed_origins:

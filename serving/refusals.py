@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 
+from starlette.responses import Response
 from starlette.types import Send
 
 
@@ -28,14 +29,19 @@ class RefusedError(Exception):
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return json.dumps({"error": error}).encode()
 
-    async def send(self, send: Send) -> None:
-        """Answer with it."""
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(self.body)).encode())]
+    def response(self) -> Response:
+        """The answer to whom it is refused."""
+        headers = {}
         if self.status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
+            headers["www-authenticate"] = "Bearer"
         if self.retry_after is not None:
-            headers.append((b"retry-after", str(max(1, math.ceil(self.retry_after))).encode()))
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
+        return Response(self.body, self.status, headers, media_type="application/json")
+
+    async def send(self, send: Send) -> None:
+        """Answer with it, before any app has."""
+        response = self.response()
+        await send({"type": "http.response.start", "status": self.status, "headers": response.raw_headers})
         await send({"type": "http.response.body", "body": self.body})
 
 

@@ -100,7 +100,8 @@ def guarded_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
     keys_file = folder / "keys.json"
     keys_file.write_text(json.dumps({"keys": entries}))
     arguments = ["--served-model-name", "tiny", "--dtype", "float32", "--api-keys-file", str(keys_file)]
-    arguments += ["--open-routes", "scaling", "--allowed-origins", '["https://example.org"]', "--running", "4"]
+    arguments += ["--open-routes", "scaling,adapters", "--max-adapters", "3", "--running", "4"]
+    arguments += ["--allowed-origins", '["https://example.org"]']
     arguments += ["--waiting-per-caller", "2", "--max-body-mb", "1", "--max-images", "4", "--max-n", "3"]
     arguments += ["--max-output-tokens", "600"]
     with serving(folder / "guarded.log", str(tiny_checkpoint), *arguments) as server:

@@ -33,7 +33,7 @@ from tests.serving.asgi import BOUNDS, ask, image, image_part
     ],
 )
 def test_images_are_counted_wherever_the_apis_have_them(request_body, images: int):
-    assert BOUNDS.check(json.dumps(request_body).encode()) == images
+    assert BOUNDS.check(json.dumps(request_body).encode()).images == images
 
 
 @pytest.mark.parametrize(
