@@ -149,11 +149,13 @@ class AdapterChanges:
         )
 
     async def _checked_path(self, path: str) -> str:
+        if not path:
+            raise RefusedError(400, "lora_path is empty; give the adapter's folder on this server.", param="lora_path")
         try:
             folder = Path(path).expanduser().absolute()
             summary = await asyncio.to_thread(check_adapter, folder, self._config, self._layers)
         except (AdapterError, RuntimeError) as error:  # RuntimeError: ~ of somebody who has no home
-            raise RefusedError(400, str(error), param="lora_path") from error
+            raise RefusedError(400, str(error)[:2000], param="lora_path") from error
         if summary.rank > self._max_rank:
             raise RefusedError(
                 400,

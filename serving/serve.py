@@ -16,7 +16,7 @@ from qwen_vqa.plugin.checkpoint import check_checkpoint
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
 from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
 from qwen_vqa.serving.image_flags import add_image_flags, image_rules
-from qwen_vqa.serving.tool_calls import complete_tool_calls
+from qwen_vqa.serving.tool_calls import STRICT_LEVEL, complete_tool_calls
 
 if TYPE_CHECKING:
     from qwen_vqa.serving.checks import CheckedCheckpoint
@@ -50,6 +50,8 @@ options:
   --image-redirects N              redirects followed for one image (default: 3)
   --tool-call-parser P   how tool calls are read out of an answer (default: hermes, with --enable-auto-tool-choice,
                          where the checkpoint's template and tokenizer are Qwen's; else none)
+  --tool-strict-level L  how far calls are held to the tools' schemas: auto (those with "strict": true), function,
+                         parameter (default: parameter, all of them)
   --verify               open the routes through which `qwen-vqa verify` sees pixels and features
   --help=all             every option of vLLM's server
 
@@ -134,6 +136,7 @@ def _parse(argv: list[str]) -> Namespace:
     # In its other form ("lru"), vLLM's cache of processed images believes that the engine has what a refused request
     # brought, and answers the next request for that image with 500.
     parser.set_defaults(mm_processor_cache_type="shm", mm_processor_cache_gb=_image_cache_gib())
+    parser.set_defaults(tool_strict_level=STRICT_LEVEL)
     args = parser.parse_args(argv)
     args.model = args.model_tag or str(DEMO_CHECKPOINT)
     image_rules(args)  # what is wrong with them is said before anything loads

@@ -6,6 +6,8 @@ from pathlib import Path
 
 # Qwen's format, in the name that vLLM has for it: JSON between <tool_call> and </tool_call>.
 QWEN_PARSER = "hermes"
+# Arguments keep to the tool's schema without "strict": true, too: small models write none or half of them otherwise.
+STRICT_LEVEL = "parameter"
 TOOL_CALL_TOKENS = {"<tool_call>", "</tool_call>"}
 
 
