@@ -22,6 +22,7 @@ from qwen_vqa.serving.guard import stand_guard
 from qwen_vqa.serving.image_features import attach_image_features
 from qwen_vqa.serving.image_flags import image_rules
 from qwen_vqa.serving.media import QwenVqaMediaConnector
+from qwen_vqa.serving.model_card import attach_model_card
 from qwen_vqa.serving.models_in_use import ModelsInUse
 from qwen_vqa.serving.request_images import RequestImagesMiddleware
 from qwen_vqa.serving.token_count import attach_token_count
@@ -50,6 +51,7 @@ def build_server_app(
         attach_image_features(app, engine)
     QwenVqaMediaConnector.rules = image_rules(args)
     attach_token_count(app)
+    attach_model_card(app)
     in_use = ModelsInUse()
     if args.guard.rules.is_open(ROUTE_GROUP):
         changes = AdapterChanges(model_config.hf_config, args.max_adapters, args.max_lora_rank, in_use)

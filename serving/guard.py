@@ -57,10 +57,16 @@ def take_guard(args: Namespace) -> Guard:
     """What the flags say. The keys are taken out of `args` and the environment, so that nothing can log them.
 
     Raises:
-        UserError: a number below its least, an unknown group of routes, a keys file that is not right.
+        UserError: a number below its least, an unknown group of routes, a keys file that is not right, or vLLM is told
+            to keep responses.
     """
     if "" in (args.api_key or []):
         raise UserError('--api-key is empty. Is the variable in --api-key "$KEY" set? Leave the flag out for no key.')
+    if os.environ.get("VLLM_ENABLE_RESPONSES_API_STORE", "0").strip() not in ("", "0"):
+        raise UserError(
+            "VLLM_ENABLE_RESPONSES_API_STORE is set: vLLM would keep every response in memory for ever, and show it to "
+            "any key that knows its id. Unset it; clients send the whole conversation."
+        )
     plain = [key for key in (args.api_key or [os.environ.get("VLLM_API_KEY")]) if key]
     # vLLM would put its own check around /v1, and hand both on to its processes.
     args.api_key = None

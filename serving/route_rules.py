@@ -46,6 +46,7 @@ RULES = [
     Rule("GET", "/version"),
     Rule("GET", "/load"),
     Rule("GET", "/v1/models"),
+    Rule("GET", "/v1/models/{model}"),
     Rule("POST", "/v1/chat/completions", limited=True),
     Rule("POST", "/v1/chat/completions/tokens", limited=True),
     Rule("POST", "/v1/completions", limited=True),

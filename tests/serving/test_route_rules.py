@@ -138,7 +138,7 @@ def test_a_group_that_is_not_there_is_said():
         "//v1/models",
         "/v1//models",
         "/v1/models/",
-        "/v1/models/x",
+        "/v1/models/x/y",
         "/v1/./models",
         "/health/../v1/models",
         "/health/v1/models",
