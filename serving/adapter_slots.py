@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from qwen_vqa.serving.checks import CheckedCheckpoint
 
 ROUTE_GROUP = "adapters"
-# Where adapters may come and go. Each takes memory from the start on: 240 MB of rank 64 beside a 3B model in bfloat16.
+# Where adapters may come and go. Room for each is taken at the start.
 DEFAULT_ADAPTERS = 4
 # The original recipe's, which those who load an adapter later are likely to have trained with.
 DEFAULT_RANK = 64

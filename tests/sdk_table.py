@@ -40,7 +40,7 @@ def feature(api: str, name: str, answer: str = "yes") -> Callable:
 
 def node_features() -> list[tuple[str, str]]:
     """What tests/node/features.mjs shows through OpenAI's Node SDK: API and name."""
-    found = re.findall(r'^  "([^"]+): ([^"]+)": async', NODE_FEATURES.read_text(encoding="utf-8"), re.MULTILINE)
+    found = re.findall(r'^  "([^":]+): ([^"]+)": async', NODE_FEATURES.read_text(encoding="utf-8"), re.MULTILINE)
     return [(api, name) for api, name in found]
 
 

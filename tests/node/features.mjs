@@ -137,7 +137,7 @@ const features = {
   "Others: embeddings, audio, files, moderations, images, batches, fine-tuning": async () => {
     await assert.rejects(client.embeddings.create({ model, input: "x" }), OpenAI.NotFoundError);
   },
-  "Others: errors as the SDK's exceptions, with message, param and request": async () => {
+  "Others: errors as the SDK's exceptions, with message and param": async () => {
     await assert.rejects(chat({ model: "nobody" }), OpenAI.NotFoundError);
     await assert.rejects(chat({ messages: [{ role: "user", content: [] }] }), (error) =>
       error instanceof OpenAI.BadRequestError && error.param === "messages[0].content");
