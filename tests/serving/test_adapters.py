@@ -173,25 +173,37 @@ def test_the_folder_may_go_once_the_adapter_is_loaded(server, adapters, tiny_che
     assert_equal(reference(tiny_checkpoint, adapters["lora-2"]), model(server, "gone"), CASES[:1])
 
 
+def stream(server: GuardedServer, name: str):
+    return server.client_with(server.keys["alice"]).chat.completions.create(
+        model=name,
+        messages=[{"role": "user", "content": "Tell me all."}],
+        temperature=0,
+        max_tokens=500,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+
+
+def text(chunks) -> str:
+    return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+
+def test_a_base_stream_goes_on_unharmed_while_adapters_are_replaced(server, adapters, tmp_path):
+    """vLLM computes it anew then, from its prompt and what it has answered."""
+    alone = text(stream(server, "tiny"))
+    folder = shutil.copytree(adapters["lora-1"], tmp_path / "changing")
+    assert load(server, "changing", folder).status_code == 200
+    running = stream(server, "tiny")
+    begun = text([next(running) for _ in range(3)])
+    for _ in range(3):
+        assert load(server, "changing", folder, load_inplace=True).status_code == 200
+    assert begun + text(running) == alone
+
+
 def test_a_stream_of_an_unloaded_adapter_ends_as_it_would_and_its_place_is_free_after(server, adapters):
-    client = server.client_with(server.keys["alice"])
-
-    def stream(name: str):
-        return client.chat.completions.create(
-            model=name,
-            messages=[{"role": "user", "content": "Tell me all."}],
-            temperature=0,
-            max_tokens=500,
-            stream=True,
-            extra_body={"ignore_eos": True},
-        )
-
-    def text(chunks) -> str:
-        return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-
     assert load(server, "leaving", adapters["lora-1"]).status_code == 200
-    alone = text(stream("leaving"))
-    running = stream("leaving")
+    alone = text(stream(server, "leaving"))
+    running = stream(server, "leaving")
     next(running)
     assert unload(server, "leaving").status_code == 200
     refused = load(server, "leaving", adapters["lora-2"])
