@@ -9,7 +9,7 @@ EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 MODEL ?=
 ARGS ?=
 BIN := .venv/bin
-SOURCES := plugin train serving
+SOURCES := plugin train serving benchmarks
 
 .PHONY: setup serve test lint format clean
 

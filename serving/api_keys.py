@@ -14,7 +14,6 @@ import hashlib
 import hmac
 import os
 import re
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.serving.log import say
 
 LOOK_SECONDS = 1.0
 Limit = Annotated[int, Field(ge=0)]
@@ -131,9 +131,9 @@ class KeyRing:
         try:
             self._from_file = read_key_file(self._file)
         except UserError as error:
-            _say(f"ERROR: {error} The keys from before stay valid until the file is mended.")
+            say(f"ERROR: {error} The keys from before stay valid until the file is mended.")
         else:
-            _say(f"{self._file} was read again: {len(self._from_file)} keys")
+            say(f"{self._file} was read again: {len(self._from_file)} keys")
 
     def _file_state(self) -> tuple[int, int, int] | None:
         """What changes when the file does, also when another is moved over it."""
@@ -144,8 +144,3 @@ class KeyRing:
         except OSError:
             return None
         return stat.st_mtime_ns, stat.st_size, stat.st_ino
-
-
-def _say(text: str) -> None:
-    # Not through logging, whose level vLLM's own log has set to errors alone.
-    print(f"qwen-vqa: {text}", file=sys.stderr, flush=True)

@@ -1,7 +1,6 @@
 """What `serve` looks at before it starts anything heavy, so that what is wrong is said plainly and at once."""
 
 import json
-import socket
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +15,7 @@ from qwen_vqa.plugin.registration import VLLM_MODEL, register_all
 
 GIB = 2**30
 DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2, "auto": 2}
-# The server's three processes take 1.4 GiB with a tiny model; the rest is room for activations.
+# The server's processes, two on a CPU or three; the rest is room for activations.
 OVERHEAD = 2 * GIB
 # A cache for this many prompts of full length; more would only be held, not used, on most machines.
 FULL_LENGTH_PROMPTS = 32
@@ -64,20 +63,6 @@ def check_plugin() -> None:
             f"the vLLM plugin cannot be loaded: {type(error).__name__}: {error}. `qwen-vqa doctor` shows "
             "the installed versions; the README lists those that were tested."
         ) from error
-
-
-def check_port(host: str | None, port: int) -> None:
-    """Raises UserError when something else listens there."""
-    family = socket.AF_INET6 if host and ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host or "", port))
-        except OSError as error:
-            raise UserError(
-                f"port {port} on {host or 'all interfaces'} cannot be used ({error.strerror}). "
-                f"Stop what listens there, or pass another: --port {port + 1}."
-            ) from error
 
 
 def kv_cache_bytes(checkpoint: CheckedCheckpoint, max_model_len: int, dtype: str, available: int | None = None) -> int:

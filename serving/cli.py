@@ -42,12 +42,22 @@ JOBS = {
     "train": Job(
         "qwen_vqa.train.run",
         "train connector and LoRA on conversations about images",
-        "qwen-vqa train base-model --data train.jsonl -o runs/mine",
+        "qwen-vqa train base --data llava=llava_instruct_150k.json,images=coco/train2017 -o runs/mine",
+    ),
+    "evaluate": Job(
+        "qwen_vqa.train.evaluation.run",
+        "score the answers of a checkpoint or a server: VQA accuracy, ANLS, exact match, also blind",
+        "qwen-vqa evaluate --url http://localhost:8000/v1 --data vizwiz=Annotations/val.json,images=val -o results",
     ),
     "verify": Job(
         "qwen_vqa.train.verify",
         "show that the served model is the trained one, or where it first differs",
         "qwen-vqa verify my-model --url http://localhost:8000/v1",
+    ),
+    "load": Job(
+        "qwen_vqa.benchmarks.load",
+        "measure what a server does for many people at once",
+        "qwen-vqa load --url http://localhost:8000/v1 --concurrency 1,8,32 --requests 200 --html out.html",
     ),
     "demo-train": Job(
         "qwen_vqa.train.demo.__main__",

@@ -102,13 +102,16 @@ def exposed_without_keys(args: Namespace, guard: Guard) -> bool:
         return args.host != "localhost"
 
 
-def stand_guard(app: FastAPI, args: Namespace, guard: Guard, tokens_per_image: int, in_use: ModelsInUse) -> None:
+def stand_guard(app: FastAPI, args: Namespace, guard: Guard, tokens_per_image: int, in_use: ModelsInUse) -> FairQueue:
     """Put the guard around everything that the app has so far, vLLM's middleware included.
 
     Only CORS stands outside, and only where origins are configured: a browser sends no key with its preflight, and
     shows a refusal to its page only with CORS headers. (vLLM's own CORS layer, inside, does nothing without origins.)
+
+    Returns the queue, so that it can be watched.
     """
     number = guard.numbers
+    queue = FairQueue(number["running"], number["waiting"], number["waiting-per-caller"])
     # vLLM has built the stack already (for SageMaker), and building it again would lose its HTTP metrics, whose
     # middleware finds its own names taken: so this goes around what is built.
     usage = UsageMiddleware(
@@ -117,7 +120,7 @@ def stand_guard(app: FastAPI, args: Namespace, guard: Guard, tokens_per_image: i
             number["requests-per-minute"], number["image-tokens-per-minute"], number["running-per-caller"]
         ),
         bounds=RequestBounds(number["max-images"], number["max-n"], number["max-output-tokens"]),
-        queue=FairQueue(number["running"], number["waiting"], number["waiting-per-caller"]),
+        queue=queue,
         tokens_per_image=tokens_per_image,
         max_body_bytes=number["max-body-mb"] * 2**20,
         wait_seconds=number["wait-seconds"],
@@ -132,3 +135,4 @@ def stand_guard(app: FastAPI, args: Namespace, guard: Guard, tokens_per_image: i
             allow_methods=args.allowed_methods,
             allow_headers=args.allowed_headers,
         )
+    return queue

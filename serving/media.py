@@ -10,12 +10,15 @@ from vllm.exceptions import VLLMValidationError
 from vllm.multimodal.media import MediaConnector, MediaWithBytes
 from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY
 
+from qwen_vqa.plugin.data_url import is_data_url
 from qwen_vqa.plugin.image_detail import view_of, with_detail
 from qwen_vqa.plugin.image_fetch import DEFAULT_RULES, FetchRules
 from qwen_vqa.plugin.image_loader import ImageError, load_image
 from qwen_vqa.plugin.image_source import url_bytes
 from qwen_vqa.serving.content_checks import PlacedImage
+from qwen_vqa.serving.metrics import IMAGE_DECODE, IMAGE_FETCH
 from qwen_vqa.serving.request_images import RequestImages, request_images
+from qwen_vqa.serving.request_record import request_record
 
 NAME = "qwen_vqa"
 # Pictures decoded at once: beside the event loop, and few, since one of the largest takes hundreds of megabytes.
@@ -52,11 +55,13 @@ class QwenVqaMediaConnector(MediaConnector):
         image = request.place_of(image_url)
         loop = asyncio.get_running_loop()
         try:
-            data = await url_bytes(image_url, image.place, self.rules)
+            with IMAGE_FETCH.labels("data" if is_data_url(image_url) else "web").time():
+                data = await url_bytes(image_url, image.place, self.rules)
             request.spend(len(data), "bytes", self.rules.limits.max_bytes, image.place)
             opened: Any = await loop.run_in_executor(_DECODERS, _opened, data, request, image, self.rules)
             return opened  # with its bytes, which vLLM's own types do not say
         except ImageError as error:
+            request_record().refused = "image"
             raise ImageRefusedError(str(error), parameter=image.place) from error
 
     def load_from_url(self, url: str, *args: Any, **kwargs: Any) -> NoReturn:  # type: ignore[override] # never returns
@@ -71,7 +76,8 @@ class QwenVqaMediaConnector(MediaConnector):
 def _opened(data: bytes, request: RequestImages, image: PlacedImage, rules: FetchRules) -> MediaWithBytes[Image.Image]:
     most = rules.limits.max_pixels
     request.spend(0, "pixels", most, image.place)  # once it is too much, no more are decoded
-    picture = with_detail(load_image(data, image.place, rules.limits), image.detail)
+    with IMAGE_DECODE.time():
+        picture = with_detail(load_image(data, image.place, rules.limits), image.detail)
     request.spend(picture.width * picture.height, "pixels", most, image.place)
     # vLLM's cache key is the bytes and this: details that mean another view do not share an entry.
     return MediaWithBytes(picture, data, {"view": view_of(image.detail)})

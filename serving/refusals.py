@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from starlette.responses import Response
 from starlette.types import Send
 
+from qwen_vqa.serving.request_record import request_record
+
 
 @dataclass(eq=False)
 class RefusedError(Exception):
@@ -31,6 +33,7 @@ class RefusedError(Exception):
 
     def response(self) -> Response:
         """The answer to whom it is refused."""
+        request_record().refused = self.code or self.type
         headers = {}
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
@@ -38,10 +41,12 @@ class RefusedError(Exception):
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
         return Response(self.body, self.status, headers, media_type="application/json")
 
-    async def send(self, send: Send) -> None:
-        """Answer with it, before any app has."""
-        response = self.response()
-        await send({"type": "http.response.start", "status": self.status, "headers": response.raw_headers})
+    async def send(self, send: Send, close: bool = False) -> None:
+        """Answer with it; `close` has the client open another connection, which another process may answer."""
+        headers = self.response().raw_headers
+        if close:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 
 

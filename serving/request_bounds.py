@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwen_vqa.serving.refusals import RefusedError
+from qwen_vqa.serving.request_record import request_record
 
 IMAGE_TYPES = {"image_url", "input_image", "image", "image_pil", "image_embeds"}
 # Where the APIs keep what the model is to see: OpenAI's chat and responses, Anthropic's messages.
 CONVERSATION_FIELDS = ("messages", "input", "system", "previous_input_messages")
+# Of a model's name that the log shows.
+MODEL_CHARACTERS = 100
 TOKEN_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens")
 
 
@@ -39,6 +42,8 @@ class RequestBounds:
         request = _parsed(body)
         if not isinstance(request, dict):
             return Asked()
+        model = request["model"] if isinstance(request.get("model"), str) else None
+        request_record().model = model and model[:MODEL_CHARACTERS]
         for name in TOKEN_FIELDS:
             _check(name, _number(request.get(name)), self.output_tokens, "--max-output-tokens")
         _check("n", _answers(request), self.answers, "--max-n")
@@ -47,8 +52,7 @@ class RequestBounds:
             raise RefusedError(400, "background is not served here; leave it out.", param="background")
         images = _count_images([request.get(name) for name in CONVERSATION_FIELDS])
         _check("messages", images, self.images, "--max-images", "images")
-        model = request.get("model")
-        return Asked(images, model if isinstance(model, str) else None)
+        return Asked(images, model)
 
 
 def _check(param: str, value: int, bound: int, flag: str, of: str = "") -> None:

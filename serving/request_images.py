@@ -22,6 +22,7 @@ from qwen_vqa.serving.content_checks import (
     messages_images,
     responses_images,
 )
+from qwen_vqa.serving.request_record import request_record
 
 Check = Callable[[dict[str, Any]], list[PlacedImage]]
 CHECKS: dict[str, Check] = {
@@ -102,6 +103,7 @@ class RequestImagesMiddleware:
         try:
             images = check(parsed) if isinstance(parsed := _parsed(body), dict) else []
         except ContentError as error:
+            request_record().refused = "content"
             await _refusal(error, check)(scope, receive, send)
             return
         token = _REQUEST.set(RequestImages(images))

@@ -3,9 +3,9 @@
 qwen-vqa serve my-model --port 8000
 """
 
-import contextlib
 import os
 import shutil
+import socket
 import sys
 import time
 from argparse import Namespace
@@ -13,17 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from qwen_vqa.plugin.checkpoint import check_checkpoint
+from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
 from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
 from qwen_vqa.serving.image_flags import add_image_flags, image_rules
+from qwen_vqa.serving.listener import add_life_flags, check_same_listener, listen_flags
+from qwen_vqa.serving.log import say, set_format
 from qwen_vqa.serving.tool_calls import STRICT_LEVEL, complete_tool_calls
 
 if TYPE_CHECKING:
     from qwen_vqa.serving.checks import CheckedCheckpoint
+    from qwen_vqa.serving.server_process import ToSupervisor
 
 # A GiB holds 600 images of 384 x 384 in float32.
 IMAGE_CACHE_GIB = 1.0
 LEAST_IMAGE_CACHE_GIB = 0.1
+ENGINE_DIED = os.EX_TEMPFAIL  # the exit status that tells the supervisor
 QUIET = "ignore::FutureWarning,ignore::DeprecationWarning,ignore::UserWarning:multiprocessing.resource_tracker"
 HELP = """\
 usage: qwen-vqa serve [CHECKPOINT] [options] [any option of vLLM's server]
@@ -52,10 +57,13 @@ options:
                          where the checkpoint's template and tokenizer are Qwen's; else none)
   --tool-strict-level L  how far calls are held to the tools' schemas: auto (those with "strict": true), function,
                          parameter (default: parameter, all of them)
+  --drain-seconds N      told to stop, what runs has so long to finish (default: 25; Kubernetes kills after 30)
+  --log-format FORMAT    text or json, one object a line (default: text); never prompts, pictures or keys
+  --no-restart           end with status 1 when the engine dies (default: start it again)
   --verify               open the routes through which `qwen-vqa verify` sees pixels and features
   --help=all             every option of vLLM's server
 
-who may call (every route asks for a key, where there are keys; /health alone does not):
+who may call (every route asks for a key, where there are keys; /health and /ready alone do not):
   --api-key KEY ...      keys that clients may send (default: VLLM_API_KEY, or none)
   --api-keys-file FILE   named keys with limits of their own; read again when it changes (see below)
   --open-routes GROUPS   routes that are off otherwise, with commas between: adapters, batch, development, docs,
@@ -89,37 +97,52 @@ examples:
 
 
 def main(argv: list[str]) -> int:
-    """Check, then serve until told to stop; returns only for `--help`.
+    """Serve until told to stop, in a process of its own that is started again when it dies; returns the exit status.
 
     Raises:
-        UserError: something that would keep the server from starting, said before the model loads.
+        UserError: no such checkpoint, or the port cannot be had.
     """
     if "-h" in argv or "--help" in argv:
         print(HELP)
         return 0
+    if any(argument.startswith("--help=") for argument in argv):
+        _parse(argv)  # vLLM's parser answers, and ends the program
     if argv and not argv[0].startswith("-"):
         check_checkpoint(Path(argv[0]))  # before vLLM's import, which takes seconds
+    from qwen_vqa.serving.supervisor import supervise
+
+    return supervise(argv)
+
+
+def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> NoReturn:
+    """The server's process: check, load, and serve on `sock` until told to stop or the engine dies.
+
+    Raises:
+        UserError: something that would keep the server from starting, said before the model loads.
+    """
     started = time.monotonic()
+    set_format(listen_flags(argv).log_format)
     # vLLM reads these when it is imported; what the user set stays.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_MEDIA_CONNECTOR", "qwen_vqa")
     # For vLLM's processes: what their libraries say to developers, on every start and stop.
     os.environ.setdefault("PYTHONWARNINGS", QUIET)
-    _say("checking the checkpoint and the installation")
-    from qwen_vqa.serving.checks import check_plugin, check_port, checked_checkpoint
+    say("checking the checkpoint and the installation")
+    from qwen_vqa.serving.checks import check_plugin, checked_checkpoint
 
     check_plugin()
     args = _parse(argv)
+    check_same_listener(argv, args)
     _complete_guard(args)
-    check_port(args.host, args.port)
     checkpoint = checked_checkpoint(Path(args.model))
     _complete(args, checkpoint)
-    _say(f"loading {checkpoint.folder}")
-    _run(args, started)
+    say(f"loading {checkpoint.folder}")
+    _run(args, sock, supervisor, started)
 
 
 def _parse(argv: list[str]) -> Namespace:
+    from vllm.config.logging import LoggingConfig
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -130,6 +153,7 @@ def _parse(argv: list[str]) -> Namespace:
     parser = make_arg_parser(FlexibleArgumentParser(prog="qwen-vqa serve"))
     parser.add_argument("--verify", action="store_true", help="open the route that `qwen-vqa verify` uses")
     add_guard_flags(parser)
+    add_life_flags(parser)
     add_image_flags(parser)
     add_adapter_flags(parser)
     parser.set_defaults(host="127.0.0.1", chat_template_content_format="openai", enable_prompt_tokens_details=True)
@@ -141,7 +165,22 @@ def _parse(argv: list[str]) -> Namespace:
     args.model = args.model_tag or str(DEMO_CHECKPOINT)
     image_rules(args)  # what is wrong with them is said before anything loads
     validate_parsed_serve_args(args)
+    _check_one_server(args)
+    if args.log_format == "json" and getattr(args, "logging_config", None) is None:
+        args.logging_config = LoggingConfig(formatter="json")  # vLLM's own lines and uvicorn's
     return args
+
+
+def _check_one_server(args: Namespace) -> None:
+    """Raises UserError for what only `vllm serve` can start: several API servers, or none."""
+    if args.api_server_count not in (None, 1):
+        raise UserError(
+            f"--api-server-count is {args.api_server_count}; limits and queue are counted in one process, so there is "
+            "one. For more, start several servers behind a load balancer that reads /ready."
+        )
+    for name in ("headless", "grpc", "data_parallel_multi_port_external_lb"):
+        if getattr(args, name, False):
+            raise UserError(f"--{name.replace('_', '-')} starts no OpenAI API; qwen-vqa serve does not have it.")
 
 
 def _image_cache_gib() -> float:
@@ -149,7 +188,7 @@ def _image_cache_gib() -> float:
     free = shutil.disk_usage("/dev/shm").free / 2**30 if Path("/dev/shm").is_dir() else 0
     size = min(IMAGE_CACHE_GIB, free / 2)
     if size < LEAST_IMAGE_CACHE_GIB:
-        _say(f"no cache of processed images: /dev/shm has {free:.2f} GiB free (docker run --shm-size gives more)")
+        say(f"no cache of processed images: /dev/shm has {free:.2f} GiB free (docker run --shm-size gives more)")
         return 0
     return size
 
@@ -160,7 +199,7 @@ def _complete_guard(args: Namespace) -> None:
     args.guard = take_guard(args)
     bound_answers(args, args.guard)
     if exposed_without_keys(args, args.guard):
-        _say(f"anybody who reaches {args.host} may use this server: it has no --api-key and no --api-keys-file")
+        say(f"anybody who reaches {args.host} may use this server: it has no --api-key and no --api-keys-file")
 
 
 def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
@@ -168,11 +207,13 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
     from vllm.platforms import current_platform
 
     from qwen_vqa.serving.checks import checkpoint_dtype, kv_cache_bytes
+    from qwen_vqa.serving.engine import choose_executor
 
+    choose_executor(args)
     if args.served_model_name is None:
         is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()
         args.served_model_name = [DEMO_NAME if is_demo else checkpoint.folder.resolve().name]
-    complete_adapters(args, checkpoint, current_platform.is_cpu(), _say)
+    complete_adapters(args, checkpoint, current_platform.is_cpu(), say)
     complete_tool_calls(args, checkpoint.folder)
     if args.verify:
         args.enable_scale_out = True  # vLLM's /v1/chat/completions/render, which shows prompt and pixels
@@ -183,21 +224,18 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
         args.kv_cache_memory_bytes = kv_cache_bytes(checkpoint, max_model_len, dtype)
 
 
-def _run(args: Namespace, started: float) -> NoReturn:
+def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", started: float) -> NoReturn:
     import uvloop
 
     import qwen_vqa.serving.media  # noqa: F401 - registers the media connector
     from qwen_vqa.serving.app import run_server
-    from qwen_vqa.serving.welcome import welcome_when_ready
+    from qwen_vqa.serving.welcome import welcome
 
-    welcome_when_ready(args, started)
-    with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(run_server(args))
-    _say("stopped")
+    def ready() -> None:
+        supervisor.ready()
+        welcome(args, started, supervisor.port_is_ours)
+
+    lived = uvloop.run(run_server(args, sock, ready, supervisor.closed))
     sys.stdout.flush()
     # Past here is only the interpreter's own end, in which triton's bindings print forty lines about leaks.
-    os._exit(0)
-
-
-def _say(text: str) -> None:
-    print(f"qwen-vqa: {text}", file=sys.stderr, flush=True)
+    os._exit(0 if lived else ENGINE_DIED)

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import ipaddress
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from qwen_vqa.serving import metrics
 from qwen_vqa.serving.access import STATE, Admitted
 from qwen_vqa.serving.fair_queue import FairQueue, QueueFullError, Ticket
 from qwen_vqa.serving.models_in_use import ModelsInUse
@@ -15,6 +17,7 @@ from qwen_vqa.serving.rate_limits import RateLimits
 from qwen_vqa.serving.refusals import RefusedError, too_many
 from qwen_vqa.serving.request_body import RETRY_SECONDS, Bodies, ClientGoneError
 from qwen_vqa.serving.request_bounds import RequestBounds
+from qwen_vqa.serving.request_record import request_record
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,21 @@ class UsageMiddleware:
         admitted: Admitted | None = scope.get("state", {}).get(STATE)
         if admitted is None or not admitted.rule.limited:
             return await self.app(scope, receive, send)
+        record = request_record()
         try:
             caller, limits = caller_of(scope, admitted), self.limits.of(admitted)
             # Before the body: whoever floods is refused at the price of a header.
             self.rates.count("requests", caller, limits.requests_per_minute)
             with self.bodies.of(caller, scope, receive) as body:
                 asked = self.bounds.check(await body.read())
+                record.images = asked.images
                 tokens = asked.images * self.tokens_per_image
                 self.rates.count("image_tokens", caller, limits.image_tokens_per_minute, tokens)
+                joined = time.perf_counter()
                 async with self._turn(caller, limits.running, receive):
+                    record.queue_seconds = round(time.perf_counter() - joined, 4)
+                    metrics.QUEUE_WAIT.observe(record.queue_seconds)
+                    metrics.IMAGE_TOKENS.inc(tokens)
                     with self.in_use.use(asked.model):
                         await self.app(scope, body.replay, send)
         except RefusedError as refusal:  # all of them come before the app answers

@@ -2,15 +2,17 @@
 
 import base64
 import json
+import os
 import threading
 import time
 from argparse import Namespace
 from pathlib import Path
 
-import httpx
-from openai import OpenAI, OpenAIError
+from openai import DefaultHttpxClient, OpenAI, OpenAIError
 
 from qwen_vqa.serving import DEMO_IMAGES, DEMO_NAME
+from qwen_vqa.serving.log import is_json, say
+from qwen_vqa.serving.supervisor import RESTARTS
 
 SNIPPET = """\
     import base64
@@ -29,27 +31,21 @@ SNIPPET = """\
 """
 
 
-def welcome_when_ready(args: Namespace, started: float) -> None:
-    """Wait beside the server until it answers; then print address and snippet, and ask the demo its first question.
+def welcome(args: Namespace, started: float, port_is_ours: threading.Event) -> None:
+    """Beside the server, which answers by now: print address and snippet, and ask the demo its first question.
 
-    `started` is `time.monotonic()` at the start of the command.
+    Args:
+        started: `time.monotonic()` at the start of this process.
+        port_is_ours: when no other process answers on the port.
     """
-    threading.Thread(target=_welcome, args=(args, started), daemon=True).start()
+    threading.Thread(target=_welcome, args=(args, started, port_is_ours), daemon=True).start()
 
 
-def _welcome(args: Namespace, started: float) -> None:
-    health = server_url(args).removesuffix("/v1") + "/health"
-    while not _answers(health):
-        time.sleep(0.2)
-    print(f"qwen-vqa: ready after {time.monotonic() - started:.0f} s", flush=True)
-    _introduce(args)
-
-
-def _answers(health: str) -> bool:
-    try:
-        return httpx.get(health, verify=False).status_code == 200  # our own certificate, if any
-    except httpx.HTTPError:
-        return False
+def _welcome(args: Namespace, started: float, port_is_ours: threading.Event) -> None:
+    port_is_ours.wait()
+    say(f"ready after {time.monotonic() - started:.0f} s")
+    if os.environ.get(RESTARTS, "0") == "0" and not is_json():
+        _introduce(args)
 
 
 def _introduce(args: Namespace) -> None:
@@ -57,11 +53,13 @@ def _introduce(args: Namespace) -> None:
     key = args.guard.first_key or "none"
     model = args.served_model_name[0]
     adapters = [module.name for module in args.lora_modules or []]
-    example = _example() if model == DEMO_NAME else None
+    example = _example() if model == DEMO_NAME and not args.uds else None
     names = ", ".join([model, *(f"{name} (adapter)" for name in adapters)])
-    lines = [f"\nserving {names} at {url}\n"]
+    lines = [f"\nserving {names} at {f'unix:{args.uds}' if args.uds else url}\n"]
     if example and (args.guard.first_key or not args.guard.keys):
-        lines.append(_first_answer(OpenAI(base_url=url, api_key=key), model, example))
+        # Our own certificate need not be one that this machine trusts.
+        client = OpenAI(base_url=url, api_key=key, http_client=DefaultHttpxClient(verify=False))
+        lines.append(_first_answer(client, model, example))
     lines.append("Ask it from Python (pip install openai):\n")
     lines.append(
         SNIPPET.format(

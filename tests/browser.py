@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-HINT = "no Chromium: `apt-get install chromium`, and the tests of the chat page run"
+HINT = "no Chromium: `apt-get install chromium`, and the tests of the pages run"
 
 
 @contextlib.contextmanager

@@ -60,9 +60,9 @@ class Chat:
             self.page.locator("[data-testid=stChatInput] input[type=file]").first.set_input_files(list(files))
             for file in files:
                 expect(self.page.get_by_test_id("stChatInput").get_by_text(file.name)).to_be_visible()
-        box = self.page.get_by_test_id("stChatInputTextArea")
-        box.fill(question)
-        box.press("Enter")
+        self.page.get_by_test_id("stChatInputTextArea").fill(question)
+        # Not Enter, which does nothing while a file is still on its way: the button is there once it has arrived.
+        self.page.get_by_test_id("stChatInputSubmitButton").click()
 
     def attach_url(self, url: str) -> None:
         self.page.get_by_role("button", name="Picture from the web").click()

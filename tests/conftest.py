@@ -1,8 +1,13 @@
 """What the whole session shares: tiny checkpoints, made once."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
+
+# Read when `datasets` is imported: the tests' Arrow files do not belong into the user's cache.
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="qwen-vqa-tests-")
 
 import qwen_vqa.train  # noqa: F401 - registers the model with transformers
 from tests.tiny import make_adapter, make_checkpoint

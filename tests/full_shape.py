@@ -10,58 +10,18 @@ import argparse
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-from transformers import AutoTokenizer, Qwen2Config, ViTConfig
-from transformers.initialization import no_init_weights
+from transformers import AutoTokenizer
 
+from qwen_vqa.benchmarks.shapes import SHAPES, random_model, shape_config
 from qwen_vqa.plugin.chat_template import chat_template
-from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.serving.cli import main as qwen_vqa
 from qwen_vqa.train.checkpoint import save_checkpoint
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 from tests.tiny import DEMO
-
-
-def full_config(layers: int, processor: QwenVqaProcessor) -> QwenVqaConfig:
-    """google/vit-base-patch32-384's config.json and Qwen2.5-3B-Instruct's, but for the number of layers."""
-    return QwenVqaConfig(
-        ViTConfig(image_size=384, patch_size=32),
-        Qwen2Config(
-            vocab_size=151936,
-            hidden_size=2048,
-            intermediate_size=11008,
-            num_hidden_layers=layers,
-            num_attention_heads=16,
-            num_key_value_heads=2,
-            max_position_embeddings=32768,
-            rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
-            rms_norm_eps=1e-6,
-            tie_word_embeddings=True,
-            max_window_layers=layers,
-            eos_token_id=processor.tokenizer.convert_tokens_to_ids("<|im_end|>"),
-        ),
-        image_token_id=processor.image_token_id,
-    )
-
-
-def random_model(config: QwenVqaConfig, seed: int) -> QwenVqaForConditionalGeneration:
-    """Random bfloat16 weights; embeddings wide enough that the likeliest token stands out, as in a trained model."""
-    torch.set_default_dtype(torch.bfloat16)
-    with no_init_weights():
-        model = QwenVqaForConditionalGeneration(config)
-    torch.set_default_dtype(torch.float32)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.fill_(0 if name.endswith("bias") else 1)
-            else:
-                parameter.normal_(0, 0.06 if "embed" in name else 0.02, generator=generator)
-    return model
 
 
 def main() -> int:
@@ -72,10 +32,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the comparison there")
     args = parser.parse_args()
     processor = QwenVqaProcessor(QwenVqaImageProcessor(384, 32), AutoTokenizer.from_pretrained(DEMO), chat_template())
+    config = shape_config(replace(SHAPES["3b"], layers=args.layers), processor)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         print(f"drawing random weights: {args.layers} of 36 layers, seed {args.seed}", flush=True)
-        save_checkpoint(folder, random_model(full_config(args.layers, processor), args.seed), processor)
+        save_checkpoint(folder, random_model(config, args.seed), processor)
         more = ["--json", str(args.json)] if args.json else []
         status = qwen_vqa(["verify", folder, "--dtype", args.dtype, *more])
     print(f"{time.monotonic() - started:.0f} s")

@@ -2,28 +2,29 @@
 
 import contextlib
 import os
-import signal
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 from openai import OpenAI
 
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.train.server_process import SERVE, free_port, started_server
+
+__all__ = ["SERVE", "Server", "free_port", "serving"]
 START_SECONDS = 300
-SERVE = [sys.executable, "-m", "qwen_vqa.serving.cli", "serve"]
+# The tests' server leaves the second core to the tests.
+ONE_CORE = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: its address with /v1, and what it printed."""
+    """A running server: its address with /v1, what it printed, and its process."""
 
     url: str
     log: Path
+    process: subprocess.Popen
 
     @property
     def client(self) -> OpenAI:
@@ -34,36 +35,16 @@ class Server:
 @contextlib.contextmanager
 def serving(log: Path, *arguments: str) -> Iterator[Server]:
     """Start `qwen-vqa serve` with these arguments on a free port; it is stopped at the end."""
-    port = free_port()
-    # The tests' server leaves the second core to the tests.
-    environment = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [*SERVE, *arguments, "--port", str(port)], stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
         try:
-            _wait(process, f"http://127.0.0.1:{port}/health", log)
-            yield Server(f"http://127.0.0.1:{port}/v1", log)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            status = process.wait(timeout=60)
-        assert status == 0, f"the server ended with {status}:\n{log.read_text()[-3000:]}"
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _wait(process: subprocess.Popen, health: str, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"the server stopped with {process.returncode}:\n{log.read_text()[-3000:]}")
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(health).status_code == 200:
-                return
-        time.sleep(0.5)
-    raise RuntimeError(f"the server was not ready after {START_SECONDS} s:\n{log.read_text()[-3000:]}")
+            with started_server(
+                arguments,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                environment={**os.environ, **ONE_CORE},
+                start_seconds=START_SECONDS,
+            ) as (address, process):
+                yield Server(f"{address}/v1", log, process)
+        except UserError as error:
+            raise RuntimeError(f"{error}\n{log.read_text()[-3000:]}") from error
+        assert process.returncode == 0, f"the server ended with {process.returncode}:\n{log.read_text()[-3000:]}"

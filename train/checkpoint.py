@@ -9,10 +9,15 @@ from qwen_vqa.plugin.checkpoint import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.rounded_weights import bitsandbytes_config
 
 
-def load_reference(folder: str | Path, dtype: torch.dtype | str = "auto") -> QwenVqaForConditionalGeneration:
+def load_reference(
+    folder: str | Path, dtype: torch.dtype | str = "auto", load_in: str = "full"
+) -> QwenVqaForConditionalGeneration:
     """The reference model of a checkpoint folder, in eval mode on the CPU.
+
+    `load_in` "8bit" or "4bit" holds the language model so (on the GPU where there is one).
 
     Raises:
         UserError: a file is missing, or weights are missing, unexpected or of another shape (by name).
@@ -20,7 +25,11 @@ def load_reference(folder: str | Path, dtype: torch.dtype | str = "auto") -> Qwe
     folder = Path(folder)
     check_checkpoint(folder)
     model, loading = QwenVqaForConditionalGeneration.from_pretrained(
-        folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        folder,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        quantization_config=bitsandbytes_config(load_in),
     )
     problems = [
         f"{label} {', '.join(sorted(str(name) for name in loading[key]))}"

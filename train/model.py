@@ -93,6 +93,12 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if image_features is None:
             if is_image.any():
                 raise ValueError(f"{int(is_image.sum())} image tokens in the prompt, but no image was given.")
+            if self.training and torch.is_grad_enabled():
+                # A batch of text alone still has a gradient for every trained weight, if it is 0: the backward pass
+                # needs one when the connector is all that learns, and so do processes that share their gradients.
+                nothing = embeddings.new_zeros(1, self.connector.linear_1.in_features)
+                unused = self.connector(nothing.to(self.connector.linear_1.weight.dtype))
+                embeddings = embeddings + 0 * unused.sum().to(embeddings.dtype)
             return embeddings
         connected = self.connector(image_features.to(self.connector.linear_1.weight.dtype)).flatten(0, 1)
         if len(connected) != int(is_image.sum()):

@@ -1,16 +1,22 @@
 """The training loop: transformers' Trainer, with the connector and the language model in groups of their own."""
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.recipe import save_config
+from qwen_vqa.train.run_checkpoints import STAGING, publish
 from qwen_vqa.train.training_config import TrainingConfig
 
 CONNECTOR_FILE = "connector.safetensors"
@@ -24,6 +30,10 @@ def prepare_model(model: QwenVqaForConditionalGeneration, config: TrainingConfig
     """
     model.requires_grad_(False)
     model.connector.requires_grad_(True).float()
+    if getattr(model, "is_quantized", False):
+        # The Trainer refuses rounded weights unless something whole is trained on top of them, and looks for that
+        # in the model itself only: ours is the connector, and the adapter further in.
+        model._hf_peft_config_loaded = True
     if config.full_language_model:
         model.language_model.requires_grad_(True).float()
     elif config.rank:
@@ -62,6 +72,13 @@ def training_arguments(config: TrainingConfig, output: str | Path, **overrides: 
         "weight_decay": config.weight_decay,
         "bf16": precision == "bfloat16",
         "fp16": precision == "float16",
+        # Without re-entry, inputs that need no gradient (a frozen embedding's) cut no graph.
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "dataloader_num_workers": config.workers,
+        "ddp_backend": None if torch.cuda.is_available() or "RANK" not in os.environ else "gloo",
+        "ddp_find_unused_parameters": False,
+        "logging_nan_inf_filter": False,
         "save_steps": config.save_steps,
         "save_total_limit": 2,
         "logging_steps": 1,
@@ -106,10 +123,58 @@ class QwenVqaTrainer(Trainer):
             self.optimizer = optimizer_class([group for group in groups if group["params"]], **options)
         return self.optimizer
 
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """transformers' loss of a batch, which has to be a number.
+
+        Raises:
+            UserError: it is not; the message names the step and the batch's samples.
+        """
+        sample_ids = inputs.pop("sample_ids", [])
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        loss = result[0] if isinstance(result, tuple) else result
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}, on the samples "
+                f"{', '.join(sample_ids)}. {self._last_good()} Look at these samples; a lower learning rate or "
+                "--precision bfloat16 or float32 may help."
+            )
+        return result
+
+    def _last_good(self) -> str:
+        last = get_last_checkpoint(str(self.args.output_dir))
+        return f"The last good checkpoint is {last}." if last else "No checkpoint was written yet."
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(Path(str(self.args.output_dir)) / STAGING)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write to a staging folder, and move the checkpoint into place when it is whole."""
+        output = Path(str(self.args.output_dir))
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                publish(output, f"checkpoint-{self.state.global_step}")
+                rotate_checkpoints(str(output), self.args.save_total_limit)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch.save: RuntimeError when the disk is full
+            shutil.rmtree(output / STAGING, ignore_errors=True)
+            raise UserError(
+                f"the checkpoint of step {self.state.global_step} could not be saved: "
+                f"{str(error).splitlines()[0]}. {self._last_good()} Free some space and go on with --resume."
+            ) from error
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_trained(self.accelerator.unwrap_model(self.model), folder)
+        model = self.accelerator.unwrap_model(self.model)
+        unsound = [name for name, value in model.named_parameters() if value.requires_grad and not _finite(value)]
+        if unsound:
+            raise UserError(
+                f"the weights {', '.join(unsound[:3])} are not numbers any more after step {self.state.global_step}: "
+                f"they are not saved. {self._last_good()} Try a lower learning rate."
+            )
+        save_trained(model, folder)
+        save_config(self.config, folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trained(self.model, Path(resume_from_checkpoint))
@@ -148,6 +213,10 @@ def load_trained(model: QwenVqaForConditionalGeneration, folder: Path) -> None:
                 raise UserError(f"{folder / LANGUAGE_FILE}: missing {missing}, unexpected {unexpected}.")
     except (RuntimeError, OSError) as error:
         raise UserError(f"cannot resume from {folder}: {error}") from error
+
+
+def _finite(value: torch.Tensor) -> bool:
+    return bool(torch.isfinite(value).all())
 
 
 def _contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -8,15 +8,11 @@ qwen-vqa verify my-model --image photo.jpg --prompt "What is this?"
 import argparse
 import contextlib
 import json
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import httpx
 import torch
 from peft import PeftModel
 
@@ -27,9 +23,8 @@ from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.comparison import ADVICE, Reference, Tolerance, compare
 from qwen_vqa.train.served_model import ServedModel, served_models
+from qwen_vqa.train.server_process import started_server
 from qwen_vqa.train.verify_cases import Case, built_in_cases, case
-
-START_SECONDS = 900
 
 
 def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -118,27 +113,7 @@ def _server(args: argparse.Namespace, dtype: torch.dtype) -> Iterator[str]:
     if args.url:
         yield args.url.rstrip("/")
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "qwen_vqa.serving.cli", "serve", str(args.checkpoint), "--port", str(port)]
-    command += ["--verify", "--dtype", str(dtype).removeprefix("torch.")]
-    print(f"starting a server: {' '.join(command[2:])}", flush=True)
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        _wait(process, f"http://127.0.0.1:{port}/health")
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-
-
-def _wait(process: subprocess.Popen, health: str) -> None:
-    for _ in range(START_SECONDS):
-        if process.poll() is not None:
-            raise UserError(f"the server stopped with status {process.returncode}; its message is above.")
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(health).status_code == 200:
-                return
-        time.sleep(1)
-    raise UserError(f"the server was not ready after {START_SECONDS} s.")
+    arguments = [str(args.checkpoint), "--verify", "--dtype", str(dtype).removeprefix("torch.")]
+    print(f"starting a server: qwen-vqa serve {' '.join(arguments)}", flush=True)
+    with started_server(arguments, stdout=subprocess.DEVNULL) as (address, _):
+        yield f"{address}/v1"

@@ -11,6 +11,8 @@ from openai import OpenAI
 
 from tests.image_server import ImageServer, image_server
 from tests.server import Server, serving
+from tests.serving.trace_collector import TraceCollector
+from tests.serving.trace_collector import trace_collector as running_collector
 from tests.tiny import DEMO, make_adapter
 
 
@@ -100,8 +102,17 @@ GUARDED_LIMITS: dict[str, dict] = {
 
 
 @pytest.fixture(scope="session")
-def guarded_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedServer]:
-    """The tiny model with keys, small limits, and one origin."""
+def trace_collector() -> Iterator[TraceCollector]:
+    """Where `guarded_server` sends its traces."""
+    with running_collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def guarded_server(
+    tiny_checkpoint: Path, trace_collector: TraceCollector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[GuardedServer]:
+    """The tiny model with keys, small limits, and one origin; its log is JSON, its traces go to `trace_collector`."""
     folder = tmp_path_factory.mktemp("guarded")
     keys = {name: f"{name}-secret-0123456789" for name in GUARDED_LIMITS}
     entries = [{"name": name, "key": keys[name], **limits} for name, limits in GUARDED_LIMITS.items()]
@@ -111,6 +122,7 @@ def guarded_server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFacto
     arguments += ["--open-routes", "scaling,adapters", "--max-adapters", "3", "--running", "4"]
     arguments += ["--allowed-origins", '["https://example.org"]']
     arguments += ["--waiting-per-caller", "2", "--max-body-mb", "1", "--max-images", "4", "--max-n", "3"]
-    arguments += ["--max-output-tokens", "600"]
+    arguments += ["--max-output-tokens", "600", "--log-format", "json"]
+    arguments += ["--otlp-traces-endpoint", trace_collector.endpoint]
     with serving(folder / "guarded.log", str(tiny_checkpoint), *arguments) as server:
-        yield GuardedServer(server.url, server.log, keys, keys_file)
+        yield GuardedServer(server.url, server.log, server.process, keys, keys_file)

@@ -29,13 +29,14 @@ EVERYTHING = [
 def real_app(*flags: str) -> FastAPI:
     """The app as `serve` builds it, guard included, without an engine."""
     from qwen_vqa.serving.app import build_server_app
+    from qwen_vqa.serving.lifecycle import Lifecycle
     from qwen_vqa.serving.serve import _complete_guard, _parse
 
     args = _parse(["--api-key", KEY, *flags])
     args.enable_scale_out = args.verify
     _complete_guard(args)
     model_config = SimpleNamespace(hf_config=tiny_config(tiny_processor()), get_pooling_task=lambda tasks: None)
-    return build_server_app(args, ("generate",), model_config, None)
+    return build_server_app(args, ("generate",), model_config, None, Lifecycle(lambda: False, 0))
 
 
 def routes_of(app: FastAPI) -> set[tuple[str, str]]:
@@ -78,14 +79,14 @@ def test_a_route_that_nobody_listed_is_closed(plain_app: FastAPI):
     assert _status(plain_app, "GET", "/v1/new", KEY) == 404
 
 
-def test_only_health_answers_without_a_key(plain_app: FastAPI):
+def test_only_health_and_ready_answer_without_a_key(plain_app: FastAPI):
     """Every route of the app, asked with no key."""
     open_to_all = [
         (method, path)
         for method, path in sorted(routes_of(plain_app))
         if _status(plain_app, method, path.replace("{", "").replace("}", "")) != 401
     ]
-    assert open_to_all == [("GET", "/health")]
+    assert open_to_all == [("GET", "/health"), ("GET", "/ready")]
 
 
 @pytest.mark.parametrize(
@@ -190,8 +191,8 @@ def test_the_guard_stands_around_everything_and_vllms_own_key_check_not_inside(p
     while layer is not None:
         layers.append(type(layer).__name__)
         layer = getattr(layer, "app", None)
-    outermost = ["AccessMiddleware", "UsageMiddleware", "RequestImagesMiddleware", "ServerErrorMiddleware"]
-    assert layers[:4] == outermost
+    ours = ["RequestLogMiddleware", "LifecycleMiddleware", "AccessMiddleware", "UsageMiddleware"]
+    assert layers[:6] == [*ours, "RequestImagesMiddleware", "ServerErrorMiddleware"]
     assert "AuthenticationMiddleware" not in layers
 
 

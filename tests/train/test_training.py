@@ -1,5 +1,6 @@
 """The training loop: what is trained, on what, and that a resumed run is the same run."""
 
+import argparse
 import base64
 import json
 from pathlib import Path
@@ -7,18 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import Dataset
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.cli import main
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.collator import ConversationCollator
 from qwen_vqa.train.dataset import ConversationDataset
+from qwen_vqa.train.export import export
 from qwen_vqa.train.labels import IGNORED
-from qwen_vqa.train.run import export, train
-from qwen_vqa.train.trainer import prepare_model
+from qwen_vqa.train.recipe import STAGES, config_for, load_config
+from qwen_vqa.train.run import build_parser, train
+from qwen_vqa.train.trainer import prepare_model, trainable_parts
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.image_server import png
 from tests.tiny import picture, tiny_config, tiny_model, tiny_processor, user
+from tests.train.releases import prepare, write_textvqa
 
 CONFIG = TrainingConfig(
     learning_rate=1e-3,
@@ -50,6 +55,10 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "train.jsonl"
 
 
+def samples(data: Path) -> ConversationDataset:
+    return prepare(data.parent / "prepared", data)
+
+
 def test_the_loss_counts_answers_and_their_ends_alone():
     processor = tiny_processor()
     image = picture(0)
@@ -61,6 +70,47 @@ def test_the_loss_counts_answers_and_their_ends_alone():
     assert processor.tokenizer.decode(counted) == "no<|im_end|>yes, blue<|im_end|>"
     assert torch.equal(batch["labels"][batch["labels"] != IGNORED], torch.tensor(counted))
     assert (batch["input_ids"] == processor.image_token_id).sum() == processor.image_processor.num_image_tokens
+
+
+def test_the_label_mask_of_a_released_sample_token_by_token(tmp_path: Path):
+    processor = tiny_processor()
+    sample = prepare(tmp_path / "run", write_textvqa(tmp_path))[0]
+    batch = ConversationCollator(processor)([sample])
+    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+    tokens = processor.tokenizer.convert_ids_to_tokens(ids)
+    assert tokens.count("<|image_pad|>") == 5
+    answer = len(tokens) - 1 - tokens[::-1].index("<|im_start|>")  # of the assistant's turn
+    header = len(processor.tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False))
+    learnt = [(token, label != IGNORED) for token, label in zip(tokens, labels, strict=True)]
+    assert not any(flag for _, flag in learnt[: answer + header])
+    end = [processor.tokenizer.decode([label]) for label in labels[answer + header :] if label != IGNORED]
+    assert "".join(end) == "nokia<|im_end|>"
+    assert learnt[-1] == (tokens[-1], False) and tokens[-2] == "<|im_end|>"  # the line break after it is not learnt
+    assert all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_in_step_one_every_trained_group_has_a_gradient_and_no_frozen_weight_has(stage: str, tmp_path: Path):
+    processor = tiny_processor()
+    model = tiny_model(tiny_config(processor)).train()
+    prepare_model(model, config_for(stage, build_parser(argparse.ArgumentParser()).parse_args(["base", "-o", "run"])))
+    dataset = prepare(tmp_path / "run", write_textvqa(tmp_path))
+    model(**ConversationCollator(processor)([dataset[0], dataset[1]])).loss.backward()
+    groups = trainable_parts(model)
+    assert bool(groups["language_model"]) == (stage != "align")
+    for part, parameters in groups.items():
+        assert not parameters or any(bool(parameter.grad.any()) for parameter in parameters), part
+    assert all(parameter.grad is None for parameter in model.parameters() if not parameter.requires_grad)
+    assert not any(parameter.requires_grad for parameter in model.vision_encoder.parameters())
+
+
+def test_a_batch_of_text_alone_has_a_gradient_for_the_connector(tmp_path: Path):
+    processor = tiny_processor()
+    model = tiny_model(tiny_config(processor)).train()
+    prepare_model(model, TrainingConfig(rank=0))
+    sample = {"sample_id": "s", "messages": [user("red?"), answer("no")], "images": []}
+    model(**ConversationCollator(processor)([sample])).loss.backward()
+    assert all(bool((parameter.grad == 0).all()) for parameter in model.connector.parameters())
 
 
 def test_padding_is_not_attended_or_learnt():
@@ -106,7 +156,7 @@ def test_connector_and_adapter_learn_and_the_rest_is_frozen():
 
 
 def test_each_part_has_its_learning_rate(tiny_checkpoint: Path, data: Path, tmp_path: Path):
-    trainer = train(tiny_checkpoint, ConversationDataset(data), tmp_path / "run", CONFIG)
+    trainer = train(tiny_checkpoint, samples(data), tmp_path / "run", CONFIG)
     rates = {group["name"]: group["initial_lr"] for group in trainer.optimizer.param_groups}
     assert rates == {"connector": 2e-3, "language_model": 1e-3}
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -114,10 +164,10 @@ def test_each_part_has_its_learning_rate(tiny_checkpoint: Path, data: Path, tmp_
 
 
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(tiny_checkpoint: Path, data: Path, tmp_path: Path):
-    whole = train(tiny_checkpoint, ConversationDataset(data), tmp_path / "whole", CONFIG)
+    whole = train(tiny_checkpoint, samples(data), tmp_path / "whole", CONFIG)
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_checkpoint, Interrupted(data, after=18), tmp_path / "cut", CONFIG)
-    resumed = train(tiny_checkpoint, ConversationDataset(data), tmp_path / "cut", CONFIG, resume=True)
+        train(tiny_checkpoint, Interrupted(samples(data), after=18), tmp_path / "cut", CONFIG)
+    resumed = train(tiny_checkpoint, samples(data), tmp_path / "cut", CONFIG, resume=True)
     losses = [[entry["loss"] for entry in run.state.log_history if "loss" in entry] for run in (whole, resumed)]
     assert losses[0] == losses[1]
     for (name, expected), actual in zip(
@@ -126,22 +176,24 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tiny_checkpoint: Path
         assert torch.equal(expected, actual), name
 
 
-class Interrupted(ConversationDataset):
+class Interrupted(Dataset):
     """Pulls the plug after so many samples."""
 
-    def __init__(self, path: Path, after: int) -> None:
-        super().__init__(path)
-        self.left = after
+    def __init__(self, dataset: ConversationDataset, after: int) -> None:
+        self.dataset, self.left = dataset, after
+
+    def __len__(self) -> int:
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
         self.left -= 1
         if self.left < 0:
             raise KeyboardInterrupt
-        return super().__getitem__(index)
+        return self.dataset[index]
 
 
 def test_the_export_is_the_original_pair_and_a_checkpoint(tiny_checkpoint: Path, data: Path, tmp_path: Path):
-    trainer = train(tiny_checkpoint, ConversationDataset(data), tmp_path / "run", CONFIG)
+    trainer = train(tiny_checkpoint, samples(data), tmp_path / "run", CONFIG)
     connector = {name: tensor.clone() for name, tensor in trainer.model.connector.state_dict().items()}
     folder = export(trainer.model, load_processor(tiny_checkpoint), tmp_path / "run")
     assert set(torch.load(tmp_path / "run/final_connector.pth")) == {"0.weight", "0.bias", "2.weight", "2.bias"}
@@ -153,24 +205,11 @@ def test_the_export_is_the_original_pair_and_a_checkpoint(tiny_checkpoint: Path,
 
 
 def test_a_run_is_not_overwritten(tiny_checkpoint: Path, data: Path, tmp_path: Path):
-    train(tiny_checkpoint, ConversationDataset(data), tmp_path / "run", CONFIG)
+    train(tiny_checkpoint, samples(data), tmp_path / "run", CONFIG)
     with pytest.raises(UserError, match="holds a run already"):
-        train(tiny_checkpoint, ConversationDataset(data), tmp_path / "run", CONFIG)
+        train(tiny_checkpoint, samples(data), tmp_path / "run", CONFIG)
     with pytest.raises(UserError, match="nothing to resume"):
-        train(tiny_checkpoint, ConversationDataset(data), tmp_path / "other", CONFIG, resume=True)
-
-
-def test_broken_images_are_named_and_left_out_only_when_asked(data: Path):
-    whole = (data.parent / "3.png").read_bytes()
-    (data.parent / "3.png").write_bytes(whole[: len(whole) // 2])
-    (data.parent / "5.png").unlink()
-    with pytest.raises(UserError, match=r"2 of 16 images cannot be used.*3\.png.*5\.png"):
-        ConversationDataset(data).check_images()
-    dataset = ConversationDataset(data)
-    faults = dataset.check_images(skip_broken=True)
-    assert len(dataset) == 14
-    assert "truncated" in faults[0]
-    assert "no such file" in faults[1]
+        train(tiny_checkpoint, samples(data), tmp_path / "other", CONFIG, resume=True)
 
 
 def test_an_image_may_be_a_data_url_and_is_not_fetched_from_a_private_address(tmp_path: Path):
@@ -179,10 +218,11 @@ def test_an_image_may_be_a_data_url_and_is_not_fetched_from_a_private_address(tm
         for url in (f"data:image/png;base64,{code}", "http://127.0.0.1/a.png"):
             messages = [{"role": "user", "content": [{"type": "image", "image": url}]}, answer("a picture")]
             print(json.dumps({"messages": messages}), file=lines)
-    dataset = ConversationDataset(tmp_path / "urls.jsonl")
+    with pytest.raises(UserError, match=r"1 broken image \(http://127\.0\.0\.1/a\.png: .*loopback"):
+        prepare(tmp_path / "strict", tmp_path / "urls.jsonl")
+    dataset = prepare(tmp_path / "run", tmp_path / "urls.jsonl", max_dropped=0.5)
+    assert len(dataset) == 1
     assert list(dataset[0]["images"][0].tobytes()) == list(picture(3).tobytes())
-    with pytest.raises(UserError, match=r"1 of 2 images cannot be used: http://127\.0\.0\.1/a\.png: .*loopback"):
-        dataset.check_images()
 
 
 @pytest.mark.parametrize(
@@ -202,7 +242,7 @@ def test_an_image_may_be_a_data_url_and_is_not_fetched_from_a_private_address(tm
 def test_a_line_that_is_no_sample_is_named(tmp_path: Path, line: str, message: str):
     (tmp_path / "bad.jsonl").write_text(line + "\n")
     with pytest.raises(UserError, match=message):
-        ConversationDataset(tmp_path / "bad.jsonl")
+        prepare(tmp_path / "run", tmp_path / "bad.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -223,18 +263,18 @@ def test_the_command_trains_and_says_where_the_result_is(tiny_checkpoint: Path, 
     printed = capsys.readouterr().out
     assert "training on 16 samples" in printed
     assert f"serve it: qwen-vqa serve {tmp_path / 'run' / 'model'}" in printed
-    assert json.loads((tmp_path / "run/training_config.json").read_text())["rank"] == 2
+    assert load_config(tmp_path / "run").rank == load_config(tmp_path / "run/checkpoint-1").rank == 2
     load_reference(tmp_path / "run" / "model")
 
 
-def test_the_command_stops_at_a_broken_image_unless_told_to_leave_it_out(
+def test_the_command_stops_at_a_broken_image_unless_told_how_many_may_be(
     tiny_checkpoint: Path, data: Path, tmp_path: Path, capsys
 ):
     (data.parent / "3.png").write_bytes((data.parent / "3.png").read_bytes()[:60])
     assert command(tiny_checkpoint, data, tmp_path / "run") == 2
-    assert "1 of 16 images cannot be used" in capsys.readouterr().err
+    assert "1 of 16 samples cannot be used: 1 broken image" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    assert command(tiny_checkpoint, data, tmp_path / "run", "--skip-broken-images") == 0
+    assert command(tiny_checkpoint, data, tmp_path / "run", "--max-dropped", "0.1") == 0
     printed = capsys.readouterr().out
-    assert "left out the samples of 1 broken images" in printed
+    assert f"dropped 1: broken image: {data.parent / '3.png'}" in printed
     assert "training on 15 samples" in printed

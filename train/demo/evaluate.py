@@ -129,7 +129,7 @@ class Evaluator:
                 if count:
                     sample["image_features"] = self.features(source.scenes)
                 samples.append(sample)
-            right += self._right(samples)
+            right += self.samples_right(samples)
         return right
 
     def features(self, scenes: tuple[Scene, ...]) -> torch.Tensor:
@@ -137,7 +137,9 @@ class Evaluator:
         canvases = np.stack([self.processor.image_processor.canvas(draw(scene)[0]) for scene in scenes])
         return self.model.get_image_features(normalise(torch.from_numpy(canvases)))
 
-    def _right(self, samples: list[dict]) -> list[bool]:
+    @torch.no_grad()
+    def samples_right(self, samples: list[dict]) -> list[bool]:
+        """Whether greedy decoding gives the last answer of each of the collator's samples."""
         batch = self.collate(samples)
         labels = batch.pop("labels")[:, 1:]
         guesses = self.model(**batch).logits[:, :-1].argmax(-1)

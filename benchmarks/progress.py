@@ -1,0 +1,47 @@
+"""Live progress on stderr: one line rewritten on a terminal, a line every ten seconds elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+
+from qwen_vqa.benchmarks.records import Record
+
+QUIET_SECONDS = 10.0
+
+
+class Progress:
+    """What has ended, what has failed, and when the cell will be over."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._title = ""
+        self._started = 0.0
+        self._last = 0.0
+        self._done = 0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live and self._title:
+            print(file=sys.stderr)
+
+    def show(self, title: str, done: int, count: int, records: list[Record]) -> None:
+        """Called a few times a second with all records so far."""
+        now = time.monotonic()
+        if title != self._title:
+            if self._live and self._title:
+                print(file=sys.stderr)
+            self._title, self._started, self._last, self._done = title, now, now, 0
+        every = 0.0 if self._live else QUIET_SECONDS
+        if now - self._last < every and not (done == count and self._done < count):
+            return
+        self._done = done
+        self._last = now
+        failed = sum(record.error is not None for record in records)
+        took = max(now - self._started, 1e-3)
+        eta = f", {took / done * (count - done):.0f} s left" if 0 < done < count else ""
+        line = f"load: {title}: {done} of {count}, {failed} failed, {done / took:.1f}/s{eta}"
+        print(f"\r\x1b[2K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)

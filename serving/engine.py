@@ -1,0 +1,50 @@
+"""vLLM's engine for the server; on a CPU in one process with its worker, which halves what has to be imported."""
+
+import contextlib
+from argparse import Namespace
+from collections.abc import AsyncIterator
+
+from vllm.config import VllmConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
+from vllm.usage.usage_lib import UsageContext
+from vllm.utils.ompmultiprocessing import OMPProcessManager
+from vllm.v1.engine.async_llm import AsyncLLM
+
+# By its full name: "uni" is what vLLM turns into "mp" on a CPU, because the threads of OpenMP have to be bound before
+# the process starts that they are in. That is done below for the engine's own process.
+ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+
+
+def choose_executor(args: Namespace) -> None:
+    """Without a worker process of its own on a CPU, where one worker is all there is, and the user chose nothing."""
+    parts = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size
+    if current_platform.is_cpu() and args.distributed_executor_backend is None and parts == 1:
+        args.distributed_executor_backend = ONE_PROCESS
+
+
+@contextlib.asynccontextmanager
+async def running_engine(args: Namespace) -> AsyncIterator[AsyncLLM]:
+    """Start the engine; it is shut down at the end."""
+    engine_args = AsyncEngineArgs.from_cli_args(args)
+    config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    with _bound_threads(config):
+        engine = AsyncLLM.from_vllm_config(
+            vllm_config=config,
+            usage_context=UsageContext.OPENAI_API_SERVER,
+            enable_log_requests=engine_args.enable_log_requests,
+            aggregate_engine_logging=engine_args.aggregate_engine_logging,
+            disable_log_stats=engine_args.disable_log_stats,
+        )
+    try:
+        await engine.reset_mm_cache()  # of the pictures that it was warmed up with
+        yield engine
+    finally:
+        engine.shutdown(timeout=config.shutdown_timeout)
+
+
+def _bound_threads(config: VllmConfig) -> contextlib.AbstractContextManager[None]:
+    """What vLLM's executor of several processes sets for its workers, for the engine's process."""
+    if config.parallel_config.distributed_executor_backend != ONE_PROCESS:
+        return contextlib.nullcontext()
+    return OMPProcessManager(config).configure_omp_envs(rank=0, local_rank=0)

@@ -1,0 +1,72 @@
+"""uvicorn around the app, on a socket that listens already; it ends when the server's life does."""
+
+import asyncio
+import signal
+import socket
+from argparse import Namespace
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from vllm import envs
+from vllm.entrypoints.launchers.launcher import NoSignalServer
+from vllm.entrypoints.launchers.utils.constants import H11_MAX_INCOMPLETE_EVENT_SIZE_DEFAULT
+from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
+from vllm.entrypoints.launchers.utils.ssl import SSLCertRefresher
+
+from qwen_vqa.serving.lifecycle import Lifecycle
+
+# For connections to close, once everything that ran has ended.
+CLOSE_SECONDS = 2
+LOOK_SECONDS = 0.02
+
+
+async def serve_http(
+    app: FastAPI, sock: socket.socket, args: Namespace, lifecycle: Lifecycle, ready: Callable[[], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT and the drain after it, or until the engine dies. Calls `ready` once it answers."""
+    config = _config(app, args)
+    server = NoSignalServer(config)
+    app.state.server = server  # vLLM's handler of errors looks for it
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    while not server.started:
+        if serving.done():
+            return serving.result()
+        await asyncio.sleep(LOOK_SECONDS)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, lifecycle.stop)
+    refresher = _certificate_refresher(config, args)
+    ready()
+    await lifecycle.ended()
+    server.should_exit = True
+    await serving
+    if refresher is not None:
+        refresher.stop()
+
+
+def _config(app: FastAPI, args: Namespace) -> uvicorn.Config:
+    log_config = get_uvicorn_log_config(args)
+    options: dict[str, Any] = {} if log_config is None else {"log_config": log_config}
+    config = uvicorn.Config(
+        app,
+        log_level=args.uvicorn_log_level,
+        access_log=False,  # serving/request_log.py
+        timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
+        timeout_graceful_shutdown=CLOSE_SECONDS,
+        ssl_keyfile=args.ssl_keyfile,
+        ssl_certfile=args.ssl_certfile,
+        ssl_ca_certs=args.ssl_ca_certs,
+        ssl_cert_reqs=args.ssl_cert_reqs,
+        ssl_ciphers=args.ssl_ciphers,
+        h11_max_incomplete_event_size=args.h11_max_incomplete_event_size or H11_MAX_INCOMPLETE_EVENT_SIZE_DEFAULT,
+        **options,
+    )
+    config.load()
+    return config
+
+
+def _certificate_refresher(config: uvicorn.Config, args: Namespace) -> SSLCertRefresher | None:
+    if not args.enable_ssl_refresh or config.ssl is None:
+        return None
+    return SSLCertRefresher(config.ssl, args.ssl_keyfile, args.ssl_certfile, args.ssl_ca_certs)

@@ -1,0 +1,64 @@
+"""The server's process, as the supervisor starts it: `python -m qwen_vqa.serving.server_process FD FD ARGUMENTS...`
+
+The first descriptor is the listening socket, the second this end of the socket pair to the supervisor.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+
+from qwen_vqa.plugin.errors import UserError
+
+
+class ToSupervisor:
+    """This end of the socket pair. When the other end is gone, so is the supervisor, and this process stops.
+
+    While it serves, it drains; before that, nothing listens to SIGTERM yet, and what it has started goes with it.
+    """
+
+    def __init__(self, channel: socket.socket):
+        self._channel = channel
+        self._serving = False
+        self.port_is_ours = threading.Event()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def ready(self) -> None:
+        """The server answers: the port may be left to it."""
+        self._serving = True
+        self._channel.sendall(b"ready\n")
+
+    def closed(self) -> None:
+        """The server answers no more."""
+        try:
+            self._channel.sendall(b"closed\n")
+        except OSError:
+            return  # there is no supervisor any more
+
+    def _listen(self) -> None:
+        while self._channel.recv(16):
+            self.port_is_ours.set()
+        if self._serving:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def main(argv: list[str]) -> int:
+    """Serve; returns only when the user has to change something first."""
+    sockets = []
+    for descriptor in map(int, argv[:2]):
+        os.set_inheritable(descriptor, False)
+        sockets.append(socket.socket(fileno=descriptor))
+    from qwen_vqa.serving.serve import serve
+
+    try:
+        serve(argv[2:], sockets[0], ToSupervisor(sockets[1]))
+    except UserError as error:
+        print(f"qwen-vqa: {error}", file=sys.stderr, flush=True)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

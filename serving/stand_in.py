@@ -1,0 +1,102 @@
+"""Answers on the server's port while no server does: alive, not ready, come again."""
+
+import asyncio
+import contextlib
+import socket
+from argparse import Namespace
+from collections.abc import Generator
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from qwen_vqa.serving.refusals import RefusedError
+
+RETRY_SECONDS = 5
+# A body is read before it is answered: closing on what is unread resets the connection, and the answer is lost.
+BODY_BYTES = 64 * 2**20
+BODY_SECONDS = 10.0
+CLOSE_SECONDS = 2
+
+
+def unavailable(reason: str) -> RefusedError:
+    """503 with Retry-After, as OpenAI's SDK repeats it."""
+    return RefusedError(503, reason, "server_error", "service_unavailable", retry_after=RETRY_SECONDS)
+
+
+async def refuse(refusal: RefusedError, receive: Receive, send: Send) -> None:
+    """Read what the client sends, within bounds, and answer with the refusal."""
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(_read(receive), BODY_SECONDS)
+    await refusal.send(send, close=True)
+
+
+async def _read(receive: Receive) -> None:
+    size = 0
+    while size < BODY_BYTES:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if not message.get("more_body"):
+            return
+
+
+class StandIn:
+    """The stand-in on the supervisor's socket, which it shares with the server's process.
+
+    Args:
+        sock: bound and listening; it stays open when the stand-in stops.
+        flags: of TLS, as `listen_flags` has them.
+    """
+
+    def __init__(self, sock: socket.socket, flags: Namespace):
+        self.reason = ""
+        self._sock = sock
+        self._flags = flags
+        self._server: _Server | None = None
+        self._task: asyncio.Task | None = None
+
+    async def start(self, reason: str) -> None:
+        """Answer; with another reason if it answers already."""
+        self.reason = reason
+        if self._server is not None:
+            return
+        config = uvicorn.Config(
+            self._answer,
+            interface="asgi3",
+            loop="asyncio",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=CLOSE_SECONDS,
+            ssl_keyfile=self._flags.ssl_keyfile,
+            ssl_certfile=self._flags.ssl_certfile,
+            ssl_ca_certs=self._flags.ssl_ca_certs,
+            ssl_cert_reqs=self._flags.ssl_cert_reqs,
+            ssl_ciphers=self._flags.ssl_ciphers,
+        )
+        self._server = _Server(config)
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._sock.dup()]))
+
+    async def stop(self) -> None:
+        """Leave the port to the server; who is being answered still is."""
+        if self._server is None or self._task is None:
+            return
+        self._server.should_exit = True
+        await self._task
+        self._server = self._task = None
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].removeprefix(scope.get("root_path", "")) == "/health":
+            headers = [(b"content-length", b"0"), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            return await send({"type": "http.response.body", "body": b""})
+        await refuse(unavailable(self.reason), receive, send)
+
+
+class _Server(uvicorn.Server):
+    """Signals are the supervisor's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield

@@ -1,0 +1,18 @@
+"""The supervisor over a child that is up in no time: `python -m tests.serving.supervised BEHAVIOUR ARGUMENTS...`"""
+
+import asyncio
+import sys
+
+from qwen_vqa.serving.listener import listen, listen_flags
+from qwen_vqa.serving.supervisor import Supervisor
+
+
+def main(behaviour: str, *arguments: str) -> int:
+    """As `qwen_vqa.serving.supervisor.supervise`, with another child."""
+    flags = listen_flags(arguments)
+    command = [sys.executable, "-m", "tests.serving.stub_server"]
+    return asyncio.run(Supervisor(command, [behaviour], flags, listen(flags)).run())
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

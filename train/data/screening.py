@@ -1,0 +1,73 @@
+"""Whether a row can be trained on: its pictures open, and it is not longer than the model is to see."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from qwen_vqa.plugin.image_loader import ImageError
+from qwen_vqa.plugin.image_source import open_image
+from qwen_vqa.train.data.row import Picture, Row
+
+MISSING_FILE, BROKEN_IMAGE, TOO_LONG = "missing file", "broken image", "too long"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How many of a row's messages are kept; with a `fault` none are. `detail` names what is wrong."""
+
+    messages: int
+    fault: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Called with a row.
+
+    Args:
+        token_count: of a conversation's messages, image tokens included.
+        max_length: in tokens.
+    """
+
+    token_count: Callable[[list[dict[str, Any]], str], int]
+    max_length: int
+
+    def __call__(self, row: Row) -> Verdict:
+        if row.fault:
+            return Verdict(0, row.fault, row.sample_id)
+        kept = fitting_messages(row.messages, lambda part: self.token_count(part, row.sample_id), self.max_length)
+        if not kept:
+            return Verdict(0, TOO_LONG, row.sample_id)
+        for picture in row.images[: image_count(row.messages[:kept])]:
+            fault = _fault(picture)
+            if fault:
+                return Verdict(0, *fault)
+        return Verdict(kept)
+
+
+def fitting_messages(
+    messages: list[dict[str, Any]], token_count: Callable[[list[dict[str, Any]]], int], max_length: int
+) -> int:
+    """How many messages from the first one on fit, up to the end of an answer; 0 when not even the first round does.
+
+    Whole rounds are cut off the end, so that an answer ends where it ended and no image is cut through.
+    """
+    ends = [number for number, message in enumerate(messages, start=1) if message["role"] == "assistant"]
+    return next((end for end in reversed(ends) if token_count(messages[:end]) <= max_length), 0)
+
+
+def image_count(messages: list[dict[str, Any]]) -> int:
+    """How many images the messages hold."""
+    parts = [part for message in messages if isinstance(message.get("content"), list) for part in message["content"]]
+    return sum(part["type"] == "image" for part in parts)
+
+
+def _fault(picture: Picture) -> tuple[str, str] | None:
+    source = picture.source
+    if not isinstance(source, (str, bytes)) and not source.is_file():
+        return MISSING_FILE, str(source)
+    try:
+        open_image(source)
+    except ImageError as error:
+        return BROKEN_IMAGE, str(error) if picture.data is None else f"{picture.path}: {error}"
+    return None

@@ -1,0 +1,139 @@
+"""Asking a server through the OpenAI API, greedily, many questions at once."""
+
+import asyncio
+import base64
+import io
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from openai import APIError, AsyncOpenAI
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.image_loader import ImageError
+from qwen_vqa.plugin.image_source import open_image
+from qwen_vqa.train.data.row import Picture
+from qwen_vqa.train.evaluation.questions import Prompt
+from qwen_vqa.train.evaluation.replies import Record, Reply
+from qwen_vqa.train.served_model import served_models
+
+GIVE_UP_AFTER = 20  # failures with nothing answered between them
+# What any server takes as it is; other files are sent as PNG.
+_SIGNATURES = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png"}
+
+
+@dataclass(frozen=True)
+class ServerModel:
+    """A model of a server, by name; answers have at most `max_tokens` tokens.
+
+    Args:
+        url: the API's address, ending in /v1.
+        retries: of a request that is refused with 429, meets a 5xx or no connection; with growing pauses.
+    """
+
+    url: str
+    name: str
+    api_key: str
+    max_tokens: int
+    concurrency: int
+    timeout: float
+    retries: int = 4
+
+    @classmethod
+    def find(cls, url: str, name: str | None, api_key: str, **settings: Any) -> "ServerModel":
+        """The server's model of that name, or the first that it lists.
+
+        Raises:
+            UserError: nothing answers there, or it has no such model.
+        """
+        names = served_models(url, api_key)
+        if name is not None and name not in names:
+            raise UserError(f"{url} does not serve {name!r}; it has {', '.join(names)}.")
+        return cls(url, name or names[0], api_key, **settings)
+
+    def ask(self, prompts: Sequence[Prompt], record: Record) -> None:
+        """Call `record` with the reply to each prompt, in the order in which they come.
+
+        Raises:
+            UserError: one request after another fails; what was recorded before stands.
+        """
+        asyncio.run(self._ask(prompts, record))
+
+    async def _ask(self, prompts: Sequence[Prompt], record: Record) -> None:
+        waiting = deque(prompts)
+        failures = 0
+
+        async def work(client: AsyncOpenAI) -> None:
+            nonlocal failures
+            while waiting:
+                reply = await self._reply(client, waiting.popleft())
+                record(reply)
+                failures = failures + 1 if reply.fault else 0
+                if failures >= GIVE_UP_AFTER:
+                    raise UserError(f"the last {failures} requests to {self.url} failed: {reply.fault}")
+
+        async with AsyncOpenAI(
+            base_url=self.url, api_key=self.api_key, max_retries=self.retries, timeout=self.timeout
+        ) as client:
+            workers = [asyncio.create_task(work(client)) for _ in range(min(self.concurrency, len(prompts)))]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+
+    async def _reply(self, client: AsyncOpenAI, prompt: Prompt) -> Reply:
+        try:
+            messages = await asyncio.to_thread(request_messages, prompt)
+            completion = await client.chat.completions.create(
+                model=self.name,
+                messages=messages,  # type: ignore[arg-type] # the SDK types each part
+                max_tokens=self.max_tokens,
+                temperature=0,
+                # Else vLLM takes the penalty in the checkpoint's generation config.
+                extra_body={"repetition_penalty": 1.0},
+            )
+        except (APIError, ImageError) as error:
+            return Reply(prompt, fault=str(error))
+        if not completion.choices or completion.choices[0].message.content is None:
+            return Reply(prompt, fault="the server sent no answer")
+        return Reply(prompt, completion.choices[0].message.content.strip())
+
+
+def request_messages(prompt: Prompt) -> list[dict[str, Any]]:
+    """The messages as a client sends them: pictures as data URLs.
+
+    Raises:
+        ImageError: a picture cannot be opened.
+    """
+    pictures = iter(prompt.pictures)
+
+    def part(one: dict[str, Any]) -> dict[str, Any]:
+        return one if one["type"] != "image" else {"type": "image_url", "image_url": {"url": data_url(next(pictures))}}
+
+    return [
+        {**message, "content": [part(one) for one in message["content"]]}
+        if isinstance(message["content"], list)
+        else message
+        for message in prompt.messages
+    ]
+
+
+def data_url(picture: Picture) -> str:
+    """The picture's file, if it is a JPEG or PNG; else as a PNG of the same pixels."""
+    source = picture.source
+    data = source if isinstance(source, bytes) else b"" if isinstance(source, str) else _bytes(source)
+    kind = next((kind for signature, kind in _SIGNATURES.items() if data.startswith(signature)), None)
+    if kind is None:
+        buffer = io.BytesIO()
+        open_image(source).save(buffer, "PNG")
+        kind, data = "png", buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _bytes(path: Any) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error

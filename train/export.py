@@ -1,0 +1,45 @@
+"""What a run leaves: the original's pair of files, and a checkpoint folder that `serve` takes."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER
+from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
+from qwen_vqa.train.connector_file import save_connector
+from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.trainer import load_trained, prepare_model
+from qwen_vqa.train.training_config import TrainingConfig
+
+ADAPTER_NAME = "final_lora_model"
+CONNECTOR_NAME = "final_connector.pth"
+CHECKPOINT_NAME = "model"
+RESULTS = (ADAPTER_NAME, CONNECTOR_NAME, CHECKPOINT_NAME)
+
+
+def export(model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, output: Path) -> Path:
+    """Write `final_connector.pth`, `final_lora_model/`, and `model/`, which `serve` takes.
+
+    The adapter stays apart from the language model, whose weights are the base's.
+    """
+    save_connector(model.connector.state_dict(), output / CONNECTOR_NAME)
+    folder = output / CHECKPOINT_NAME
+    if isinstance(model.language_model, PeftModel):
+        model.language_model.save_pretrained(str(output / ADAPTER_NAME))
+        model.language_model = model.language_model.unload()
+        shutil.copytree(output / ADAPTER_NAME, folder / ADAPTER_FOLDER / ADAPTER_NAME, dirs_exist_ok=True)
+    model.to(model.vision_encoder.patch_embedding.weight.dtype)
+    save_checkpoint(folder, model, processor)
+    return folder
+
+
+def export_run(base: Path, last_checkpoint: Path, config: TrainingConfig, output: Path) -> Path:
+    """Export what a run's checkpoint holds, on the base's own weights (whole, also after a QLoRA run)."""
+    torch.manual_seed(config.seed)
+    model = load_reference(base)
+    prepare_model(model, config)
+    load_trained(model, last_checkpoint)
+    return export(model, load_processor(base), output)

@@ -1,0 +1,110 @@
+"""The frozen encoder's outputs, each picture's computed once and kept on disk: for runs that see a picture often."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.image_source import open_image
+from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.train.data.screening import image_count
+from qwen_vqa.train.dataset import ConversationDataset
+from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+
+FEATURE_FILE, COUNT_FILE = "image_features.bin", "image_features.json"
+ENCODED_AT_ONCE = 32
+Place = tuple[int, int]  # a sample, and which of its pictures
+# numpy has no bfloat16: its bits are kept as integers.
+_STORED_AS = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: np.int16}
+
+
+class FeatureDataset(Dataset):
+    """A ConversationDataset's samples with `image_features` [images, tokens, width] in place of `images`.
+
+    They are what the encoder itself would give, in its precision. The file lies in the run's folder; a run that is
+    resumed finds it there.
+
+    Raises:
+        UserError: the data set is of another kind, or a picture is broken.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        model: QwenVqaForConditionalGeneration,
+        processor: QwenVqaProcessor,
+        output: Path,
+        device: torch.device,
+    ) -> None:
+        if not isinstance(dataset, ConversationDataset):
+            raise UserError("cache_features needs a data set whose pictures are files.")
+        self.dataset = dataset
+        self.places, pictures = _number_pictures(dataset)
+        self.dtype = model.vision_encoder.patch_embedding.weight.dtype
+        width = model.config.vision_config.hidden_size
+        self.file, self.shape = output / FEATURE_FILE, (len(pictures), model.config.num_image_tokens, width)
+        done = output / COUNT_FILE
+        if not (done.is_file() and json.loads(done.read_text()) == list(self.shape)):
+            self._encode(pictures, model, processor, device)
+            done.write_text(json.dumps(self.shape))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.dataset.row(index)
+        messages = row.messages[: self.dataset.mix.messages[index]]
+        sample: dict[str, Any] = {
+            "sample_id": f"{self.dataset.names[self.dataset.mix.source[index]]}/{row.sample_id}",
+            "messages": messages,
+        }
+        places = self.places[index]
+        if places:
+            stored = np.memmap(self.file, _STORED_AS[self.dtype], "r", shape=self.shape)[places]
+            sample["image_features"] = torch.from_numpy(stored).view(self.dtype)
+        return sample
+
+    def _encode(
+        self,
+        pictures: list[Place],
+        model: QwenVqaForConditionalGeneration,
+        processor: QwenVqaProcessor,
+        device: torch.device,
+    ) -> None:
+        encoder = model.vision_encoder.to(device)
+        memory = np.memmap(self.file, _STORED_AS[self.dtype], "w+", shape=self.shape)
+        print(f"keeping the features of {len(pictures):,} pictures: {memory.nbytes / 1e9:.2f} GB in {self.file}")
+        for start in tqdm(range(0, len(pictures), ENCODED_AT_ONCE), desc="encoding pictures"):
+            chunk = pictures[start : start + ENCODED_AT_ONCE]
+            images = [open_image(self.dataset.row(index).images[position].source) for index, position in chunk]
+            pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+            with torch.no_grad():
+                features = encoder(pixels.to(device, self.dtype)).cpu()
+            words = features.view(torch.int16) if self.dtype == torch.bfloat16 else features
+            memory[start : start + len(images)] = words.numpy()
+        memory.flush()
+
+
+def _number_pictures(dataset: ConversationDataset) -> tuple[list[list[int]], list[Place]]:
+    """For each sample the numbers of its pictures, and for each number where that picture is first seen."""
+    numbers: dict[tuple, int] = {}
+    pictures: list[Place] = []
+    places = []
+    for index in range(len(dataset)):
+        row = dataset.row(index)
+        own = []
+        for position in range(image_count(row.messages[: dataset.mix.messages[index]])):
+            picture = row.images[position]
+            inside = (int(dataset.mix.source[index]), int(dataset.mix.row[index]), position)
+            key = inside if picture.data is not None else (picture.path,)
+            if key not in numbers:
+                numbers[key] = len(pictures)
+                pictures.append((index, position))
+            own.append(numbers[key])
+        places.append(own)
+    return places, pictures
