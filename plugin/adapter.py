@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
-from transformers.configuration_utils import PretrainedConfig
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
+OUTPUT_LAYER = "lm_head"
 
 _TENSOR_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _EXAMPLES = 3
@@ -65,10 +66,16 @@ def language_model_name(tensor_name: str) -> str:
     return name.removeprefix("language_model.")
 
 
-def check_adapter(adapter_dir: str | Path, config: QwenVqaConfig) -> AdapterSummary:
+Layers = Mapping[str, tuple[int, int]]
+
+
+def check_adapter(adapter_dir: str | Path, config: QwenVqaConfig, layers: Layers | None = None) -> AdapterSummary:
     """Compare every tensor of an adapter with the language model's Linear layers.
 
     Reads the file's header, and of the values only as many as show that they are not all zero.
+
+    Args:
+        layers: `linear_layers(config)`, by who has them at hand.
 
     Raises:
         AdapterError: files are missing or unreadable, the adapter is of a kind that vLLM does not serve,
@@ -78,7 +85,7 @@ def check_adapter(adapter_dir: str | Path, config: QwenVqaConfig) -> AdapterSumm
     settings = _settings(folder)
     shapes, changes_something = _contents(folder)
     pairs = _pairs(folder, shapes)
-    layers = _linear_layers(config.text_config)
+    layers = linear_layers(config) if layers is None else layers
     _check_names(folder, settings, pairs, layers)
     for module, pair in pairs.items():
         _check_pair(folder, settings, module, pair, layers[language_model_name(module)])
@@ -96,15 +103,24 @@ def check_adapter(adapter_dir: str | Path, config: QwenVqaConfig) -> AdapterSumm
     )
 
 
+def linear_layers(config: QwenVqaConfig) -> dict[str, tuple[int, int]]:
+    """Names of the language model's Linear layers, and their widths (in, out). No memory is taken."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config.text_config)
+    return {
+        name: (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+
+
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise AdapterError(
-            f"no adapter at {folder}: {CONFIG_FILE} is missing. Give the folder that PEFT's save_pretrained wrote."
-        )
+    if missing := _missing(folder, path):
+        raise AdapterError(f"no adapter at {folder}: {missing}. Give the folder that PEFT's save_pretrained wrote.")
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise AdapterError(f"{path} is not readable JSON: {error}") from error
     peft_type = settings.get("peft_type") if isinstance(settings, dict) else None
     if str(peft_type).upper() != "LORA":
@@ -114,11 +130,41 @@ def _settings(folder: Path) -> dict[str, Any]:
             f"the adapter {folder} has {' and '.join(problems)}, which vLLM does not serve. Train a plain "
             "LoRA, or merge this one with PEFT's merge_and_unload and assemble the merged language model."
         )
-    for field in ("r", "lora_alpha"):
-        value = settings.get(field)
-        if not isinstance(value, int | float) or value <= 0:
-            raise AdapterError(f"{path} has {field} {value!r}; it must be a positive number.")
+    _check_numbers(path, settings)
     return settings
+
+
+def _missing(folder: Path, config_file: Path) -> str:
+    """What keeps the folder from being an adapter's; "" for nothing."""
+    try:
+        if not folder.exists():
+            return "there is no such folder"
+        if not folder.is_dir():
+            return "it is no folder"
+        return "" if config_file.is_file() else f"{CONFIG_FILE} is missing"
+    except (OSError, ValueError) as error:  # no permission, or a name that no file can have
+        return f"it cannot be looked at ({error})"
+
+
+def _check_numbers(path: Path, settings: Mapping[str, Any]) -> None:
+    """Rank and alpha, of the whole and of single modules."""
+    values = {field: (settings.get(field), kind) for field, kind in (("r", int), ("lora_alpha", int | float))}
+    for pattern, kind in (("rank_pattern", int), ("alpha_pattern", int | float)):
+        of_modules = settings.get(pattern) or {}
+        if not isinstance(of_modules, dict):
+            raise AdapterError(f"{path} has {pattern} {of_modules!r}; it must be an object of numbers by module.")
+        values |= {f"{pattern} {module}": (value, kind) for module, value in of_modules.items()}
+        for module in of_modules:
+            try:
+                re.compile(module)
+            except re.error as error:
+                raise AdapterError(
+                    f"{path} has {pattern} {module!r}, which is no regular expression: {error}"
+                ) from error
+    for field, (value, kind) in values.items():
+        if isinstance(value, bool) or not isinstance(value, kind) or value <= 0:
+            whole = " whole" if kind is int else ""
+            raise AdapterError(f"{path} has {field} {value!r}; it must be a positive{whole} number.")
 
 
 def _unsupported(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -160,17 +206,6 @@ def _contents(folder: Path) -> tuple[dict[str, tuple[int, ...]], bool]:
         raise AdapterError(f"{path} cannot be read: {error}. Copy the adapter again.") from error
 
 
-def _linear_layers(text_config: PretrainedConfig) -> dict[str, tuple[int, int]]:
-    """Names of the language model's Linear layers, and their widths (in, out). No memory is taken."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(text_config)
-    return {
-        name: (module.in_features, module.out_features)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-    }
-
-
 def _pairs(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, tuple[int, ...]]]:
     """Module names as in the file, each with the shapes of its "A" and "B"."""
     pairs: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -194,12 +229,13 @@ def _pairs(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dic
     return pairs
 
 
-def _check_names(
-    folder: Path,
-    settings: Mapping[str, Any],
-    pairs: Mapping[str, Any],
-    layers: Mapping[str, tuple[int, int]],
-) -> None:
+def _check_names(folder: Path, settings: Mapping[str, Any], pairs: Mapping[str, Any], layers: Layers) -> None:
+    if any(language_model_name(module) == OUTPUT_LAYER for module in pairs):
+        raise AdapterError(
+            f"the adapter {folder} changes {OUTPUT_LAYER}, which vLLM serves without adapters. Train one without it, "
+            "or merge this one with PEFT's merge_and_unload and assemble the merged language model."
+        )
+    layers = {name: widths for name, widths in layers.items() if name != OUTPUT_LAYER}
     unmatched = [module for module in pairs if language_model_name(module) not in layers]
     if unmatched:
         kinds = {module.rpartition(".")[2] for module in unmatched}

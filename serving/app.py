@@ -11,6 +11,8 @@ from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.tasks import SupportedTask
 
+from qwen_vqa.serving.adapter_slots import ROUTE_GROUP
+from qwen_vqa.serving.adapters import AdapterChanges, attach_adapter_routes
 from qwen_vqa.serving.engine import running_engine
 from qwen_vqa.serving.guard import stand_guard
 from qwen_vqa.serving.http_server import serve_http
@@ -19,6 +21,8 @@ from qwen_vqa.serving.image_flags import image_rules
 from qwen_vqa.serving.lifecycle import Lifecycle, LifecycleMiddleware, attach_ready
 from qwen_vqa.serving.media import QwenVqaMediaConnector
 from qwen_vqa.serving.metrics import watch
+from qwen_vqa.serving.model_card import attach_model_card
+from qwen_vqa.serving.models_in_use import ModelsInUse
 from qwen_vqa.serving.request_images import RequestImagesMiddleware
 from qwen_vqa.serving.request_log import RequestLogMiddleware
 from qwen_vqa.serving.token_count import attach_token_count
@@ -56,11 +60,16 @@ def build_server_app(
         attach_image_features(app, engine)
     QwenVqaMediaConnector.rules = image_rules(args)
     attach_token_count(app)
+    attach_model_card(app)
+    in_use = ModelsInUse()
+    if args.guard.rules.is_open(ROUTE_GROUP):
+        changes = AdapterChanges(model_config.hf_config, args.max_adapters, args.max_lora_rank, in_use)
+        attach_adapter_routes(app, changes)
     attach_ready(app, lifecycle)
     # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics: what is
     # added goes around it. The guard is outermost: no body is read of a request that has not passed the keys.
     app.middleware_stack = RequestImagesMiddleware(app.middleware_stack or app.build_middleware_stack())
-    queue = stand_guard(app, args, args.guard, model_config.hf_config.num_image_tokens)
+    queue = stand_guard(app, args, args.guard, model_config.hf_config.num_image_tokens, in_use)
     watch(queue, lifecycle)
     app.middleware_stack = LifecycleMiddleware(app.middleware_stack, lifecycle)
     app.middleware_stack = RequestLogMiddleware(app.middleware_stack, writes=not args.disable_uvicorn_access_log)

@@ -19,6 +19,20 @@ MAY_BE_EMPTY = ("system", "developer", "assistant", "tool")
 IMAGE_EXAMPLE = '{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}'
 
 
+# What vLLM would leave out without a word, though the answer is another without it; with what to do instead.
+NOT_IN_CHAT = {
+    "functions": "functions are not served; send tools",
+    "function_call": "function_call is not served; send tool_choice",
+    "web_search_options": "this server searches no web; leave it out",
+    "audio": "the model does not speak; leave it out",
+}
+NOT_IN_RESPONSES = {
+    "previous_response_id": "responses are not kept here; send the whole conversation in input",
+    "conversation": "conversations are not kept here; send the whole conversation in input",
+    "prompt": "prompts are not kept here; send instructions and input",
+}
+
+
 class ContentError(ValueError):
     """A request that is refused; `place` is the parameter, such as `messages[0].content[2]`."""
 
@@ -42,6 +56,9 @@ def chat_images(body: dict[str, Any]) -> list[PlacedImage]:
     Raises:
         ContentError: what is wrong, and where.
     """
+    _no_unserved(body, NOT_IN_CHAT)
+    if body.get("modalities") not in (None, [], ["text"]):
+        raise ContentError("modalities", 'the model answers in text only; leave it out, or send ["text"].')
     messages = body.get("messages")
     if not isinstance(messages, list):
         return []  # vLLM says so, or it is another kind of request
@@ -64,6 +81,12 @@ def messages_images(body: dict[str, Any]) -> list[PlacedImage]:
 
 def responses_images(body: dict[str, Any]) -> list[PlacedImage]:
     """As `chat_images`, for OpenAI's Responses API."""
+    _no_unserved(body, NOT_IN_RESPONSES)
+    tools = body.get("tools")
+    for number, tool in enumerate(tools if isinstance(tools, list) else []):
+        if isinstance(tool, dict) and tool.get("type") != "function":
+            kind = _shown(tool.get("type"))
+            raise ContentError(f"tools[{number}].type", f"{kind} is not served; only tools of type function are.")
     items = body.get("input")
     if items == "" or items == []:
         raise ContentError("input", "it is empty; ask something.")
@@ -81,6 +104,12 @@ def responses_images(body: dict[str, Any]) -> list[PlacedImage]:
 
 
 PartCheck = Callable[[dict[str, Any], str], Iterator[PlacedImage]]
+
+
+def _no_unserved(body: dict[str, Any], unserved: dict[str, str]) -> None:
+    for name, advice in unserved.items():
+        if body.get(name) is not None:
+            raise ContentError(name, f"{advice}.")
 
 
 def _conversation(messages: list, place: str, roles: tuple[str, ...], check: PartCheck) -> Iterator[PlacedImage]:

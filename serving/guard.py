@@ -14,6 +14,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.access import AccessMiddleware
 from qwen_vqa.serving.api_keys import KeyRing
 from qwen_vqa.serving.fair_queue import FairQueue
+from qwen_vqa.serving.models_in_use import ModelsInUse
 from qwen_vqa.serving.request_bounds import RequestBounds
 from qwen_vqa.serving.route_rules import RouteRules
 from qwen_vqa.serving.usage import CallerLimits, UsageMiddleware
@@ -56,10 +57,16 @@ def take_guard(args: Namespace) -> Guard:
     """What the flags say. The keys are taken out of `args` and the environment, so that nothing can log them.
 
     Raises:
-        UserError: a number below its least, an unknown group of routes, a keys file that is not right.
+        UserError: a number below its least, an unknown group of routes, a keys file that is not right, or vLLM is told
+            to keep responses.
     """
     if "" in (args.api_key or []):
         raise UserError('--api-key is empty. Is the variable in --api-key "$KEY" set? Leave the flag out for no key.')
+    if os.environ.get("VLLM_ENABLE_RESPONSES_API_STORE", "0").strip() not in ("", "0"):
+        raise UserError(
+            "VLLM_ENABLE_RESPONSES_API_STORE is set: vLLM would keep every response in memory for ever, and show it to "
+            "any key that knows its id. Unset it; clients send the whole conversation."
+        )
     plain = [key for key in (args.api_key or [os.environ.get("VLLM_API_KEY")]) if key]
     # vLLM would put its own check around /v1, and hand both on to its processes.
     args.api_key = None
@@ -95,7 +102,7 @@ def exposed_without_keys(args: Namespace, guard: Guard) -> bool:
         return args.host != "localhost"
 
 
-def stand_guard(app: FastAPI, args: Namespace, guard: Guard, tokens_per_image: int) -> FairQueue:
+def stand_guard(app: FastAPI, args: Namespace, guard: Guard, tokens_per_image: int, in_use: ModelsInUse) -> FairQueue:
     """Put the guard around everything that the app has so far, vLLM's middleware included.
 
     Only CORS stands outside, and only where origins are configured: a browser sends no key with its preflight, and
@@ -117,6 +124,7 @@ def stand_guard(app: FastAPI, args: Namespace, guard: Guard, tokens_per_image: i
         tokens_per_image=tokens_per_image,
         max_body_bytes=number["max-body-mb"] * 2**20,
         wait_seconds=number["wait-seconds"],
+        in_use=in_use,
     )
     app.middleware_stack = AccessMiddleware(usage, rules=guard.rules, keys=guard.keys)
     if args.allowed_origins:

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 
+from starlette.responses import Response
 from starlette.types import Send
 
 from qwen_vqa.serving.request_record import request_record
@@ -30,16 +31,21 @@ class RefusedError(Exception):
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return json.dumps({"error": error}).encode()
 
+    def response(self) -> Response:
+        """The answer to whom it is refused."""
+        request_record().refused = self.code or self.type
+        headers = {}
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if self.retry_after is not None:
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
+        return Response(self.body, self.status, headers, media_type="application/json")
+
     async def send(self, send: Send, close: bool = False) -> None:
         """Answer with it; `close` has the client open another connection, which another process may answer."""
-        request_record().refused = self.code or self.type
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(self.body)).encode())]
-        if self.status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
+        headers = self.response().raw_headers
         if close:
             headers.append((b"connection", b"close"))
-        if self.retry_after is not None:
-            headers.append((b"retry-after", str(max(1, math.ceil(self.retry_after))).encode()))
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": self.body})
 

@@ -16,6 +16,14 @@ TOKEN_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a request brings: images, and the model's name; 0 and None where it has none."""
+
+    images: int = 0
+    model: str | None = None
+
+
+@dataclass(frozen=True)
 class RequestBounds:
     """The most of each in one request; 0 is no bound."""
 
@@ -23,8 +31,8 @@ class RequestBounds:
     answers: int
     output_tokens: int
 
-    def check(self, body: bytes) -> int:
-        """The number of images that a request brings.
+    def check(self, body: bytes) -> Asked:
+        """What a request brings.
 
         What is no JSON object, or has fields of the wrong type, is left to the route itself to refuse.
 
@@ -33,9 +41,9 @@ class RequestBounds:
         """
         request = _parsed(body)
         if not isinstance(request, dict):
-            return 0
-        model = request.get("model")
-        request_record().model = model[:MODEL_CHARACTERS] if isinstance(model, str) else None
+            return Asked()
+        model = request["model"] if isinstance(request.get("model"), str) else None
+        request_record().model = model and model[:MODEL_CHARACTERS]
         for name in TOKEN_FIELDS:
             _check(name, _number(request.get(name)), self.output_tokens, "--max-output-tokens")
         _check("n", _answers(request), self.answers, "--max-n")
@@ -44,7 +52,7 @@ class RequestBounds:
             raise RefusedError(400, "background is not served here; leave it out.", param="background")
         images = _count_images([request.get(name) for name in CONVERSATION_FIELDS])
         _check("messages", images, self.images, "--max-images", "images")
-        return images
+        return Asked(images, model)
 
 
 def _check(param: str, value: int, bound: int, flag: str, of: str = "") -> None:

@@ -47,6 +47,7 @@ RULES = [
     Rule("GET", "/version"),
     Rule("GET", "/load"),
     Rule("GET", "/v1/models"),
+    Rule("GET", "/v1/models/{model}"),
     Rule("POST", "/v1/chat/completions", limited=True),
     Rule("POST", "/v1/chat/completions/tokens", limited=True),
     Rule("POST", "/v1/completions", limited=True),
@@ -61,7 +62,6 @@ RULES = [
     *_group("tokenizer-info", Access.KEY, "GET /tokenizer_info"),
     *_group("sagemaker", Access.OPEN, "GET|POST /ping"),
     *_group("sagemaker", Access.KEY, "POST /invocations", limited=True),
-    *_group("sagemaker", Access.ADMIN, "POST /adapters", "DELETE /adapters/{adapter_name}"),
     *_group("adapters", Access.ADMIN, "POST /v1/load_lora_adapter", "POST /v1/unload_lora_adapter"),
     *_group("batch", Access.KEY, "POST /v1/chat/completions/batch", limited=True),
     *_group("scoring", Access.KEY, "POST /generative_scoring", "POST /v1/systemone", limited=True),
@@ -153,5 +153,9 @@ class RouteRules:
             raise RefusedError(404, f"this route is off. Whoever runs the server can open it: --open-routes {group}")
         raise RefusedError(404, "there is no such route.")
 
+    def is_open(self, group: str) -> bool:
+        """Whether --open-routes names it."""
+        return group in self._open_groups
+
     def _is_on(self, rule: Rule) -> bool:
-        return rule.group is None or rule.group in self._open_groups
+        return rule.group is None or self.is_open(rule.group)

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, NoReturn
 from qwen_vqa.plugin.checkpoint import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
+from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
+from qwen_vqa.serving.image_flags import add_image_flags, image_rules
 from qwen_vqa.serving.listener import add_life_flags, check_same_listener, listen_flags
 from qwen_vqa.serving.log import say, set_format
+from qwen_vqa.serving.tool_calls import STRICT_LEVEL, complete_tool_calls
 
 if TYPE_CHECKING:
     from qwen_vqa.serving.checks import CheckedCheckpoint
     from qwen_vqa.serving.server_process import ToSupervisor
 
-# Adapters of one batch, on a GPU, where each slot takes memory; more adapters than slots take turns.
-MAX_SLOTS = 8
 # A GiB holds 600 images of 384 x 384 in float32.
 IMAGE_CACHE_GIB = 1.0
 LEAST_IMAGE_CACHE_GIB = 0.1
@@ -42,12 +43,20 @@ options:
   --max-model-len N      longest prompt and answer together, in tokens (default: the language model's limit)
   --dtype DTYPE          auto, bfloat16, float16 or float32 (default: auto, the checkpoint's)
   --lora-modules N=PATH  more adapters, beside those in the folder
+  --max-adapters N       adapters held at once, where --open-routes adapters lets an admin's key load and unload them:
+                         POST /v1/load_lora_adapter, /v1/unload_lora_adapter (default: 4, or those there at the start)
+  --max-lora-rank N      largest rank of an adapter (default: 16, with --open-routes adapters 64, or more if an adapter
+                         that is there at the start has more)
   --max-image-mb N       largest file of an image, in MiB (default: 20)
   --max-image-pixels N   largest width x height of an image (default: 50000000)
   --allowed-media-domains H ...    fetch images from these hosts only (default: from any public one)
   --trusted-image-host HOST[:PORT] fetch from it also if its address is private; may be repeated (default: none)
   --image-fetch-seconds N          for fetching one image (default: 10)
   --image-redirects N              redirects followed for one image (default: 3)
+  --tool-call-parser P   how tool calls are read out of an answer (default: hermes, with --enable-auto-tool-choice,
+                         where the checkpoint's template and tokenizer are Qwen's; else none)
+  --tool-strict-level L  how far calls are held to the tools' schemas: auto (those with "strict": true), function,
+                         parameter (default: parameter, all of them)
   --drain-seconds N      told to stop, what runs has so long to finish (default: 25; Kubernetes kills after 30)
   --log-format FORMAT    text or json, one object a line (default: text); never prompts, pictures or keys
   --no-restart           end with status 1 when the engine dies (default: start it again)
@@ -139,7 +148,6 @@ def _parse(argv: list[str]) -> Namespace:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     from qwen_vqa.serving.guard import add_guard_flags
-    from qwen_vqa.serving.image_flags import add_image_flags, image_rules
 
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="qwen-vqa serve"))
@@ -147,10 +155,12 @@ def _parse(argv: list[str]) -> Namespace:
     add_guard_flags(parser)
     add_life_flags(parser)
     add_image_flags(parser)
+    add_adapter_flags(parser)
     parser.set_defaults(host="127.0.0.1", chat_template_content_format="openai", enable_prompt_tokens_details=True)
     # In its other form ("lru"), vLLM's cache of processed images believes that the engine has what a refused request
     # brought, and answers the next request for that image with 500.
     parser.set_defaults(mm_processor_cache_type="shm", mm_processor_cache_gb=_image_cache_gib())
+    parser.set_defaults(tool_strict_level=STRICT_LEVEL)
     args = parser.parse_args(argv)
     args.model = args.model_tag or str(DEMO_CHECKPOINT)
     image_rules(args)  # what is wrong with them is said before anything loads
@@ -206,7 +216,8 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
     if args.served_model_name is None:
         is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()
         args.served_model_name = [DEMO_NAME if is_demo else checkpoint.folder.resolve().name]
-    _complete_adapters(args, checkpoint, current_platform.is_cpu())
+    complete_adapters(args, checkpoint, current_platform.is_cpu(), say)
+    complete_tool_calls(args, checkpoint.folder)
     if args.verify:
         args.enable_scale_out = True  # vLLM's /v1/chat/completions/render, which shows prompt and pixels
         args.worker_extension_cls = "qwen_vqa.plugin.worker_extension.ImageFeaturesExtension"
@@ -214,44 +225,6 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
         max_model_len = args.max_model_len or checkpoint.config.text_config.max_position_embeddings
         dtype = checkpoint_dtype(checkpoint.folder) if args.dtype == "auto" else args.dtype
         args.kv_cache_memory_bytes = kv_cache_bytes(checkpoint, max_model_len, dtype)
-
-
-def _complete_adapters(args: Namespace, checkpoint: "CheckedCheckpoint", on_cpu: bool) -> None:
-    """The folder's adapters beside those of the command line, each looked at, and room for all of them."""
-    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
-
-    from qwen_vqa.plugin.adapter import check_adapter
-
-    named = {module.name: Path(module.path) for module in args.lora_modules or []} | checkpoint.adapters
-    if on_cpu and os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "0").lower() in ("1", "true"):
-        raise UserError(
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING is not supported on a CPU: once vLLM's adapter slots are all taken, it "
-            "answers base model requests with an adapter (vLLM pull request 48421). Name the adapters at start."
-        )
-    if not named:
-        return
-    summaries = {name: check_adapter(path, checkpoint.config) for name, path in named.items()}
-    for name, summary in summaries.items():
-        say(f"adapter {name}: rank {summary.rank}, alpha {summary.alpha:g}")
-    args.lora_modules = [LoRAModulePath(name=name, path=str(path)) for name, path in named.items()]
-    args.enable_lora = True
-    args.max_lora_rank = max(args.max_lora_rank, _lora_rank(max(summary.rank for summary in summaries.values())))
-    # On a CPU, vLLM 0.32 gives tokens without an adapter what lies in the last slot (its pull request 48421):
-    # one slot more than adapters keeps that one empty.
-    slots = len(named) + 1 if on_cpu else min(len(named), MAX_SLOTS)
-    args.max_loras = max(args.max_loras, slots)
-
-
-def _lora_rank(rank: int) -> int:
-    """The smallest rank that vLLM allocates and that holds this one."""
-    from typing import get_args
-
-    from vllm.config.lora import MaxLoRARanks
-
-    ranks = [allowed for allowed in get_args(MaxLoRARanks) if allowed >= rank]
-    if not ranks:
-        raise UserError(f"an adapter has rank {rank}; vLLM serves at most {max(get_args(MaxLoRARanks))}.")
-    return min(ranks)
 
 
 def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", started: float) -> NoReturn:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from qwen_vqa.serving import metrics
 from qwen_vqa.serving.access import STATE, Admitted
 from qwen_vqa.serving.fair_queue import FairQueue, QueueFullError, Ticket
+from qwen_vqa.serving.models_in_use import ModelsInUse
 from qwen_vqa.serving.rate_limits import RateLimits
 from qwen_vqa.serving.refusals import RefusedError, too_many
 from qwen_vqa.serving.request_body import RETRY_SECONDS, Bodies, ClientGoneError
@@ -49,6 +50,7 @@ class UsageMiddleware:
         tokens_per_image: int,
         max_body_bytes: int,
         wait_seconds: float,
+        in_use: ModelsInUse,
     ):
         self.app = app
         self.limits = limits
@@ -58,6 +60,7 @@ class UsageMiddleware:
         self.tokens_per_image = tokens_per_image
         self.bodies = Bodies(max_body_bytes)
         self.wait_seconds = wait_seconds
+        self.in_use = in_use
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -70,15 +73,17 @@ class UsageMiddleware:
             # Before the body: whoever floods is refused at the price of a header.
             self.rates.count("requests", caller, limits.requests_per_minute)
             with self.bodies.of(caller, scope, receive) as body:
-                images = self.bounds.check(await body.read())
-                record.images = images
-                self.rates.count("image_tokens", caller, limits.image_tokens_per_minute, images * self.tokens_per_image)
+                asked = self.bounds.check(await body.read())
+                record.images = asked.images
+                tokens = asked.images * self.tokens_per_image
+                self.rates.count("image_tokens", caller, limits.image_tokens_per_minute, tokens)
                 joined = time.perf_counter()
                 async with self._turn(caller, limits.running, receive):
                     record.queue_seconds = round(time.perf_counter() - joined, 4)
                     metrics.QUEUE_WAIT.observe(record.queue_seconds)
-                    metrics.IMAGE_TOKENS.inc(images * self.tokens_per_image)
-                    await self.app(scope, body.replay, send)
+                    metrics.IMAGE_TOKENS.inc(tokens)
+                    with self.in_use.use(asked.model):
+                        await self.app(scope, body.replay, send)
         except RefusedError as refusal:  # all of them come before the app answers
             await refusal.send(send)
         except ClientGoneError:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,12 +68,21 @@ def compare(
             return
 
 
+def compare_answer(case: Case, reference: Reference, answer: ServedAnswer, tolerance: Tolerance) -> StageResult:
+    """The last stage alone, of an answer that was taken before."""
+    return _compare_answers(reference, _inputs(case, reference.processor), answer, tolerance.logprobs)
+
+
+def _inputs(case: Case, processor: QwenVqaProcessor) -> Any:
+    prompt = processor.apply_chat_template(case.messages, tokenize=False, add_generation_prompt=True)
+    return processor(text=prompt, images=case.images or None, return_tensors="pt")
+
+
 def _stages(
     case: Case, reference: Reference, served: ServedModel, tolerance: Tolerance, max_tokens: int
 ) -> Iterator[StageResult]:
     processor = reference.processor
-    prompt = processor.apply_chat_template(case.messages, tokenize=False, add_generation_prompt=True)
-    inputs = processor(text=prompt, images=case.images or None, return_tensors="pt")
+    inputs = _inputs(case, processor)
     served_prompt = served.prompt(case)
 
     yield _compare_text(processor, inputs["input_ids"][0].tolist(), served_prompt.token_ids)

@@ -111,7 +111,22 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "full modules": (settings(modules_to_save=["lm_head"]), r"modules_to_save \['lm_head'\]"),
     "biases": (settings(bias="all"), "trained biases"),
     "PiSSA": (settings(init_lora_weights="pissa_niter_4"), "an init that changes the base model"),
-    "no rank": (settings(r=None), "r None; it must be a positive number"),
+    "no rank": (settings(r=None), "r None; it must be a positive whole number"),
+    "half a rank": (settings(r=4.5), "r 4.5; it must be a positive whole number"),
+    "no alpha": (settings(lora_alpha="8"), "lora_alpha '8'; it must be a positive number"),
+    "no pattern": (settings(rank_pattern=[4]), r"rank_pattern \[4\]; it must be an object"),
+    "a broken pattern": (settings(rank_pattern={"(": 4}), r"'\(', which is no regular expression"),
+    "no rank of a module": (settings(rank_pattern={"q_proj": 0}), "rank_pattern q_proj 0; it must be a positive"),
+    "the output layer": (
+        tensors(
+            lambda old: {
+                **old,
+                "base_model.model.lm_head.lora_A.weight": torch.ones(4, 128),
+                "base_model.model.lm_head.lora_B.weight": torch.ones(200, 4),
+            }
+        ),
+        "changes lm_head, which vLLM serves without adapters",
+    ),
     "foreign names": (
         tensors(lambda old: {n.replace("model.layers", "transformer.h"): t for n, t in old.items()}),
         r"14 of 14 layers .* Found: base_model.model.transformer.h.0.* "
@@ -159,8 +174,19 @@ def test_an_adapter_of_another_model_is_refused(tiny_adapter: Path) -> None:
 
 
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path, config: QwenVqaConfig) -> None:
-    with pytest.raises(AdapterError, match="no adapter at"):
+    with pytest.raises(AdapterError, match=r"no adapter at .*: there is no such folder"):
         check_adapter(tmp_path / "none", config)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path, config: QwenVqaConfig) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(AdapterError, match="it is no folder"):
+        check_adapter(tmp_path / "file", config)
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, config: QwenVqaConfig) -> None:
+    with pytest.raises(AdapterError, match="it cannot be looked at"):
+        check_adapter(tmp_path / ("x" * 300), config)
 
 
 def test_llama_adapters_are_checked_alike(tmp_path: Path) -> None:

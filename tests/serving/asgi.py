@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from qwen_vqa.serving.access import STATE, Admitted
 from qwen_vqa.serving.api_keys import ApiKey, sha256
 from qwen_vqa.serving.fair_queue import FairQueue
+from qwen_vqa.serving.models_in_use import ModelsInUse
 from qwen_vqa.serving.request_bounds import RequestBounds
 from qwen_vqa.serving.route_rules import Rule
 from qwen_vqa.serving.usage import CallerLimits, UsageMiddleware
@@ -42,6 +43,7 @@ def usage(app: ASGIApp = echo, limits: CallerLimits = NO_LIMITS, **options) -> U
         "tokens_per_image": 5,
         "max_body_bytes": 1000,
         "wait_seconds": 5,
+        "in_use": ModelsInUse(),
     }
     return UsageMiddleware(app, limits, **{**settings, **options})
 

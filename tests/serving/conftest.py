@@ -13,7 +13,7 @@ from tests.image_server import ImageServer, image_server
 from tests.server import Server, serving
 from tests.serving.trace_collector import TraceCollector
 from tests.serving.trace_collector import trace_collector as running_collector
-from tests.tiny import DEMO
+from tests.tiny import DEMO, make_adapter
 
 
 @pytest.fixture(scope="session")
@@ -46,10 +46,18 @@ def tiny_server(
 
 
 @pytest.fixture(scope="session")
-def demo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def random_demo_adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two untrained adapters for the demo, which `demo_server` has beside the demo's own."""
+    folder = tmp_path_factory.mktemp("demo-adapters")
+    return {f"random-{seed}": make_adapter(DEMO, folder / f"random-{seed}", seed) for seed in (1, 2)}
+
+
+@pytest.fixture(scope="session")
+def demo_server(random_demo_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The bundled demo as `make serve` starts it, but in float32: its numbers are held to the reference's."""
     log = tmp_path_factory.mktemp("log") / "demo.log"
-    with serving(log, "--dtype", "float32") as server:
+    modules = [f"{name}={folder}" for name, folder in random_demo_adapters.items()]
+    with serving(log, "--dtype", "float32", "--lora-modules", *modules) as server:
         yield server
 
 
@@ -111,7 +119,8 @@ def guarded_server(
     keys_file = folder / "keys.json"
     keys_file.write_text(json.dumps({"keys": entries}))
     arguments = ["--served-model-name", "tiny", "--dtype", "float32", "--api-keys-file", str(keys_file)]
-    arguments += ["--open-routes", "scaling", "--allowed-origins", '["https://example.org"]', "--running", "4"]
+    arguments += ["--open-routes", "scaling,adapters", "--max-adapters", "3", "--running", "4"]
+    arguments += ["--allowed-origins", '["https://example.org"]']
     arguments += ["--waiting-per-caller", "2", "--max-body-mb", "1", "--max-images", "4", "--max-n", "3"]
     arguments += ["--max-output-tokens", "600", "--log-format", "json"]
     arguments += ["--otlp-traces-endpoint", trace_collector.endpoint]

@@ -33,7 +33,7 @@ from tests.serving.asgi import BOUNDS, ask, image, image_part
     ],
 )
 def test_images_are_counted_wherever_the_apis_have_them(request_body, images: int):
-    assert BOUNDS.check(json.dumps(request_body).encode()) == images
+    assert BOUNDS.check(json.dumps(request_body).encode()).images == images
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_more_than_a_bound_is_400_with_the_bound_named(request_body: dict, named
     ],
 )
 def test_what_is_within_bounds_or_the_routes_own_to_refuse_passes(body: bytes):
-    assert BOUNDS.check(body) == 0
+    assert BOUNDS.check(body).images == 0
 
 
 def test_json_nested_too_deeply_is_refused():

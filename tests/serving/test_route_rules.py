@@ -14,6 +14,7 @@ from qwen_vqa.serving.refusals import RefusedError
 from qwen_vqa.serving.route_rules import GROUPS, RULES, Access, RouteRules
 from qwen_vqa.serving.serve import HELP
 from tests.serving.asgi import client_of
+from tests.tiny import tiny_config, tiny_processor
 
 KEY = "some-secret-0123456789"
 EVERYTHING = [
@@ -34,8 +35,7 @@ def real_app(*flags: str) -> FastAPI:
     args = _parse(["--api-key", KEY, *flags])
     args.enable_scale_out = args.verify
     _complete_guard(args)
-    hf_config = SimpleNamespace(num_image_tokens=5)
-    model_config = SimpleNamespace(hf_config=hf_config, get_pooling_task=lambda tasks: None)
+    model_config = SimpleNamespace(hf_config=tiny_config(tiny_processor()), get_pooling_task=lambda tasks: None)
     return build_server_app(args, ("generate",), model_config, None, Lifecycle(lambda: False, 0))
 
 
@@ -61,7 +61,6 @@ def full_app() -> FastAPI:
     """With everything that vLLM has a switch for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_SERVER_DEV_MODE", "1")
-        patch.setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "1")
         return real_app(*EVERYTHING, "--open-routes", ",".join(GROUPS))
 
 
@@ -140,7 +139,7 @@ def test_a_group_that_is_not_there_is_said():
         "//v1/models",
         "/v1//models",
         "/v1/models/",
-        "/v1/models/x",
+        "/v1/models/x/y",
         "/v1/./models",
         "/health/../v1/models",
         "/health/v1/models",

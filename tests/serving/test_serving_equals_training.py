@@ -4,6 +4,7 @@ And the other way round: that each way in which a server can differ from trainin
 """
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
 from qwen_vqa.serving.cli import main
 from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.comparison import STAGES, Reference, Tolerance, compare
+from qwen_vqa.train.comparison import STAGES, Reference, Tolerance, compare, compare_answer
 from qwen_vqa.train.served_model import ServedModel
-from qwen_vqa.train.verify_cases import built_in_cases, picture
+from qwen_vqa.train.verify_cases import built_in_cases, case, picture
 from tests.server import Server
 from tests.tiny import tiny_processor
 
@@ -68,6 +69,33 @@ def test_the_demo_and_its_adapters(case, demo_server: Server, demo_checkpoint: P
         # This server was not started with --verify, and says so rather than passing for equal.
         assert {result.stage for result in results if not result.compared} <= {"pixels", "features"}
         assert any(not result.compared for result in results) == bool(case.images)
+
+
+def test_thirty_two_at_once_over_the_base_and_three_adapters_get_each_its_own(
+    demo_server: Server, demo_checkpoint: Path, random_demo_adapters: dict[str, Path]
+):
+    folders = {"qwen-vqa-demo": None, "sentences": demo_checkpoint / "adapters" / "sentences", **random_demo_adapters}
+    asked = [
+        case(f"picture {seed}", picture(seed, 90 + 40 * seed, 200), "Which number is written here?"[: 29 - seed])
+        for seed in range(8)
+    ]
+    mixed = [(name, one) for one in asked for name in folders]
+    assert len(mixed) == 32
+    with ThreadPoolExecutor(len(mixed)) as pool:
+        answers = list(pool.map(lambda each: ServedModel(demo_server.url, each[0]).answer(each[1], 12), mixed))
+    by_name: dict[str, dict] = {name: {} for name in folders}
+    for (name, one), answer in zip(mixed, answers, strict=True):
+        by_name[name][one.name] = answer
+    processor = load_processor(demo_checkpoint)
+    for name, folder in folders.items():
+        model = load_reference(demo_checkpoint, torch.float32)
+        if folder:
+            model.language_model = attach_adapter(model.language_model, folder)
+        for one in asked:
+            result = compare_answer(one, Reference(model, processor), by_name[name][one.name], TOLERANCE)
+            assert result.equal, (name, one.name, result.detail)
+    texts = [[tuple(answer.token_ids) for answer in by_name[name].values()] for name in folders]
+    assert all(len(set(of_all)) > 1 for of_all in zip(*texts, strict=True)), "the adapters answer otherwise"
 
 
 def first_difference(case, reference: Reference, model: ServedModel) -> tuple[str, str]:

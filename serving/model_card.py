@@ -1,0 +1,27 @@
+"""GET /v1/models/{model}, which OpenAI has beside the list, and vLLM has not."""
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from vllm.entrypoints.openai.models.api_router import models
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard
+
+from qwen_vqa.serving.refusals import RefusedError
+
+PATH = "/v1/models/{model}"
+
+
+def attach_model_card(app: FastAPI) -> None:
+    """Add the route: the entry of one model or adapter in the list."""
+
+    @app.get(PATH, response_model=ModelCard, responses={404: {"model": ErrorResponse}})
+    async def retrieve_model(model: str, request: Request) -> Response:
+        """The model's or adapter's card."""
+        cards = (await models(request).show_available_models()).data
+        for card in cards:
+            if card.id == model:
+                return JSONResponse(card.model_dump())
+        there = ", ".join(card.id for card in cards)
+        refusal = RefusedError(
+            404, f"there is no model {model[:60]!r}; there are: {there}.", code="model_not_found", param="model"
+        )
+        return refusal.response()
