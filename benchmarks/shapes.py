@@ -74,6 +74,7 @@ def random_model(config: QwenVqaConfig, seed: int) -> QwenVqaForConditionalGener
                 parameter.fill_(0 if name.endswith("bias") else 1)
             else:
                 parameter.normal_(0, 0.06 if "embed" in name else 0.02, generator=generator)
+    model.tie_weights()  # no_init_weights leaves that out, and the embedding would be stored twice
     return model
 
 
