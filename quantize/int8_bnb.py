@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from qwen_vqa.quantize.bitsandbytes_settings import INT8 as SETTINGS
 from qwen_vqa.quantize.scheme import Scheme, Tensors
+from qwen_vqa.train.rounded_weights import INT8 as SETTINGS
 
 LARGEST = 127
 TINY = 1e-10

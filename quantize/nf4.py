@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.quantize.bitsandbytes_settings import BLOCK_SIZE
-from qwen_vqa.quantize.bitsandbytes_settings import NF4 as SETTINGS
 from qwen_vqa.quantize.scheme import Scheme, Tensors
+from qwen_vqa.train.rounded_weights import NF4 as SETTINGS
+
+BLOCK_SIZE = 64  # bitsandbytes' default
 
 
 class NF4(Scheme):
