@@ -43,7 +43,7 @@ class Options:
         group_size: inputs that share a scale (int4).
         samples: conversations that calibrate (int4), and that measure adapters.
         iterations: tuning steps a layer (int4).
-        data: JSONL of conversations; None for the demo's own pictures.
+        data: a data set as `train --data` names it; None for the demo's own pictures.
         seed: of the samples' order and of the tuning.
         merge_adapter: name of an adapter that is merged in 16 bits before the weights are rounded.
         adapter_bound: percentage points of answers that an adapter may lose on the quantised base.
@@ -57,7 +57,7 @@ class Options:
     group_size: int = 128
     samples: int = 128
     iterations: int = 200
-    data: Path | None = None
+    data: str | None = None
     seed: int = 0
     merge_adapter: str | None = None
     adapter_bound: float = 2.0
@@ -68,7 +68,7 @@ class Options:
         fields = asdict(self)
         for name in ("output", "elsewhere"):
             del fields[name]
-        return fields | {"source": self.source.resolve().name, "data": self.data.name if self.data else "demo"}
+        return fields | {"source": self.source.resolve().name, "data": self.data or "demo"}
 
 
 def check(options: Options) -> tuple[Scheme, Selection]:

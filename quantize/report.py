@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("original", type=Path, metavar="A", help="the checkpoint in 16 bits")
     add("quantised", type=Path, metavar="B", help="what `qwen-vqa quantize` made of it")
-    add("--data", type=Path, metavar="FILE", help="JSONL of questions with answers (default, for the demo: its skills)")
+    add("--data", help="questions with answers, as `train --data` names them (default, for the demo: its skills)")
     add("-n", "--number", type=int, default=300, help="questions, for the demo of each skill (default: %(default)s)")
     add(
         "--seed", type=int, default=0, help="that calibration had, so that other samples measure (default: %(default)s)"

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     if wants_report:
         from qwen_vqa.quantize.report import main as report
 
-        data = ["--data", str(options.data)] if options.data else []
+        data = ["--data", options.data] if options.data else []
         return report([str(options.source), str(options.output), "--seed", str(options.seed), *data])
     return 0
 
@@ -75,12 +75,7 @@ def parser() -> argparse.ArgumentParser:
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
     add("--encoder", action="store_true", help="quantise the vision encoder, too (int4: without calibration)")
     add("--group-size", type=int, default=128, help="int4: inputs that share a scale (default: %(default)s)")
-    add(
-        "--data",
-        type=Path,
-        metavar="FILE",
-        help="JSONL of conversations, as for `train` (default: the demo's pictures)",
-    )
+    add("--data", help="conversations, as `train --data` names them (default, for the demo: its own pictures)")
     add("--samples", type=int, default=128, help="int4: conversations to calibrate with (default: %(default)s)")
     add("--iterations", type=int, default=200, help="int4: tuning steps for each layer (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the samples' order and of the tuning (default: %(default)s)")
@@ -105,7 +100,7 @@ def quantise(options: Options) -> None:
     samples = samples_of(options.source, options.data, options.seed)
     if scheme.calibrated:
         if samples is None:
-            raise UserError("--scheme int4 is calibrated on your own data: pass --data FILE, JSONL as for `train`.")
+            raise UserError("--scheme int4 is calibrated on your own data: pass --data, as for `train`.")
         samples.check(options.samples)
     questions = None if options.merge_adapter else adapter_questions(options, samples)
     started = time.monotonic()

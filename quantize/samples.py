@@ -1,4 +1,4 @@
-"""Conversations about images to calibrate with and to measure on: the user's JSONL, or the demo's own pictures."""
+"""Conversations about images to calibrate with and to measure on: the user's data, or the demo's own pictures."""
 
 import random
 from pathlib import Path
@@ -7,7 +7,10 @@ from typing import Any
 from PIL import Image
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.train.dataset import ConversationDataset
+from qwen_vqa.plugin.image_source import open_image
+from qwen_vqa.train.data.reading import read_data_set
+from qwen_vqa.train.data.row import Row
+from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.demo.conversations import make_conversation, messages_of
 from qwen_vqa.train.demo.drawing import draw
 from qwen_vqa.train.demo.evaluate import Case, adapter_cases, cases
@@ -19,28 +22,34 @@ FIRST_SEED = 2_000_000_000
 
 
 class UserSamples:
-    """A JSONL file in a seeded order: the first `calibrated` samples calibrate, those behind them measure."""
+    """A data set as `train --data` names it, in a seeded order: the first samples calibrate, those behind measure.
 
-    def __init__(self, path: Path, seed: int = 0) -> None:
-        self.dataset = ConversationDataset(path)
-        self.path = path
-        self.order = list(range(len(self.dataset)))
-        random.Random(f"quantize {seed}").shuffle(self.order)
+    Raises:
+        UserError: it is not there, or not in its format.
+    """
+
+    def __init__(self, data: str, seed: int = 0) -> None:
+        source = DataSource.parse(data)
+        if source.weight is not None:
+            raise UserError(f"--data {data}: weight= is for training with several data sets; leave it out.")
+        self.name = Path(source.location).stem
+        self.rows = read_data_set(source)
+        usable = [index for index, fault in enumerate(self.rows["fault"]) if not fault]
+        random.Random(f"quantize {seed}").shuffle(usable)
+        self.order = usable[: source.samples]
 
     def check(self, number: int) -> None:
-        """Raises UserError when there are fewer samples than `number`, or their images cannot be opened."""
+        """Raises UserError when there are fewer samples than `number`, or an image of those cannot be opened."""
         if number > len(self.order):
             raise UserError(
-                f"--samples {number}: {self.path} has only {len(self.order)}; pass --samples {len(self.order)} or "
-                "fewer, or more data."
+                f"--samples {number}: {self.name} has only {len(self.order)} that can be used; pass --samples "
+                f"{len(self.order)} or fewer, or more data."
             )
-        self.dataset.samples = [self.dataset.samples[index] for index in self.order]
-        self.order = list(range(len(self.dataset)))
-        self.dataset.check_images()
+        self.calibration(number)
 
     def calibration(self, number: int) -> list[Sample]:
         """The first `number` samples of the order."""
-        return [self.dataset[index] for index in self.order[:number]]
+        return [self._sample(index) for index in self.order[:number]]
 
     def held_out(self, skip: int, number: int, skills: tuple[str, ...] = ()) -> dict[str, list[Sample]]:
         """Up to `number` samples behind the first `skip`, under one name; a user's data has no skills.
@@ -51,9 +60,14 @@ class UserSamples:
         left = self.order[skip : skip + number]
         if not left:
             raise UserError(
-                f"{self.path} has {len(self.order)} samples and {skip} of them calibrated: none is left to measure on."
+                f"{self.name} has {len(self.order)} samples and {skip} of them calibrated: none is left to measure on."
             )
-        return {self.path.stem: [self.dataset[index] for index in left]}
+        return {self.name: [self._sample(index) for index in left]}
+
+    def _sample(self, index: int) -> Sample:
+        row = Row.from_arrow(self.rows[index])
+        images = [open_image(picture.source) for picture in row.images]
+        return {"sample_id": row.sample_id, "messages": row.messages, "images": images}
 
 
 class DemoSamples:

@@ -6,7 +6,7 @@ from pathlib import Path
 from qwen_vqa.quantize.samples import DemoSamples, UserSamples
 
 
-def samples_of(source: Path, data: Path | None, seed: int) -> UserSamples | DemoSamples | None:
+def samples_of(source: Path, data: str | None, seed: int) -> UserSamples | DemoSamples | None:
     """The user's data; for the demo its own; None where there is neither."""
     if data is not None:
         return UserSamples(data, seed)

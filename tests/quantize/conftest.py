@@ -45,7 +45,7 @@ def quantised(with_adapter: Path, questions: Path, tmp_path_factory: pytest.Temp
     @cache
     def make(scheme: str, encoder: bool = False) -> Path:
         output = tmp_path_factory.mktemp(scheme) / scheme
-        more = {"group_size": 64, "samples": 4, "iterations": 3, "data": questions, "elsewhere": scheme == "fp8"}
+        more = {"group_size": 64, "samples": 4, "iterations": 3, "data": str(questions), "elsewhere": scheme == "fp8"}
         quantise(Options(with_adapter, output, scheme, encoder=encoder, adapter_bound=100.0, **more))
         return output
 

@@ -25,12 +25,12 @@ def test_a_group_size_that_does_not_divide(with_adapter: Path, tmp_path: Path, q
     with pytest.raises(
         UserError, match=r"--group-size 128 does not divide the 192 inputs.*choose --group-size 64 or 32"
     ):
-        quantise(Options(with_adapter, tmp_path / "out", "int4", data=questions))
+        quantise(Options(with_adapter, tmp_path / "out", "int4", data=str(questions)))
 
 
 def test_a_group_size_that_no_kernel_has(with_adapter: Path, tmp_path: Path, questions: Path) -> None:
     with pytest.raises(UserError, match="--group-size 48: it must be one of 32, 64, 128"):
-        quantise(Options(with_adapter, tmp_path / "out", "int4", group_size=48, data=questions))
+        quantise(Options(with_adapter, tmp_path / "out", "int4", group_size=48, data=str(questions)))
 
 
 def test_a_scheme_that_this_machine_cannot_serve(with_adapter: Path, tmp_path: Path) -> None:
@@ -76,12 +76,12 @@ def test_serve_says_what_adapters_lose(quantised: Callable[..., Path]) -> None:
 
 
 def test_fewer_samples_than_asked_for(with_adapter: Path, tmp_path: Path, questions: Path) -> None:
-    with pytest.raises(UserError, match=r"--samples 13: .*questions.jsonl has only 12"):
-        quantise(Options(with_adapter, tmp_path / "out", "int4", group_size=64, samples=13, data=questions))
+    with pytest.raises(UserError, match=r"--samples 13: .*questions has only 12"):
+        quantise(Options(with_adapter, tmp_path / "out", "int4", group_size=64, samples=13, data=str(questions)))
 
 
 def test_calibration_without_data(with_adapter: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--scheme int4 is calibrated on your own data: pass --data FILE"):
+    with pytest.raises(UserError, match="--scheme int4 is calibrated on your own data: pass --data"):
         quantise(Options(with_adapter, tmp_path / "out", "int4", group_size=64))
 
 

@@ -96,7 +96,7 @@ def test_an_adapter_that_loses_too_much_is_left_out(
     with_adapter: Path, tmp_path: Path, questions: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Random weights get nothing right, so nothing can be lost: a bound below zero stands for a loss.
-    quantise(Options(with_adapter, tmp_path / "out", "int8", data=questions, samples=6, adapter_bound=-1.0))
+    quantise(Options(with_adapter, tmp_path / "out", "int8", data=str(questions), samples=6, adapter_bound=-1.0))
     assert not (tmp_path / "out" / "adapters").exists()
     assert "loses more than --adapter-bound -1 and is left out" in capsys.readouterr().out
     record = json.loads((tmp_path / "out" / RECORD_FILE).read_text())
