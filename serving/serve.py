@@ -16,7 +16,6 @@ from qwen_vqa.plugin.checkpoint import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
 from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
-from qwen_vqa.serving.image_flags import add_image_flags, image_rules
 from qwen_vqa.serving.listener import add_life_flags, check_same_listener, listen_flags
 from qwen_vqa.serving.log import say, set_format
 from qwen_vqa.serving.tool_calls import STRICT_LEVEL, complete_tool_calls
@@ -148,6 +147,7 @@ def _parse(argv: list[str]) -> Namespace:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     from qwen_vqa.serving.guard import add_guard_flags
+    from qwen_vqa.serving.image_flags import add_image_flags, image_rules
 
     cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="qwen-vqa serve"))

@@ -39,8 +39,9 @@ def main(listening: str, channel: str, behaviour: str) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if behaviour != "loading":
         sock = socket.socket(fileno=int(listening))
-        threading.Thread(target=answer, args=(sock,), daemon=True).start()
         supervisor.ready()
+        supervisor.port_is_ours.wait()  # so that a test knows who answers from the first 200 on
+        threading.Thread(target=answer, args=(sock,), daemon=True).start()
     while True:
         time.sleep(1)
 

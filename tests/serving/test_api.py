@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,8 +54,10 @@ def test_the_models_are_the_checkpoint_and_its_adapters(tiny_server: Server):
 
 
 def test_the_server_says_when_it_is_ready_and_how_to_ask(tiny_server: Server):
-    printed = tiny_server.log.read_text()
-    assert "qwen-vqa: ready after" in printed
+    deadline = time.monotonic() + 30  # it asks from outside, as a user would, and prints when that was answered
+    while "qwen-vqa: ready after" not in (printed := tiny_server.log.read_text()):
+        assert time.monotonic() < deadline, printed
+        time.sleep(0.2)
     assert f"serving tiny, tiny-lora (adapter) at {tiny_server.url.replace('127.0.0.1', 'localhost')}" in printed
     assert 'model="tiny"' in printed
 

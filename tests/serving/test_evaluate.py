@@ -64,7 +64,7 @@ def test_a_server_that_is_not_there_or_lacks_the_model_is_said_at_once(
 ):
     for url, model, message in [
         (f"http://127.0.0.1:{free_port()}/v1", "x", "no server at"),
-        (demo_server.url, "gpt", "does not serve 'gpt'; it has qwen-vqa-demo, sentences"),
+        (demo_server.url, "gpt", "does not serve 'gpt'; it has qwen-vqa-demo, "),
     ]:
         arguments = ["evaluate", "--url", url, "--model", model, "--data", data, "-o", str(tmp_path / "out")]
         assert main(arguments) == 2
