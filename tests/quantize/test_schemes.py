@@ -63,7 +63,7 @@ def test_fp8_is_what_vllm_takes_for_w8a8(quantised: Callable[..., Path]) -> None
 
 def test_calibration_beats_rounding_to_nearest(with_adapter: Path, questions: Path) -> None:
     original, processor = load_reference(with_adapter), load_processor(with_adapter)
-    samples, scheme = UserSamples(questions).calibration(8), Int4(64)
+    samples, scheme = UserSamples(str(questions)).calibration(8), Int4(64)
     tuned = calibrate(load_reference(with_adapter), processor, samples, scheme, iterations=15, seed=0)
     assert tuned.keys() == select_layers(with_adapter).shapes.keys()
 
@@ -104,7 +104,7 @@ def test_an_adapter_that_loses_too_much_is_left_out(
 
 
 def test_layer_errors_name_the_worst_first(quantised: Callable[..., Path], with_adapter: Path, questions: Path) -> None:
-    samples, processor = UserSamples(questions).calibration(4), load_processor(with_adapter)
+    samples, processor = UserSamples(str(questions)).calibration(4), load_processor(with_adapter)
     errors = {
         scheme: layer_errors(
             load_reference(with_adapter), load_dequantised(quantised(scheme), torch.float32), processor, samples
