@@ -131,3 +131,15 @@ def test_the_adapter_has_a_skill_that_the_base_lacks(demo_server: Server):
     adapted, base = in_parallel(demo_server, asked, model="sentences"), in_parallel(demo_server, asked)
     assert sum(adapted) >= 0.55 * len(asked)  # the published 73%, less what 40 questions can be off by chance
     assert sum(base) == 0
+
+
+def test_base_and_adapter_in_one_batch_answer_each_as_they_do_alone(demo_server: Server):
+    taught, plain = adapter_cases(16), list(cases("colour", 16))
+    asked = [pair for both in zip(taught, plain, strict=True) for pair in zip(both, ("sentences", NAME), strict=True)]
+    with ThreadPoolExecutor(len(asked)) as pool:
+        mixed = list(pool.map(lambda one: in_parallel(demo_server, [one[0]], model=one[1])[0], asked))
+    assert mixed[::2] == in_parallel(demo_server, taught, model="sentences")
+    assert mixed[1::2] == in_parallel(demo_server, plain)
+    # The published 73% and 95%, less what 16 questions can be off by chance (three standard errors).
+    assert sum(mixed[::2]) >= 0.4 * 16
+    assert sum(mixed[1::2]) >= 0.78 * 16
