@@ -1,16 +1,22 @@
 """What `serve` refuses before it starts anything heavy, and in which words."""
 
+import re
 import shutil
 import socket
 import subprocess
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.serving.adapter_slots import add_adapter_flags
 from qwen_vqa.serving.checks import GIB, OVERHEAD, checked_checkpoint, kv_bytes_per_token, kv_cache_bytes
 from qwen_vqa.serving.cli import JOBS, main
+from qwen_vqa.serving.guard import add_guard_flags
+from qwen_vqa.serving.image_flags import add_image_flags
+from qwen_vqa.serving.listener import add_life_flags
 from qwen_vqa.serving.serve import serve as server_process
 from tests.server import SERVE, free_port
 
@@ -110,6 +116,19 @@ def test_every_job_has_help_with_an_example(job: str, capsys):
     printed = capsys.readouterr().out
     assert "example" in printed
     assert f"qwen-vqa {job}" in printed
+
+
+def test_the_help_of_serve_names_every_flag_of_ours_and_the_numbers_defaults(capsys):
+    parser = ArgumentParser(add_help=False)
+    for add in (add_guard_flags, add_life_flags, add_image_flags, add_adapter_flags):
+        add(parser)
+    assert main(["serve", "--help"]) == 0
+    entries = re.split(r"\n  (?=--)", capsys.readouterr().out)
+    for action in parser._actions:
+        entry = next((each for each in entries if each.split()[0] == action.option_strings[0]), None)
+        assert entry, action.option_strings[0]
+        if type(action.default) is int:
+            assert re.search(rf"\(default: {action.default}[);,]", entry), entry
 
 
 def test_the_doctor_finds_everything_here():
