@@ -46,6 +46,13 @@ ROUNDS = 20
 GROWTH_MIB = 64
 
 
+@dataclass(frozen=True)
+class Address:
+    """A server that runs already, with /v1."""
+
+    url: str
+
+
 @dataclass
 class Outcome:
     """Statuses by kind of request, what ended in 5xx or in no answer, and resident memory in MiB along the way."""
@@ -66,7 +73,9 @@ class Outcome:
             self.failures.append(f"{status} {path}\n    sent {str(body)[:1500]}\n    got  {answer[:300]}")
 
 
-def fuzz(server: Server, requests: int, seed_number: int, model: str, outcome: Outcome, pid: int | None = None) -> None:
+def fuzz(
+    server: Server | Address, requests: int, seed_number: int, model: str, outcome: Outcome, pid: int | None = None
+) -> None:
     """Send the generator's requests, one after another."""
     root = server.url.removesuffix("/v1")
     step = max(1, requests // 8)
@@ -82,7 +91,9 @@ def fuzz(server: Server, requests: int, seed_number: int, model: str, outcome: O
                 outcome.note(request.kind, 0, request.path, request.body, repr(error))
 
 
-def fuzz_by_schema(server: Server, requests: int, seed_number: int, outcome: Outcome, pid: int | None = None) -> None:
+def fuzz_by_schema(
+    server: Server | Address, requests: int, seed_number: int, outcome: Outcome, pid: int | None = None
+) -> None:
     """Send what schemathesis makes of the OpenAPI document: bodies that break it, and odd ones that keep it."""
     root = server.url.removesuffix("/v1")
     document = httpx.get(root + "/openapi.json").json()
@@ -145,8 +156,8 @@ def main() -> int:
     warnings.filterwarnings("ignore")
     started = time.monotonic()
     with ExitStack() as stack:
-        server = Server(args.url, Path("/dev/null")) if args.url else stack.enter_context(_tiny_server())
-        pid = None if args.url else server_process(server)
+        server = Address(args.url) if args.url else stack.enter_context(_tiny_server())
+        pid = server.process.pid if isinstance(server, Server) else None
         outcome, quarter = Outcome(), args.requests // 4
         fuzz_by_schema(server, quarter, args.seed, outcome, pid)
         fuzz(server, quarter, args.seed, args.model, outcome, pid)
@@ -166,18 +177,6 @@ def main() -> int:
     print(f"5xx or no answer: {len(failures)}; the server is {'alive' if alive else 'gone'}")
     print("\n".join(failures[:20]))
     return 0 if alive and not failures and growth < GROWTH_MIB else 1
-
-
-def server_process(server: Server) -> int:
-    """The pid of the process that listens at the server's port."""
-    port = httpx.URL(server.url).port
-    listening = (
-        process.pid
-        for process in psutil.Process().children(recursive=True)
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
-    )
-    return next(listening)
 
 
 def _tiny_server():
