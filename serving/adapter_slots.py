@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from qwen_vqa.plugin.errors import UserError
 
 if TYPE_CHECKING:
+    from qwen_vqa.plugin.config import QwenVqaConfig
     from qwen_vqa.serving.checks import CheckedCheckpoint
 
 ROUTE_GROUP = "adapters"
@@ -62,6 +63,16 @@ def complete_adapters(
     # What falls out of vLLM's memory is read from its folder again in the middle of a step, and a folder that is gone
     # by then ends the engine: so nothing falls out.
     args.max_cpu_loras = max(args.max_cpu_loras or 0, args.max_adapters, args.max_loras)
+
+
+def slot_bytes(args: Namespace, config: "QwenVqaConfig", number_bytes: int) -> int:
+    """What all slots take in memory: each has room for both sides of an adapter of --max-lora-rank on every layer."""
+    from qwen_vqa.plugin.adapter import OUTPUT_LAYER, linear_layers
+
+    if not args.enable_lora:
+        return 0
+    widths = sum(sum(both) for name, both in linear_layers(config).items() if name != OUTPUT_LAYER)
+    return args.max_loras * args.max_lora_rank * widths * number_bytes
 
 
 def _most(args: Namespace, named: int) -> int:

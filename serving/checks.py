@@ -82,19 +82,22 @@ def check_plugin() -> None:
         ) from error
 
 
-def kv_cache_bytes(checkpoint: CheckedCheckpoint, max_model_len: int, dtype: str, available: int | None = None) -> int:
+def kv_cache_bytes(
+    checkpoint: CheckedCheckpoint, max_model_len: int, dtype: str, available: int | None = None, adapters: int = 0
+) -> int:
     """Bytes of KV cache to ask for on a CPU, where vLLM would otherwise take nearly all memory.
 
     Args:
         max_model_len: the longest prompt and answer, in tokens.
         dtype: of the cache: the weights'.
         available: free memory in bytes (default: this machine's, now).
+        adapters: bytes of vLLM's adapter slots, which it takes whether or not an adapter lies in them.
 
     Raises:
         UserError: one prompt of full length does not fit beside the weights.
     """
     available = psutil.virtual_memory().available if available is None else available
-    weights = sum(path.stat().st_size for path in checkpoint.folder.glob("*.safetensors"))
+    weights = adapters + sum(path.stat().st_size for path in checkpoint.folder.glob("*.safetensors"))
     free = available - weights - OVERHEAD
     per_token = kv_bytes_per_token(checkpoint.config, dtype)
     needed = per_token * max_model_len
@@ -105,8 +108,8 @@ def kv_cache_bytes(checkpoint: CheckedCheckpoint, max_model_len: int, dtype: str
         )
         raise UserError(
             f"not enough memory for the KV cache: one prompt of {max_model_len} tokens needs {needed / GIB:.2f} GiB, "
-            f"and of {available / GIB:.1f} GiB free, the weights take {weights / GIB:.1f} and the processes about "
-            f"{OVERHEAD / GIB:.1f}. To go on: {advice}."
+            f"and of {available / GIB:.1f} GiB free, weights and adapters take {weights / GIB:.1f} and the processes "
+            f"about {OVERHEAD / GIB:.1f}. To go on: {advice}."
         )
     return min(free // 2 if free // 2 >= needed else free, FULL_LENGTH_PROMPTS * needed)
 

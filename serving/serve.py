@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from qwen_vqa.plugin.checkpoint import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
-from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
+from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters, slot_bytes
 from qwen_vqa.serving.listener import add_life_flags, check_same_listener, listen_flags
 from qwen_vqa.serving.log import say, set_format
 from qwen_vqa.serving.tool_calls import STRICT_LEVEL, complete_tool_calls
@@ -206,7 +206,7 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
     """Fill in what the checkpoint and the machine say, where the user said nothing."""
     from vllm.platforms import current_platform
 
-    from qwen_vqa.serving.checks import checkpoint_dtype, kv_cache_bytes
+    from qwen_vqa.serving.checks import DTYPE_BYTES, checkpoint_dtype, kv_cache_bytes
     from qwen_vqa.serving.engine import choose_executor
     from qwen_vqa.serving.quantised import check_quantised
 
@@ -224,7 +224,8 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
     if current_platform.is_cpu() and not args.kv_cache_memory_bytes and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
         max_model_len = args.max_model_len or checkpoint.config.text_config.max_position_embeddings
         dtype = checkpoint_dtype(checkpoint.folder) if args.dtype == "auto" else args.dtype
-        args.kv_cache_memory_bytes = kv_cache_bytes(checkpoint, max_model_len, dtype)
+        adapters = slot_bytes(args, checkpoint.config, DTYPE_BYTES[dtype])
+        args.kv_cache_memory_bytes = kv_cache_bytes(checkpoint, max_model_len, dtype, adapters=adapters)
 
 
 def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", started: float) -> NoReturn:

@@ -5,13 +5,13 @@ import shutil
 import socket
 import subprocess
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.adapter_slots import add_adapter_flags
+from qwen_vqa.serving.adapter_slots import add_adapter_flags, slot_bytes
 from qwen_vqa.serving.checks import GIB, OVERHEAD, checked_checkpoint, kv_bytes_per_token, kv_cache_bytes
 from qwen_vqa.serving.cli import JOBS, main
 from qwen_vqa.serving.guard import add_guard_flags
@@ -93,6 +93,18 @@ def test_the_kv_cache_is_sized_from_the_free_memory(tiny_checkpoint: Path):
     weights = (tiny_checkpoint / "model.safetensors").stat().st_size
     tight = OVERHEAD + weights + 1024 * per_token
     assert kv_cache_bytes(checkpoint, 1024, "bfloat16", available=tight) == 1024 * per_token
+    assert kv_cache_bytes(checkpoint, 1024, "bfloat16", available=tight + 999, adapters=999) == 1024 * per_token
+
+
+def test_adapter_slots_are_counted(tiny_checkpoint: Path):
+    config = checked_checkpoint(tiny_checkpoint).config
+    text = config.text_config
+    kv = text.num_key_value_heads * text.hidden_size // text.num_attention_heads
+    attention = 2 * (text.hidden_size + text.hidden_size) + 2 * (text.hidden_size + kv)
+    widths = text.num_hidden_layers * (attention + 3 * (text.hidden_size + text.intermediate_size))
+    args = Namespace(enable_lora=True, max_loras=3, max_lora_rank=16)
+    assert slot_bytes(args, config, 2) == 3 * 16 * widths * 2
+    assert slot_bytes(Namespace(enable_lora=False), config, 2) == 0
 
 
 def test_too_little_memory_for_the_kv_cache_says_what_would_fit(tiny_checkpoint: Path):
