@@ -96,6 +96,7 @@ def responses_images(body: dict[str, Any]) -> list[PlacedImage]:
     for number, item in enumerate(items):
         place = f"input[{number}]"
         _object(item, place, "an item with type or role")
+        _no_refusals(item.get("content"), f"{place}.content")
         if item.get("type", "message") == "message" or "role" in item:
             images += _message(item, place, RESPONSE_ROLES, _responses_part)
         elif isinstance(item.get("output"), list):
@@ -210,6 +211,13 @@ def _detail(detail: Any, place: str) -> str:
     if detail not in DETAILS:
         raise ContentError(place, f"{_shown(detail)}; it must be one of {', '.join(DETAILS)}.")
     return detail
+
+
+def _no_refusals(content: Any, place: str) -> None:
+    # vLLM takes an earlier answer's parts for texts, and answers 500 where one is none.
+    for number, part in enumerate(content if isinstance(content, list) else []):
+        if isinstance(part, dict) and part.get("type") == "refusal":
+            raise ContentError(f"{place}[{number}]", "a refusal is not taken here; send it as output_text.")
 
 
 def _no_uuid(part: dict[str, Any], place: str) -> None:

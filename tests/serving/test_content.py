@@ -175,3 +175,9 @@ def test_settings_of_the_loader_cannot_be_brought_along(tiny_server: Server):
     with pytest.raises(APIStatusError) as error:
         ask(tiny_server, message(picture(1)), extra_body={"media_io_kwargs": {"image": {"image_mode": None}}})
     assert error.value.status_code == 400
+
+
+def test_a_refusal_in_an_earlier_answer_is_refused_by_its_place(tiny_server: Server):
+    answer = {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}
+    with pytest.raises(BadRequestError, match=r"input\[1\].content\[0\]: a refusal is not taken here"):
+        tiny_server.client.responses.create(model="tiny", input=[{"role": "user", "content": "hi"}, answer])
