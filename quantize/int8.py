@@ -1,45 +1,16 @@
-"""W8A8 in compressed-tensors: int8 weights with a scale per output channel, activations rounded per token.
-
-The kernels multiply int8 by int8: VNNI or AMX on CPUs, int8 tensor cores on GPUs.
-"""
-
-from collections.abc import Iterable
-from typing import Any
+"""W8A8 in int8, whose kernels multiply int8 by int8: VNNI or AMX on CPUs, int8 tensor cores on GPUs."""
 
 import torch
 
-from qwen_vqa.quantize.scheme import Scheme, Tensors, compressed_tensors_config
-
-LARGEST = 127
-TINY = 1e-10
+from qwen_vqa.quantize.w8a8 import W8A8
 
 
-class Int8(Scheme):
-    """Symmetric rounding to nearest on both sides."""
+class Int8(W8A8):
+    """-127 to 127."""
 
     name = "int8"
+    number_type = "int"
+    largest = 127
 
-    def quantise(self, weight: torch.Tensor) -> Tensors:
-        """`weight` int8 [out, in] and `weight_scale` float32 [out, 1]."""
-        weight = weight.float()
-        scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=TINY) / LARGEST
-        rounded = (weight / scale).round().clamp(-LARGEST, LARGEST).to(torch.int8)
-        return {"weight": rounded, "weight_scale": scale}
-
-    def dequantise(self, tensors: Tensors) -> torch.Tensor:
-        return tensors["weight"].float() * tensors["weight_scale"].float()
-
-    def tensor_names(self) -> tuple[str, ...]:
-        return ("weight", "weight_scale")
-
-    def config(self, skipped: Iterable[str]) -> dict[str, Any]:
-        return compressed_tensors_config(
-            {"num_bits": 8, "type": "int", "strategy": "channel"},
-            {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True, "symmetric": True},
-            "int-quantized",
-            skipped,
-        )
-
-    def round_activations(self, inputs: torch.Tensor) -> torch.Tensor:
-        scale = inputs.float().abs().amax(dim=-1, keepdim=True).clamp(min=TINY) / LARGEST
-        return ((inputs.float() / scale).round() * scale).to(inputs.dtype)
+    def rounded(self, scaled: torch.Tensor) -> torch.Tensor:
+        return scaled.round().clamp(-self.largest, self.largest).to(torch.int8)
