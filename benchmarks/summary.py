@@ -71,6 +71,7 @@ def summarise(records: list[Record], seconds: float, bounds: Bounds | None = Non
       event, so that long answers weigh more.
     send_delay (ms): sent - intended; what the client itself was late.
     goodput_per_second: requests that ended well and within every bound / seconds. Failed ones are not good.
+    decode_tokens_per_second: see `decode_speed`.
     errors: failed requests by kind; error_share: failed / all that ended.
     other_length: answers that have not as many tokens as asked for.
     cached_token_share: prompt tokens that the server took from its prefix cache / prompt tokens, by its usage.
@@ -86,6 +87,7 @@ def summarise(records: list[Record], seconds: float, bounds: Bounds | None = Non
         "seconds": seconds,
         "requests_per_second": len(good) / seconds,
         "output_tokens_per_second": sum(record.output_tokens for record in good) / seconds,
+        "decode_tokens_per_second": decode_speed(good),
         "ttft": distribution([record.ttft for record in good]),
         "tpot": distribution([record.tpot for record in good if record.tpot is not None]),
         "itl": distribution([gap for record in good for gap in record.inter_token_latencies]),
@@ -107,6 +109,25 @@ def summarise(records: list[Record], seconds: float, bounds: Bounds | None = Non
         result["goodput_per_second"] = met / seconds
         result["good_share"] = met / len(records) if records else 0.0
     return result
+
+
+def decode_speed(records: list[Record]) -> float | None:
+    """Output tokens a second of all requests together while all of them decode; None where they never do.
+
+    That is after the last one's first token and before the first one's last. Of each request those events count that
+    lie there: its tokens after the first of them / the time from the first to the last. With one request, 1 / TPOT.
+    """
+    if not records or any(len(record.chunks) < 2 for record in records):
+        return None
+    begin = max(record.chunks[0][0] for record in records)
+    end = min(record.chunks[-1][0] for record in records)
+    speed = 0.0
+    for record in records:
+        inside = [(time, tokens) for time, tokens in record.chunks if begin <= time <= end]
+        if len(inside) < 2 or inside[-1][0] == inside[0][0]:
+            return None
+        speed += sum(tokens for _, tokens in inside[1:]) / (inside[-1][0] - inside[0][0])
+    return speed
 
 
 def _turns(good: list[Record]) -> dict | None:

@@ -23,7 +23,7 @@ from qwen_vqa.quantize.picture import draw_report
 from qwen_vqa.quantize.quality import compare, layer_errors
 from qwen_vqa.quantize.samples import Sample
 from qwen_vqa.quantize.sources import samples_of
-from qwen_vqa.quantize.speed import Load, measure
+from qwen_vqa.quantize.speed import Load, Side, measure
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.demo.evaluate import SKILLS
 
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     if not args.no_speed:
         load = Load(tuple(args.users), args.tokens, args.rounds, args.seed)
         print(f"measuring speed: users {args.users}, {args.tokens} tokens each, {args.rounds} rounds", flush=True)
-        sides = measure([args.original, args.quantised], load, args.threads_bind or [""], args.dtype)
+        sides = measure([Side(folder, args.dtype) for folder in (args.original, args.quantised)], load)
         report["speed"] = {name: side.summary() for name, side in zip(("original", "quantised"), sides, strict=True)}
     output.mkdir(parents=True, exist_ok=True)
     (output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -86,13 +86,6 @@ def parser() -> argparse.ArgumentParser:
     add("--tokens", type=int, default=64, help="of an answer when decoding is timed (default: %(default)s)")
     add("--rounds", type=int, default=2, help="turns that each server gets (default: %(default)s)")
     add("--dtype", default="auto", help="of what is not quantised, when speed is measured (default: %(default)s)")
-    add(
-        "--threads-bind",
-        action="append",
-        metavar="BIND",
-        help="a value of VLLM_CPU_OMP_THREADS_BIND to try, such as 0-1; may be repeated: each side is reported with "
-        "the one that it decodes fastest with (default: vLLM's choice)",
-    )
     add("--no-speed", action="store_true", help="leave out the servers: disk and answers alone")
     add("-o", "--output", type=Path, metavar="DIR", help="where the report goes (default: B-report)")
     return made
@@ -174,7 +167,7 @@ def table(report: dict[str, Any]) -> str:
 
 def _speed_lines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     lines = [
-        f"| resident memory, all processes | {_mib(before['resident_bytes'])} | {_mib(after['resident_bytes'])} | "
+        f"| memory of all processes after the run | {_mib(before['resident_bytes'])} | {_mib(after['resident_bytes'])} | "
         f"{100 * after['resident_bytes'] / before['resident_bytes']:.0f}% |",
         f"| load, seconds | {before['load_seconds']:.0f} | {after['load_seconds']:.0f} | |",
     ]

@@ -97,3 +97,16 @@ def test_cached_share_and_other_lengths_come_from_the_servers_usage() -> None:
 
 def test_nothing_at_all_is_summarised_too() -> None:
     assert summarise([], 0.0)["requests_per_second"] == 0
+
+
+def test_decoding_is_timed_while_all_do_it() -> None:
+    # A token each 0.1 s, and each 0.2 s; the first one's wait for the second one's prompt does not count.
+    early = answered(0, 0.1, [(0.1, 1), (3.0, 1), *[(0.1, 1)] * 20])
+    late = answered(0, 3.15, [(0.2, 1)] * 20)
+    assert summarise([early, late], 8.0)["decode_tokens_per_second"] == pytest.approx(10 + 5)
+    assert summarise([early, failed("timeout")], 8.0)["decode_tokens_per_second"] == pytest.approx(22 / 5.1)
+
+
+def test_answers_one_after_another_never_all_decode() -> None:
+    one, other = answered(0, 0.1, [(0.1, 1)] * 3), answered(1, 0.1, [(0.1, 1)] * 3)
+    assert summarise([one, other], 2.0)["decode_tokens_per_second"] is None

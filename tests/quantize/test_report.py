@@ -11,7 +11,7 @@ import torch
 
 from qwen_vqa.quantize.quality import accuracy_row, divergence, wilson
 from qwen_vqa.quantize.report import main as report
-from qwen_vqa.quantize.speed import Load, measure
+from qwen_vqa.quantize.speed import Load, Side, measure
 
 
 def test_a_share_has_wilsons_interval() -> None:
@@ -49,9 +49,11 @@ def test_its_files(with_adapter: Path, quantised: Callable[..., Path], questions
 
 
 def test_speed_is_measured_on_two_servers(with_adapter: Path, quantised: Callable[..., Path]) -> None:
-    sides = measure([with_adapter, quantised("int8")], Load(users=(1, 2), tokens=8, rounds=1), ["0"], "float32")
-    for side in sides:
+    sides = [Side(with_adapter, "float32"), Side(quantised("int8"), "float32")]
+    for side in measure(sides, Load(users=(1, 2), tokens=8, rounds=1)):
         assert side.decode.keys() == side.prefill.keys() == {1, 2}
+        assert side.decode[1] == pytest.approx([1000 / side.tpot[1][0]])
         assert all(speed > 0 for each in (*side.decode.values(), *side.prefill.values()) for speed in each)
         assert side.resident_bytes > 2**28
+        assert side.ready_bytes > 2**28
         assert side.load_seconds > 1
