@@ -1,0 +1,70 @@
+"""Adapters that were trained on the original base: kept or left out by what they answer on the quantised one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from qwen_vqa.plugin.quantization import RECORD_FILE
+from qwen_vqa.quantize.options import Options
+from qwen_vqa.quantize.quality import answers
+from qwen_vqa.quantize.run import quantise
+from qwen_vqa.quantize.samples import Sample, UserSamples
+from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.collator import ConversationCollator
+
+QUESTIONS = 12
+
+
+def learn_by_heart(checkpoint: Path, samples: list[Sample], folder: Path) -> None:
+    """A LoRA that answers all samples right on this checkpoint, and is not trained any further."""
+    torch.manual_seed(0)
+    model, processor = load_reference(checkpoint, torch.float32), load_processor(checkpoint)
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM")
+    model.language_model = get_peft_model(model.language_model, lora)
+    optimiser = torch.optim.AdamW([p for n, p in model.named_parameters() if "lora_" in n], lr=1e-2)
+    batch = ConversationCollator(processor)(samples)
+    for _ in range(200):
+        optimiser.zero_grad()
+        model(**batch).loss.backward()
+        optimiser.step()
+        if all(answer.right for answer in answers(model, processor, samples)):
+            model.language_model.save_pretrained(folder)
+            return
+    raise AssertionError("the adapter did not learn its answers")
+
+
+@pytest.fixture(scope="module")
+def answering(tiny_checkpoint: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with an adapter that answers all questions."""
+    folder = tmp_path_factory.mktemp("answering") / "tiny"
+    shutil.copytree(tiny_checkpoint, folder)
+    learn_by_heart(folder, UserSamples(str(questions)).calibration(QUESTIONS), folder / "adapters" / "colours")
+    return folder
+
+
+def measured(source: Path, questions: Path, output: Path, scheme: str) -> dict:
+    """What quantising found of the adapter."""
+    quantise(Options(source, output, scheme, data=str(questions), samples=QUESTIONS))
+    return json.loads((output / RECORD_FILE).read_text())["adapters"]["colours"]
+
+
+def test_an_adapter_that_keeps_its_answers_is_carried_over(answering: Path, questions: Path, tmp_path: Path) -> None:
+    found = measured(answering, questions, tmp_path / "out", "int8")
+    assert found["served"]
+    assert (found["accuracy"]["original"], found["accuracy"]["n"]) == (100.0, QUESTIONS)
+    assert (tmp_path / "out" / "adapters" / "colours" / "adapter_config.json").exists()
+
+
+def test_an_adapter_that_loses_its_answers_is_left_out(
+    answering: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = measured(answering, questions, tmp_path / "out", "nf4")
+    assert not found["served"]
+    assert found["accuracy"]["original"] == 100.0
+    assert found["accuracy"]["quantised"] < 98.0
+    assert not (tmp_path / "out" / "adapters").exists()
+    assert "loses more than --adapter-bound 2 and is left out" in capsys.readouterr().out
