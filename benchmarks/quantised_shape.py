@@ -16,16 +16,19 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load_table import align
-from qwen_vqa.benchmarks.shapes import SHAPES, shape_checkpoint
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.quantize.checkpoint import write_quantised
-from qwen_vqa.quantize.options import GIB, Options, check
-from qwen_vqa.quantize.speed import Load, Side, measure
 
+if TYPE_CHECKING:
+    from qwen_vqa.quantize.speed import Side
+
+# torch and vLLM are imported in functions: the load generator's processes import this file again.
+
+GIB = 2**30
+SHAPES = ("0.5b", "3b")
 ORIGINAL, BASELINE = "16-bit", "demo"
 PARTS = (BASELINE, "16-bit,int8", "16-bit:float32", "int8:float32", "16-bit,int4", "16-bit,nf4")
 
@@ -38,13 +41,16 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--shape", choices=sorted(SHAPES), default="3b", help="(default: %(default)s)")
+    add("--shape", choices=SHAPES, default="3b", help="(default: %(default)s)")
     add("--parts", nargs="+", default=PARTS, metavar="PART", help=f"(default: {' '.join(PARTS)})")
     add("--seed", type=int, default=0, help="of weights and questions (default: %(default)s)")
     add("--tokens", type=int, default=24, help="of each timed answer (default: %(default)s)")
     add("--rounds", type=int, default=2, help="turns of each server (default: %(default)s)")
     add("-o", "--output", type=Path, required=True, metavar="OUT", help="for checkpoints and results")
     args = parser.parse_args()
+    from qwen_vqa.quantize.speed import Load, measure
+
+    args.output.mkdir(parents=True, exist_ok=True)
     load = Load(tokens=args.tokens, rounds=args.rounds, seed=args.seed)
     for part in args.parts:
         file = args.output / f"{part.replace(',', '+').replace(':', '-')}.json"
@@ -59,12 +65,17 @@ def main() -> int:
     return 0
 
 
-def side(word: str, shape: str, folder: Path, seed: int) -> Side:
+def side(word: str, shape: str, folder: Path, seed: int) -> "Side":
     """SCHEME or SCHEME:DTYPE as a checkpoint, which is made if it is not there.
 
     Raises:
         UserError: there is no such scheme, or it cannot be made or served here.
     """
+    from qwen_vqa.benchmarks.shapes import shape_checkpoint
+    from qwen_vqa.quantize.checkpoint import write_quantised
+    from qwen_vqa.quantize.options import Options, check
+    from qwen_vqa.quantize.speed import Side
+
     scheme_name, _, dtype = word.partition(":")
     if scheme_name == BASELINE:
         return Side(shape_checkpoint("demo", folder), dtype or "bfloat16")
