@@ -40,7 +40,8 @@ options:
   --port PORT            (default: 8000)
   --served-model-name N  what requests call the model (default: the folder's name; the demo: qwen-vqa-demo)
   --max-model-len N      longest prompt and answer together, in tokens (default: the language model's limit)
-  --dtype DTYPE          auto, bfloat16, float16 or float32 (default: auto, the checkpoint's)
+  --dtype DTYPE          auto, bfloat16, float16 or float32 (default: auto, the checkpoint's; on a CPU without
+                         arithmetic of that type float32, where there is the memory)
   --lora-modules N=PATH  more adapters, beside those in the folder
   --max-adapters N       adapters held at once, where --open-routes adapters lets an admin's key load and unload them:
                          POST /v1/load_lora_adapter, /v1/unload_lora_adapter (default: 4, or those there at the start)
@@ -204,10 +205,13 @@ def _complete_guard(args: Namespace) -> None:
 
 def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
     """Fill in what the checkpoint and the machine say, where the user said nothing."""
+    import torch
     from vllm.platforms import current_platform
 
-    from qwen_vqa.serving.checks import DTYPE_BYTES, checkpoint_dtype, kv_cache_bytes
+    from qwen_vqa.serving.checks import checkpoint_dtype
     from qwen_vqa.serving.engine import choose_executor
+    from qwen_vqa.serving.float_type import choose_float_type
+    from qwen_vqa.serving.memory import DTYPE_BYTES, kv_cache_bytes
     from qwen_vqa.serving.quantised import check_quantised
     from qwen_vqa.serving.threads import NO_CHOICE, Machine, choose_threads
 
@@ -225,11 +229,20 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
     if args.verify:
         args.enable_scale_out = True  # vLLM's /v1/chat/completions/render, which shows prompt and pixels
         args.worker_extension_cls = "qwen_vqa.plugin.worker_extension.ImageFeaturesExtension"
-    if current_platform.is_cpu() and not args.kv_cache_memory_bytes and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        max_model_len = args.max_model_len or checkpoint.config.text_config.max_position_embeddings
-        dtype = checkpoint_dtype(checkpoint.folder) if args.dtype == "auto" else args.dtype
+    if not current_platform.is_cpu():
+        return
+    max_model_len = args.max_model_len or checkpoint.config.text_config.max_position_embeddings
+
+    def kv_cache(dtype: str) -> int:
         adapters = slot_bytes(args, checkpoint.config, DTYPE_BYTES[dtype])
-        args.kv_cache_memory_bytes = kv_cache_bytes(checkpoint, max_model_len, dtype, adapters=adapters)
+        return kv_cache_bytes(checkpoint, max_model_len, dtype, adapters=adapters)
+
+    if note := choose_float_type(args, checkpoint, torch.cpu.get_capabilities(), kv_cache):
+        say(note)
+    if not args.kv_cache_memory_bytes and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+        args.kv_cache_memory_bytes = kv_cache(
+            checkpoint_dtype(checkpoint.folder) if args.dtype == "auto" else args.dtype
+        )
 
 
 def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", started: float) -> NoReturn:
