@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from qwen_vqa.plugin.checkpoint import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
-from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters, slot_bytes
+from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
 from qwen_vqa.serving.listener import add_life_flags, check_same_listener, listen_flags
 from qwen_vqa.serving.log import say, set_format
 from qwen_vqa.serving.tool_calls import STRICT_LEVEL, complete_tool_calls
@@ -205,22 +205,16 @@ def _complete_guard(args: Namespace) -> None:
 
 def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
     """Fill in what the checkpoint and the machine say, where the user said nothing."""
-    import torch
     from vllm.platforms import current_platform
 
-    from qwen_vqa.serving.checks import checkpoint_dtype
+    from qwen_vqa.serving.cpu_choices import complete_for_cpu
     from qwen_vqa.serving.engine import choose_executor
-    from qwen_vqa.serving.float_type import choose_float_type
-    from qwen_vqa.serving.memory import DTYPE_BYTES, kv_cache_bytes
     from qwen_vqa.serving.quantised import check_quantised
-    from qwen_vqa.serving.threads import NO_CHOICE, Machine, choose_threads
+    from qwen_vqa.serving.threads import NO_CHOICE
 
     for note in check_quantised(args, checkpoint):
         say(note)
     choose_executor(args)
-    args.threads = choose_threads(args, Machine.here(), os.environ) if current_platform.is_cpu() else NO_CHOICE
-    if args.threads.reason:
-        say(f"threads: {args.threads.reason}")
     if args.served_model_name is None:
         is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()
         args.served_model_name = [DEMO_NAME if is_demo else checkpoint.folder.resolve().name]
@@ -229,20 +223,9 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
     if args.verify:
         args.enable_scale_out = True  # vLLM's /v1/chat/completions/render, which shows prompt and pixels
         args.worker_extension_cls = "qwen_vqa.plugin.worker_extension.ImageFeaturesExtension"
-    if not current_platform.is_cpu():
-        return
-    max_model_len = args.max_model_len or checkpoint.config.text_config.max_position_embeddings
-
-    def kv_cache(dtype: str) -> int:
-        adapters = slot_bytes(args, checkpoint.config, DTYPE_BYTES[dtype])
-        return kv_cache_bytes(checkpoint, max_model_len, dtype, adapters=adapters)
-
-    if note := choose_float_type(args, checkpoint, torch.cpu.get_capabilities(), kv_cache):
-        say(note)
-    if not args.kv_cache_memory_bytes and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        args.kv_cache_memory_bytes = kv_cache(
-            checkpoint_dtype(checkpoint.folder) if args.dtype == "auto" else args.dtype
-        )
+    args.threads = NO_CHOICE
+    if current_platform.is_cpu():
+        complete_for_cpu(args, checkpoint, say)
 
 
 def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", started: float) -> NoReturn:
