@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from qwen_vqa.plugin.checkpoint import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
-from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters, slot_bytes
+from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
 from qwen_vqa.serving.listener import add_life_flags, check_same_listener, listen_flags
 from qwen_vqa.serving.log import say, set_format
 from qwen_vqa.serving.tool_calls import STRICT_LEVEL, complete_tool_calls
@@ -40,7 +40,8 @@ options:
   --port PORT            (default: 8000)
   --served-model-name N  what requests call the model (default: the folder's name; the demo: qwen-vqa-demo)
   --max-model-len N      longest prompt and answer together, in tokens (default: the language model's limit)
-  --dtype DTYPE          auto, bfloat16, float16 or float32 (default: auto, the checkpoint's)
+  --dtype DTYPE          auto, bfloat16, float16 or float32 (default: auto, the checkpoint's; on a CPU without
+                         arithmetic of that type float32, where there is the memory)
   --lora-modules N=PATH  more adapters, beside those in the folder
   --max-adapters N       adapters held at once, where --open-routes adapters lets an admin's key load and unload them:
                          POST /v1/load_lora_adapter, /v1/unload_lora_adapter (default: 4, or those there at the start)
@@ -206,17 +207,14 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
     """Fill in what the checkpoint and the machine say, where the user said nothing."""
     from vllm.platforms import current_platform
 
-    from qwen_vqa.serving.checks import DTYPE_BYTES, checkpoint_dtype, kv_cache_bytes
+    from qwen_vqa.serving.cpu_choices import complete_for_cpu
     from qwen_vqa.serving.engine import choose_executor
     from qwen_vqa.serving.quantised import check_quantised
-    from qwen_vqa.serving.threads import NO_CHOICE, Machine, choose_threads
+    from qwen_vqa.serving.threads import NO_CHOICE
 
     for note in check_quantised(args, checkpoint):
         say(note)
     choose_executor(args)
-    args.threads = choose_threads(args, Machine.here(), os.environ) if current_platform.is_cpu() else NO_CHOICE
-    if args.threads.reason:
-        say(f"threads: {args.threads.reason}")
     if args.served_model_name is None:
         is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()
         args.served_model_name = [DEMO_NAME if is_demo else checkpoint.folder.resolve().name]
@@ -225,11 +223,9 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
     if args.verify:
         args.enable_scale_out = True  # vLLM's /v1/chat/completions/render, which shows prompt and pixels
         args.worker_extension_cls = "qwen_vqa.plugin.worker_extension.ImageFeaturesExtension"
-    if current_platform.is_cpu() and not args.kv_cache_memory_bytes and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        max_model_len = args.max_model_len or checkpoint.config.text_config.max_position_embeddings
-        dtype = checkpoint_dtype(checkpoint.folder) if args.dtype == "auto" else args.dtype
-        adapters = slot_bytes(args, checkpoint.config, DTYPE_BYTES[dtype])
-        args.kv_cache_memory_bytes = kv_cache_bytes(checkpoint, max_model_len, dtype, adapters=adapters)
+    args.threads = NO_CHOICE
+    if current_platform.is_cpu():
+        complete_for_cpu(args, checkpoint, say)
 
 
 def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", started: float) -> NoReturn:

@@ -8,19 +8,11 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.adapter_slots import add_adapter_flags, slot_bytes
-from qwen_vqa.serving.checks import (
-    GIB,
-    OVERHEAD,
-    available_memory,
-    checked_checkpoint,
-    kv_bytes_per_token,
-    kv_cache_bytes,
-)
+from qwen_vqa.serving.checks import checked_checkpoint
 from qwen_vqa.serving.cli import JOBS, main
 from qwen_vqa.serving.guard import add_guard_flags
 from qwen_vqa.serving.image_flags import add_image_flags
@@ -92,18 +84,6 @@ def test_adapters_of_the_command_line_are_looked_at_too(tiny_checkpoint: Path, t
     assert f"no adapter at {tmp_path}" in printed
 
 
-def test_the_kv_cache_is_sized_from_the_free_memory(tiny_checkpoint: Path):
-    checkpoint = checked_checkpoint(tiny_checkpoint)
-    per_token = kv_bytes_per_token(checkpoint.config, "bfloat16")
-    assert per_token == 2 * 2 * 2 * 32 * 2  # keys and values, layers, heads, head size, bytes
-    plenty = kv_cache_bytes(checkpoint, 1024, "bfloat16", available=64 * GIB)
-    assert plenty == 32 * 1024 * per_token
-    weights = (tiny_checkpoint / "model.safetensors").stat().st_size
-    tight = OVERHEAD + weights + 1024 * per_token
-    assert kv_cache_bytes(checkpoint, 1024, "bfloat16", available=tight) == 1024 * per_token
-    assert kv_cache_bytes(checkpoint, 1024, "bfloat16", available=tight + 999, adapters=999) == 1024 * per_token
-
-
 def test_adapter_slots_are_counted(tiny_checkpoint: Path):
     config = checked_checkpoint(tiny_checkpoint).config
     text = config.text_config
@@ -113,18 +93,6 @@ def test_adapter_slots_are_counted(tiny_checkpoint: Path):
     args = Namespace(enable_lora=True, max_loras=3, max_lora_rank=16)
     assert slot_bytes(args, config, 2) == 3 * 16 * widths * 2
     assert slot_bytes(Namespace(enable_lora=False), config, 2) == 0
-
-
-def test_too_little_memory_for_the_kv_cache_says_what_would_fit(tiny_checkpoint: Path):
-    checkpoint = checked_checkpoint(tiny_checkpoint)
-    weights = (tiny_checkpoint / "model.safetensors").stat().st_size
-    per_token = kv_bytes_per_token(checkpoint.config, "float32")
-    with pytest.raises(
-        UserError, match=r"not enough memory for the KV cache: one prompt of 1024.*--max-model-len 1000"
-    ):
-        kv_cache_bytes(checkpoint, 1024, "float32", available=OVERHEAD + weights + 1000 * per_token)
-    with pytest.raises(UserError, match="free memory or use a larger machine"):
-        kv_cache_bytes(checkpoint, 1024, "float32", available=GIB)
 
 
 @pytest.mark.parametrize("job", sorted(JOBS))
@@ -165,14 +133,3 @@ def test_the_doctor_says_when_the_plugin_is_kept_out(monkeypatch):
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 1
     assert "VLLM_PLUGINS, if it is set, must name qwen_vqa" in run.stdout
-
-
-def test_free_memory_is_of_the_node_where_the_engine_computes(monkeypatch):
-    """vLLM refuses a KV cache that is larger than what is free there, whatever the whole machine has."""
-    from vllm.utils import cpu_resource_utils
-
-    everything = available_memory()
-    assert 0 < everything <= psutil.virtual_memory().total
-    node = cpu_resource_utils.MemoryNodeInfo(total_memory=2 * GIB, available_memory=GIB)
-    monkeypatch.setattr(cpu_resource_utils, "get_memory_node_info", lambda _: node)
-    assert available_memory() == GIB

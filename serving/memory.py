@@ -1,0 +1,99 @@
+"""Memory on a CPU: what the weights take, and how large a KV cache is to be asked for."""
+
+import math
+from pathlib import Path
+
+import psutil
+from safetensors import safe_open
+
+from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.serving.checks import CheckedCheckpoint
+
+GIB = 2**30
+DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2, "auto": 2}
+# The server's processes, two on a CPU or three; the rest is room for activations.
+OVERHEAD = 2 * GIB
+# A cache for this many prompts of full length; more would only be held, not used, on most machines.
+FULL_LENGTH_PROMPTS = 32
+# Bytes of a number in a safetensors file. Those that are not here are served as they are stored, in a byte or less.
+FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+INTEGER_BYTES = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
+
+
+def weight_bytes(folder: Path, dtype: str) -> int:
+    """What the checkpoint's weights take when floats are held in `dtype`; "auto": as they are stored."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
+                part = tensors.get_slice(name)
+                stored = part.get_dtype()
+                size = FLOAT_BYTES.get(stored) or INTEGER_BYTES.get(stored, 1)
+                if stored in FLOAT_BYTES and dtype != "auto":
+                    size = DTYPE_BYTES[dtype]
+                total += size * math.prod(part.get_shape())
+    return total
+
+
+def kv_cache_bytes(
+    checkpoint: CheckedCheckpoint,
+    max_model_len: int,
+    dtype: str,
+    available: int | None = None,
+    node_available: int | None = None,
+    adapters: int = 0,
+) -> int:
+    """Bytes of KV cache to ask for on a CPU, where vLLM would otherwise take nearly all memory.
+
+    Args:
+        max_model_len: the longest prompt and answer, in tokens.
+        dtype: of the weights and of the cache.
+        available: free memory in bytes (default: this machine's, now).
+        node_available: of it, what vLLM sees: it counts the NUMA node where it computes (default: asked, now).
+        adapters: bytes of vLLM's adapter slots, which it takes whether or not an adapter lies in them.
+
+    Raises:
+        UserError: one prompt of full length does not fit beside the weights.
+    """
+    available = available_memory() if available is None else available
+    weights = adapters + weight_bytes(checkpoint.folder, dtype)
+    free = available - weights - OVERHEAD
+    per_token = kv_bytes_per_token(checkpoint.config, dtype)
+    needed = per_token * max_model_len
+    if free < needed:
+        fits = max(0, free // per_token)
+        advice = (
+            f"pass --max-model-len {fits}, or free memory" if fits >= 256 else "free memory or use a larger machine"
+        )
+        raise UserError(
+            f"not enough memory for the KV cache: one prompt of {max_model_len} tokens needs {needed / GIB:.2f} GiB, "
+            f"and of {available / GIB:.1f} GiB free, weights and adapters take {weights / GIB:.1f} and the processes "
+            f"about {OVERHEAD / GIB:.1f}. To go on: {advice}."
+        )
+    node_available = node_memory() if node_available is None else node_available
+    half = min(free, node_available - weights) // 2
+    return max(needed, min(half, FULL_LENGTH_PROMPTS * needed))
+
+
+def available_memory() -> int:
+    """Free bytes of this machine, or what its container may use at most."""
+    from vllm.utils.cpu_resource_utils import get_cgroup_memory_limit
+
+    available = psutil.virtual_memory().available
+    return min(available, get_cgroup_memory_limit() or available)
+
+
+def node_memory() -> int:
+    """Free bytes, as vLLM counts them before it takes the KV cache: of the NUMA node where its first thread runs."""
+    from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
+
+    return get_memory_node_info(get_allowed_cpu_list()[0].numa_node).available_memory
+
+
+def kv_bytes_per_token(config: QwenVqaConfig, dtype: str) -> int:
+    """Keys and values of all layers, for one token."""
+    text = config.text_config
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * head_size * DTYPE_BYTES[dtype]
