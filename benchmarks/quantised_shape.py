@@ -1,12 +1,14 @@
 """Speed and memory of the schemes at full size, against 16 bits: Qwen2.5's shape, random weights.
 
 Each part is a set of servers that stand at once and are asked in turns: SCHEME or SCHEME:DTYPE with commas between,
-where DTYPE is of what is not quantised. Its result is OUT/PART.json; a part whose file is there is not measured again,
-so that an interrupted run goes on where it was. `demo` is this server with the bundled model, almost without weights:
-what the others have more in memory once they are ready is their weights.
+where DTYPE is of what is not quantised (by default what serve chooses). Its result is OUT/PART.json; a part whose file
+is there is not measured again, so that an interrupted run goes on where it was. `demo` is this server with the bundled
+model, almost without weights: what the others have more in memory once they are ready is their weights, shown as a
+share of 16-bit:bfloat16's.
 
     python benchmarks/quantised_shape.py --shape 3b -o runs/3b                 # on a machine with nothing else to do
-    python benchmarks/quantised_shape.py --shape 0.5b --parts 16-bit,int8 16-bit:float32,int8:float32 -o runs/half-b
+    python benchmarks/quantised_shape.py --shape 0.5b --parts 16-bit,int8 16-bit:bfloat16 --users 1 -o runs/half-b
+    python benchmarks/quantised_shape.py --parts demo int4 nf4 --rounds 0 -o runs/3b     # memory and load time alone
 
 Outside the suite: 3B takes minutes a part, 12 GB of disk and about 20 GB of memory. Int4 is rounded to nearest here:
 calibrating random weights would change neither size nor speed.
@@ -15,6 +17,7 @@ calibrating random weights would change neither size nor speed.
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
 GIB = 2**30
 SHAPES = ("0.5b", "3b")
 ORIGINAL, BASELINE = "16-bit", "demo"
-PARTS = (BASELINE, "16-bit,int8", "16-bit:float32", "int8:float32", "16-bit,int4", "16-bit,nf4")
+IN_16_BITS = f"{ORIGINAL}:bfloat16"
+PARTS = (BASELINE, "16-bit,int8", "16-bit,int4", "16-bit,nf4", IN_16_BITS)
 
 
 def main() -> int:
@@ -45,13 +49,14 @@ def main() -> int:
     add("--parts", nargs="+", default=PARTS, metavar="PART", help=f"(default: {' '.join(PARTS)})")
     add("--seed", type=int, default=0, help="of weights and questions (default: %(default)s)")
     add("--tokens", type=int, default=24, help="of each timed answer (default: %(default)s)")
-    add("--rounds", type=int, default=2, help="turns of each server (default: %(default)s)")
+    add("--users", type=int, nargs="+", default=[1, 16], help="at once (default: 1 16)")
+    add("--rounds", type=int, default=2, help="turns of each server; 0: only load them (default: %(default)s)")
     add("-o", "--output", type=Path, required=True, metavar="OUT", help="for checkpoints and results")
     args = parser.parse_args()
     from qwen_vqa.quantize.speed import Load, measure
 
     args.output.mkdir(parents=True, exist_ok=True)
-    load = Load(tokens=args.tokens, rounds=args.rounds, seed=args.seed)
+    load = Load(tuple(args.users), args.tokens, rounds=args.rounds, seed=args.seed)
     for part in args.parts:
         file = args.output / f"{part.replace(',', '+').replace(':', '-')}.json"
         if file.exists():
@@ -59,7 +64,7 @@ def main() -> int:
         words = part.split(",")
         sides = [side(word, args.shape, args.output, args.seed) for word in words]
         found = [one.summary() for one in measure(sides, load)]
-        result = {"environment": environment(sys.argv), "shape": args.shape, "tokens": load.tokens, "seed": load.seed}
+        result = {"environment": environment(sys.argv), "shape": args.shape, "load": asdict(load)}
         file.write_text(json.dumps(result | {"sides": dict(zip(words, found, strict=True))}, indent=1) + "\n")
     print(table([json.loads(file.read_text()) for file in sorted(args.output.glob("*.json"))]))
     return 0
@@ -78,40 +83,38 @@ def side(word: str, shape: str, folder: Path, seed: int) -> "Side":
 
     scheme_name, _, dtype = word.partition(":")
     if scheme_name == BASELINE:
-        return Side(shape_checkpoint("demo", folder), dtype or "bfloat16")
+        return Side(shape_checkpoint("demo", folder), dtype or "auto")
     original = shape_checkpoint(shape, folder / ORIGINAL, seed)
     quantised = folder / scheme_name
     if scheme_name != ORIGINAL and not quantised.exists():
         options = Options(original, quantised, scheme_name)
         scheme, selection = check(options)
         write_quantised(original, quantised, scheme, selection, lambda _, w: scheme.quantise(w), options.record())
-    return Side(quantised, dtype or "bfloat16")
+    return Side(quantised, dtype or "auto")
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """A row for each server; ratios to the 16-bit server of the same part, or else to the mean of those of others."""
-    baseline = next((r["sides"][BASELINE]["ready_bytes"] for r in results if BASELINE in r["sides"]), 0)
-    originals = [r["sides"][ORIGINAL] for r in results if ORIGINAL in r["sides"]]
-    rows: list[tuple[str, ...]] = []
+    """A row for each server; speeds as multiples of the 16-bit checkpoint's in the same part."""
+    every = [entry for result in results for entry in result["sides"].items()]
+    ready = {name: one["ready_bytes"] for name, one in every}
+    baseline, whole = ready.get(BASELINE, 0), ready.get(IN_16_BITS)
+    columns = [(phase, users) for phase in ("decode", "prefill") for users in ("1", "16")]
+    rows = [("server", *(f"{phase}, {users} users" for phase, users in columns), "weights GiB", "load s")]
     for result in results:
         for name, one in result["sides"].items():
-            if name != BASELINE:
-                rows.append(_row(name, one, result["sides"].get(ORIGINAL), originals, baseline))
-    phases = [f"{phase}, {users}" for phase in ("decode", "prefill") for users in ("1 user", "16 users")]
-    return "\n".join(align([("server", *phases, "weights GiB", "load s"), *rows]))
+            beside = result["sides"].get(ORIGINAL) if name != ORIGINAL else None
+            speeds = [_speed(one, beside, f"{phase}_tokens_per_second", users) for phase, users in columns]
+            weights = one["ready_bytes"] - baseline
+            share = f" ({weights / (whole - baseline):.0%})" if whole else ""
+            rows.append((name, *speeds, f"{weights / GIB:.2f}{share}", f"{one['load_seconds']:.0f}"))
+    return "\n".join(align(rows))
 
 
-def _row(name: str, one: dict, beside: dict | None, originals: list[dict], baseline: int) -> tuple[str, ...]:
-    cells = []
-    for phase in ("decode", "prefill"):
-        for users, speed in one[f"{phase}_tokens_per_second"].items():
-            of = [o[f"{phase}_tokens_per_second"][users] for o in ([beside] if beside else originals)]
-            ratio = f" ({speed * len(of) / sum(of):.2f}x)" if of and one is not beside else ""
-            cells.append(f"{speed:.2f}{ratio}")
-    weights = one["ready_bytes"] - baseline
-    of = [o["ready_bytes"] - baseline for o in ([beside] if beside else originals)]
-    share = f" ({100 * weights * len(of) / sum(of):.0f}%)" if of and one is not beside else ""
-    return (name, *cells, f"{weights / GIB:.2f}{share}", f"{one['load_seconds']:.0f}")
+def _speed(one: dict, beside: dict | None, phase: str, users: str) -> str:
+    speed = one[phase].get(users)
+    if speed is None:
+        return "-"
+    return f"{speed:.2f} ({speed / beside[phase][users]:.2f}x)" if beside else f"{speed:.2f}"
 
 
 if __name__ == "__main__":

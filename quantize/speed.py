@@ -43,7 +43,10 @@ class Side:
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked: rounds of so many users at once, each with one question about a new picture."""
+    """What is asked: rounds of so many users at once, each with one question about a new picture.
+
+    Without rounds, memory and load time alone are measured.
+    """
 
     users: tuple[int, ...] = (1, 16)
     tokens: int = 64
@@ -107,7 +110,7 @@ def measure(sides: list[Side], load: Load) -> list[Measured]:
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(_server(side)) for side in sides]
         found = [Measured(server.load_seconds, server.resident_bytes()) for server in servers]
-        for server in servers:  # the first requests fill caches and compile
+        for server in servers if load.rounds else ():  # the first requests fill caches and compile
             server.ask(2, WARM_UP_TOKENS, load.seed)
         for number in range(load.rounds):
             for users in load.users:
