@@ -8,7 +8,7 @@ share of 16-bit:bfloat16's.
 
     python benchmarks/quantised_shape.py --shape 3b -o runs/3b                 # on a machine with nothing else to do
     python benchmarks/quantised_shape.py --shape 0.5b --parts 16-bit,int8 16-bit:bfloat16 --users 1 -o runs/half-b
-    python benchmarks/quantised_shape.py --parts demo int4 nf4 --rounds 0 -o runs/3b     # memory and load time alone
+    python benchmarks/quantised_shape.py --parts demo 16-bit:bfloat16 int4 nf4 --rounds 0 --eager -o runs/3b    # memory
 
 Outside the suite: 3B takes minutes a part, 12 GB of disk and about 20 GB of memory. Int4 is rounded to nearest here:
 calibrating random weights would change neither size nor speed.
@@ -51,26 +51,28 @@ def main() -> int:
     add("--tokens", type=int, default=24, help="of each timed answer (default: %(default)s)")
     add("--users", type=int, nargs="+", default=[1, 16], help="at once (default: 1 16)")
     add("--rounds", type=int, default=2, help="turns of each server; 0: only load them (default: %(default)s)")
+    add("--eager", action="store_true", help="servers do not compile, and load sooner; results go to OUT/eager")
     add("-o", "--output", type=Path, required=True, metavar="OUT", help="for checkpoints and results")
     args = parser.parse_args()
     from qwen_vqa.quantize.speed import Load, measure
 
-    args.output.mkdir(parents=True, exist_ok=True)
+    results = args.output / "eager" if args.eager else args.output
+    results.mkdir(parents=True, exist_ok=True)
     load = Load(tuple(args.users), args.tokens, rounds=args.rounds, seed=args.seed)
     for part in args.parts:
-        file = args.output / f"{part.replace(',', '+').replace(':', '-')}.json"
+        file = results / f"{part.replace(',', '+').replace(':', '-')}.json"
         if file.exists():
             continue
         words = part.split(",")
-        sides = [side(word, args.shape, args.output, args.seed) for word in words]
+        sides = [side(word, args.shape, args.output, args.seed, args.eager) for word in words]
         found = [one.summary() for one in measure(sides, load)]
         result = {"environment": environment(sys.argv), "shape": args.shape, "load": asdict(load)}
         file.write_text(json.dumps(result | {"sides": dict(zip(words, found, strict=True))}, indent=1) + "\n")
-    print(table([json.loads(file.read_text()) for file in sorted(args.output.glob("*.json"))]))
+    print(table([json.loads(file.read_text()) for file in sorted(results.glob("*.json"))]))
     return 0
 
 
-def side(word: str, shape: str, folder: Path, seed: int) -> "Side":
+def side(word: str, shape: str, folder: Path, seed: int, eager: bool = False) -> "Side":
     """SCHEME or SCHEME:DTYPE as a checkpoint, which is made if it is not there.
 
     Raises:
@@ -81,16 +83,17 @@ def side(word: str, shape: str, folder: Path, seed: int) -> "Side":
     from qwen_vqa.quantize.options import Options, check
     from qwen_vqa.quantize.speed import Side
 
+    flags = ("--enforce-eager",) if eager else ()
     scheme_name, _, dtype = word.partition(":")
     if scheme_name == BASELINE:
-        return Side(shape_checkpoint("demo", folder), dtype or "auto")
+        return Side(shape_checkpoint("demo", folder), dtype or "auto", flags)
     original = shape_checkpoint(shape, folder / ORIGINAL, seed)
     quantised = folder / scheme_name
     if scheme_name != ORIGINAL and not quantised.exists():
         options = Options(original, quantised, scheme_name)
         scheme, selection = check(options)
         write_quantised(original, quantised, scheme, selection, lambda _, w: scheme.quantise(w), options.record())
-    return Side(quantised, dtype or "auto")
+    return Side(quantised, dtype or "auto", flags)
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -35,10 +35,11 @@ WARM_UP_TOKENS = 4
 
 @dataclass(frozen=True)
 class Side:
-    """A checkpoint, and the dtype of what in it is not quantised."""
+    """A checkpoint, the dtype of what in it is not quantised, and more flags of `qwen-vqa serve`."""
 
     folder: Path
     dtype: str = "auto"
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class _Server:
 def _server(side: Side) -> Iterator[_Server]:
     longest = min(MAX_MODEL_LEN, AutoConfig.from_pretrained(side.folder).text_config.max_position_embeddings)
     arguments = [str(side.folder), "--served-model-name", MODEL, "--max-model-len", str(longest)]
-    arguments += ["--dtype", side.dtype, "--kv-cache-memory-bytes", str(KV_CACHE_BYTES)]
+    arguments += ["--dtype", side.dtype, "--kv-cache-memory-bytes", str(KV_CACHE_BYTES), *side.flags]
     print(f"starting a server: qwen-vqa serve {' '.join(arguments)}", flush=True)
     started = time.monotonic()
     with started_server(arguments, stdout=subprocess.DEVNULL, environment=dict(os.environ)) as (address, process):
