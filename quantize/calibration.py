@@ -141,7 +141,7 @@ def _tune(
             nsamples=len(hidden),
             device_map="cpu",
             seed=seed,
-            amp=model.config.text_config.hidden_size >= BFLOAT16_FROM_WIDTH,
+            amp=model.config.text_config.hidden_size >= BFLOAT16_FROM_WIDTH and _multiplies_bfloat16(),
             scale_dtype="fp16" if dtype == torch.float16 else "bf16",
             enable_torch_compile=False,
             low_cpu_mem_usage=False,
@@ -149,6 +149,13 @@ def _tune(
         tuner.post_init()
         calls: list[Any] = [(((sample,), {}),) for sample in hidden]
         return tuner.quantize_block(block, calls, q_input=quantised, device="cpu", auto_offload=False)
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether the processor does so itself. One that imitates it takes many times as long as for float32."""
+    processor = torch.cpu.get_capabilities()
+    x86 = processor.get("architecture") == "x86_64"
+    return not x86 or bool(processor.get("avx512_bf16") or processor.get("amx_bf16"))
 
 
 @contextlib.contextmanager
