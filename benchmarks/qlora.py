@@ -37,7 +37,16 @@ BASES = ("16-bit", "nf4")
 FLAGS = (
     *("--stage", "joint", "--target-modules", "attention", "mlp", "--rank", "16", "--alpha", "32", "--dropout", "0"),
     *("--learning-rate", "1e-3", "--connector-learning-rate", "1e-4", "--batch-size", "16", "--accumulation", "1"),
-    *("--epochs", "1", "--no-gradient-checkpointing", "--cache-features", "--save-steps", "1000"),
+    *(
+        "--epochs",
+        "1",
+        "--no-gradient-checkpointing",
+        "--cache-features",
+        "--save-steps",
+        "1000",
+        "--precision",
+        "float32",
+    ),
 )
 MAX_TOKENS = 32
 
