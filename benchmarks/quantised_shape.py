@@ -10,7 +10,8 @@ share of 16-bit:bfloat16's.
     python benchmarks/quantised_shape.py --shape 0.5b --parts 16-bit,int8 16-bit:bfloat16 --users 1 -o runs/half-b
     python benchmarks/quantised_shape.py --parts demo 16-bit:bfloat16 int4 nf4 --rounds 0 --eager -o runs/3b    # memory
 
-Outside the suite: 3B takes minutes a part, 12 GB of disk and about 20 GB of memory. Int4 is rounded to nearest here:
+Outside the suite: 3B takes minutes a part, 12 GB of disk, and memory for the part's servers; where both do not fit,
+give each a part of its own (`--parts 16-bit int8`), and they are measured one after the other. Int4 is rounded to nearest here:
 calibrating random weights would change neither size nor speed.
 """
 
@@ -97,7 +98,8 @@ def side(word: str, shape: str, folder: Path, seed: int, eager: bool = False) ->
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """A row for each server; speeds as multiples of the 16-bit checkpoint's in the same part."""
+    """A row for each server; speeds as multiples of the 16-bit checkpoint's in the same part, or else in another."""
+    alone = next((result["sides"][ORIGINAL] for result in results if ORIGINAL in result["sides"]), None)
     every = [entry for result in results for entry in result["sides"].items()]
     ready = {name: one["ready_bytes"] for name, one in every}
     baseline, whole = ready.get(BASELINE, 0), ready.get(IN_16_BITS)
@@ -105,7 +107,7 @@ def table(results: list[dict[str, Any]]) -> str:
     rows = [("server", *(f"{phase}, {users} users" for phase, users in columns), "weights GiB", "load s")]
     for result in results:
         for name, one in result["sides"].items():
-            beside = result["sides"].get(ORIGINAL) if name != ORIGINAL else None
+            beside = result["sides"].get(ORIGINAL, alone) if name != ORIGINAL else None
             speeds = [_speed(one, beside, f"{phase}_tokens_per_second", users) for phase, users in columns]
             weights = one["ready_bytes"] - baseline
             share = f" ({weights / (whole - baseline):.0%})" if whole else ""
