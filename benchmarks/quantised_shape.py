@@ -11,8 +11,8 @@ share of 16-bit:bfloat16's.
     python benchmarks/quantised_shape.py --parts demo 16-bit:bfloat16 int4 nf4 --rounds 0 --eager -o runs/3b    # memory
 
 Outside the suite: 3B takes minutes a part, 12 GB of disk, and memory for the part's servers; where both do not fit,
-give each a part of its own (`--parts 16-bit int8`), and they are measured one after the other. Int4 is rounded to nearest here:
-calibrating random weights would change neither size nor speed.
+give each a part of its own (`--parts 16-bit int8`), and they are measured one after the other. Int4 is rounded to
+nearest here: calibrating random weights would change neither size nor speed.
 """
 
 import argparse
