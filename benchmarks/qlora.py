@@ -60,8 +60,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--out", type=Path, required=True, help="for data, runs and results.json")
-    add("--train", type=int, default=1000, help="training entries of each data set (default: %(default)s)")
-    add("--val", type=int, default=400, help="held-out questions of each data set (default: %(default)s)")
+    add("--train", type=int, default=800, help="training entries of each data set (default: %(default)s)")
+    add("--val", type=int, default=200, help="held-out questions of each data set (default: %(default)s)")
     add(
         "--seed", type=int, default=0, help="of the adapter's first weights and the data's order (default: %(default)s)"
     )
