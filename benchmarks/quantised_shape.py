@@ -103,14 +103,15 @@ def table(results: list[dict[str, Any]]) -> str:
     every = [entry for result in results for entry in result["sides"].items()]
     ready = {name: one["ready_bytes"] for name, one in every}
     baseline, whole = ready.get(BASELINE, 0), ready.get(IN_16_BITS)
+    held = "weights GiB" if baseline else "memory GiB"
     columns = [(phase, users) for phase in ("decode", "prefill") for users in ("1", "16")]
-    rows = [("server", *(f"{phase}, {users} users" for phase, users in columns), "weights GiB", "load s")]
+    rows = [("server", *(f"{phase}, {users} users" for phase, users in columns), held, "load s")]
     for result in results:
         for name, one in result["sides"].items():
             beside = result["sides"].get(ORIGINAL, alone) if name != ORIGINAL else None
             speeds = [_speed(one, beside, f"{phase}_tokens_per_second", users) for phase, users in columns]
             weights = one["ready_bytes"] - baseline
-            share = f" ({weights / (whole - baseline):.0%})" if whole else ""
+            share = f" ({weights / (whole - baseline):.0%})" if whole and baseline else ""
             rows.append((name, *speeds, f"{weights / GIB:.2f}{share}", f"{one['load_seconds']:.0f}"))
     return "\n".join(align(rows))
 
