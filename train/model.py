@@ -9,6 +9,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.registration import register_for_transformers
+from qwen_vqa.train.labels import IGNORED
 from qwen_vqa.train.vision_encoder import VisionEncoder
 
 
@@ -118,7 +119,7 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits [B, T, vocabulary], and the loss where `labels` [B, T] are given (-100: not counted).
+        """Logits [B, T, vocabulary]; where `labels` [B, T] are given (-100: not counted) the loss, and no logits.
 
         Images are given as `pixel_values` [images, 3, size, size], or as the frozen encoder's cached
         `image_features` [images, tokens, vision width], in the order of their placeholders.
@@ -132,7 +133,28 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 inputs_embeds = self.get_input_embeddings()(input_ids)
             else:
                 inputs_embeds = self.embed(input_ids, pixel_values, image_features)
-        return self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, labels=labels, **kwargs)
+        inputs = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, **kwargs}
+        if labels is None:
+            return self.language_model(**inputs)
+        return CausalLMOutputWithPast(loss=self._loss(labels, **inputs))
+
+    def _loss(self, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None, **inputs: Any) -> Any:
+        """The language model's own loss of `labels` [B, T], of logits at the counted positions alone.
+
+        With 151,936 tokens in the vocabulary, logits [B, T, vocabulary] would need more memory than all the rest.
+        """
+        inputs.setdefault("use_cache", False)
+        hidden = self.language_model.get_decoder()(**inputs).last_hidden_state[:, :-1]  # [B, T - 1, text width]
+        shifted = labels[:, 1:].to(hidden.device)
+        counted = shifted != IGNORED
+        logits = self.get_output_embeddings()(hidden[counted])  # [counted, vocabulary]
+        return self.language_model.loss_function(
+            logits,
+            labels=None,
+            vocab_size=self.config.text_config.vocab_size,
+            num_items_in_batch=num_items_in_batch,
+            shift_labels=shifted[counted],
+        )
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The images enter with the prompt; later steps find them in the cache."""
