@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -11,6 +12,8 @@ from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.registration import register_for_transformers
 from qwen_vqa.train.labels import IGNORED
 from qwen_vqa.train.vision_encoder import VisionEncoder
+
+LOGITS_AT_ONCE = 256  # positions
 
 
 class Connector(nn.Module):
@@ -139,21 +142,27 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=self._loss(labels, **inputs))
 
     def _loss(self, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None, **inputs: Any) -> Any:
-        """The language model's own loss of `labels` [B, T], of logits at the counted positions alone.
+        """The language model's own loss of `labels` [B, T], with logits of few of the counted positions at a time.
 
-        With 151,936 tokens in the vocabulary, logits [B, T, vocabulary] would need more memory than all the rest.
+        Logits [B, T, 151936] and their gradients in float32 would need more memory than the model.
         """
         inputs.setdefault("use_cache", False)
         hidden = self.language_model.get_decoder()(**inputs).last_hidden_state[:, :-1]  # [B, T - 1, text width]
         shifted = labels[:, 1:].to(hidden.device)
         counted = shifted != IGNORED
-        logits = self.get_output_embeddings()(hidden[counted])  # [counted, vocabulary]
+        hidden, targets = hidden[counted], shifted[counted]
+        total = len(targets) if num_items_in_batch is None else num_items_in_batch
+        parts = zip(hidden.split(LOGITS_AT_ONCE), targets.split(LOGITS_AT_ONCE), strict=True)
+        return sum(checkpoint(self._part_of_loss, *part, total, use_reentrant=False) for part in parts)
+
+    def _part_of_loss(self, hidden: torch.Tensor, targets: torch.Tensor, total: torch.Tensor | int) -> torch.Tensor:
+        """Of hidden states [N, text width] and the tokens that follow them [N]: the sum, divided by `total`."""
         return self.language_model.loss_function(
-            logits,
+            self.get_output_embeddings()(hidden),
             labels=None,
             vocab_size=self.config.text_config.vocab_size,
-            num_items_in_batch=num_items_in_batch,
-            shift_labels=shifted[counted],
+            num_items_in_batch=total,
+            shift_labels=targets,
         )
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
