@@ -4,12 +4,14 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen2Config, ViTConfig
 
 from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.train.memory import memory_of
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.trainer import prepare_model
 from qwen_vqa.train.training_config import TrainingConfig
@@ -73,3 +75,31 @@ def peak_bytes(act: Callable[[], None]) -> int:
         profiled.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text())["traceEvents"]
     return max(event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]")
+
+
+CASES: dict[str, dict] = {
+    "LoRA on attention": {},
+    "LoRA on both": {"target_modules": ("attention", "mlp")},
+    "no dropout": {"dropout": 0.0},
+    "not checkpointed": {"gradient_checkpointing": False},
+    "connector alone": {"rank": 0},
+    "long answers": {"labelled": 200, "vocabulary": 40_000},
+}
+
+
+def ratio(labelled: int = 8, vocabulary: int = 8_000, length: int = 256, **changes: Any) -> tuple[int, int]:
+    """Bytes measured and predicted of a step's peak above weights and moments, on the scaled model."""
+    training = TrainingConfig(**{"rank": 16, "alpha": 32, "gradient_checkpointing": True} | changes)
+    model = scaled_model(256, 6, 1376, vocabulary)
+    predicted = memory_of(model.config, training, length, labelled, mask_bytes=4)
+    measured = measured_step(model, training, batch_of(model, training.batch_size, length, labelled))
+    return measured, predicted.gradients + predicted.activations + predicted.logits
+
+
+def check() -> str:
+    """A row a case: measured and predicted megabytes, and how they compare."""
+    lines = [f"{'peak of a step, above what stands':<34}{'measured':>10}{'predicted':>11}{'ratio':>7}"]
+    for name, changes in CASES.items():
+        measured, predicted = ratio(**changes)
+        lines.append(f"{name:<34}{measured / 1e6:>7.1f} MB{predicted / 1e6:>8.1f} MB{measured / predicted:>7.2f}")
+    return "\n".join(lines)
