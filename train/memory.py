@@ -84,7 +84,7 @@ def memory_of(
     tokens = training.batch_size * length
     layers = text.num_hidden_layers
     kept = tokens * layer_bytes(config, training, parts, length, mask_bytes)
-    passing = tokens * (4 * text.intermediate_size + 6 * text.hidden_size)  # gradients on their way through a layer
+    passing = tokens * (3 * 2 * text.intermediate_size + 2 * 2 * text.hidden_size)  # gradients within the MLP
     inputs = tokens * 2 * text.hidden_size
     if training.gradient_checkpointing:
         standing, passing = layers * inputs, kept + passing

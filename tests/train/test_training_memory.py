@@ -79,8 +79,12 @@ def test_the_frozen_encoders_outputs_have_no_graph(tiny_checkpoint: Path):
     assert model.get_image_features(torch.zeros(1, 3, 64, 64)).grad_fn is None
 
 
+@pytest.mark.parametrize("at_once", [256, 4])
 @pytest.mark.parametrize("num_items", [None, 7])
-def test_the_loss_is_the_language_models_own_with_logits_at_every_position(num_items: int | None, tmp_path: Path):
+def test_the_loss_is_the_language_models_own_with_logits_at_every_position(
+    num_items: int | None, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("qwen_vqa.train.model.LOGITS_AT_ONCE", at_once)
     processor = tiny_processor()
     dataset = releases.prepare(tmp_path, releases.write_llava(tmp_path), releases.write_textvqa(tmp_path))
     batch = ConversationCollator(processor)([dataset[index] for index in range(3)])
