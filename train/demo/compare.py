@@ -31,7 +31,8 @@ from qwen_vqa.train.demo.example_data import write_data_sets
 from qwen_vqa.train.demo.training_flops import step_flops
 from qwen_vqa.train.feature_cache import FeatureDataset
 
-RESULTS_FILE, CHART_FILE, SETTINGS_FILE = "comparison.json", "comparison.png", "settings.json"
+RESULTS_FILE, CHART_FILE = "comparison.json", "comparison.png"
+SETTINGS_FILE, FLOPS_FILE = "settings.json", "flops.json"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -114,14 +115,20 @@ def _prepare(options: argparse.Namespace, seed: int, data: list[str]) -> Convers
 
 
 def _flops(options: argparse.Namespace, dataset: ConversationDataset) -> dict[Phase, int]:
-    """Operations of a step of each phase: on the same batch for all, of samples with a picture each."""
-    seed = options.seeds[0]
+    """Operations of a step of each phase: on the same batch for all, of samples with a picture each.
+
+    Counted once for all runs in the folder, which get their steps from it.
+    """
     phases = [phase for phases in methods(options.align_share).values() for phase in phases]
-    size = phases[0].config(seed).batch_size
-    samples = [
-        sample for sample in (dataset[index] for index in range(min(2 * size, len(dataset)))) if sample["images"]
-    ]
-    return {phase: step_flops(options.out / f"base-{seed}", samples[:size], phase.config(seed)) for phase in phases}
+    file = options.out / FLOPS_FILE
+    if not file.is_file():
+        seed = options.seeds[0]
+        size = phases[0].config(seed).batch_size
+        candidates = (dataset[index] for index in range(min(2 * size, len(dataset))))
+        samples = [sample for sample in candidates if sample["images"]][:size]
+        counted = [step_flops(options.out / f"base-{seed}", samples, phase.config(seed)) for phase in phases]
+        file.write_text(json.dumps(counted) + "\n")
+    return dict(zip(phases, json.loads(file.read_text()), strict=True))
 
 
 def _runs(options: argparse.Namespace, flops: dict[Phase, int]) -> list[Run]:

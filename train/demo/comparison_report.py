@@ -29,10 +29,10 @@ def summary(runs: list[Run], flops: dict[Phase, int], options: argparse.Namespac
             {
                 "stage": phase.stage,
                 "lora": [] if phase.stage == "align" else list(phase.modules),
-                "steps": phase.steps,
+                "steps": steps,
                 "gflop_a_step": round(by_name[phase.stage, phase.modules] / 1e9, 2),
             }
-            for phase in run.phases
+            for phase, steps in zip(run.phases, result["steps"], strict=True)
         ]
         total = sum(phase["steps"] * phase["gflop_a_step"] for phase in phases) / 1e3
         of_method = found.setdefault(run.method, {"phases": phases, "tflop": round(total, 2), "seeds": {}})
