@@ -4,12 +4,16 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.registration import register_for_transformers
+from qwen_vqa.train.labels import IGNORED
 from qwen_vqa.train.vision_encoder import VisionEncoder
+
+LOGITS_AT_ONCE = 256  # positions
 
 
 class Connector(nn.Module):
@@ -118,7 +122,7 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits [B, T, vocabulary], and the loss where `labels` [B, T] are given (-100: not counted).
+        """Logits [B, T, vocabulary]; where `labels` [B, T] are given (-100: not counted) the loss, and no logits.
 
         Images are given as `pixel_values` [images, 3, size, size], or as the frozen encoder's cached
         `image_features` [images, tokens, vision width], in the order of their placeholders.
@@ -132,7 +136,34 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 inputs_embeds = self.get_input_embeddings()(input_ids)
             else:
                 inputs_embeds = self.embed(input_ids, pixel_values, image_features)
-        return self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, labels=labels, **kwargs)
+        inputs = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, **kwargs}
+        if labels is None:
+            return self.language_model(**inputs)
+        return CausalLMOutputWithPast(loss=self._loss(labels, **inputs))
+
+    def _loss(self, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None, **inputs: Any) -> Any:
+        """The language model's own loss of `labels` [B, T], with logits of few of the counted positions at a time.
+
+        Logits [B, T, 151936] and their gradients in float32 would need more memory than the model.
+        """
+        inputs.setdefault("use_cache", False)
+        hidden = self.language_model.get_decoder()(**inputs).last_hidden_state[:, :-1]  # [B, T - 1, text width]
+        shifted = labels[:, 1:].to(hidden.device)
+        counted = shifted != IGNORED
+        hidden, targets = hidden[counted], shifted[counted]
+        total = len(targets) if num_items_in_batch is None else num_items_in_batch
+        parts = zip(hidden.split(LOGITS_AT_ONCE), targets.split(LOGITS_AT_ONCE), strict=True)
+        return sum(checkpoint(self._part_of_loss, *part, total, use_reentrant=False) for part in parts)
+
+    def _part_of_loss(self, hidden: torch.Tensor, targets: torch.Tensor, total: torch.Tensor | int) -> torch.Tensor:
+        """Of hidden states [N, text width] and the tokens that follow them [N]: the sum, divided by `total`."""
+        return self.language_model.loss_function(
+            self.get_output_embeddings()(hidden),
+            labels=None,
+            vocab_size=self.config.text_config.vocab_size,
+            num_items_in_batch=total,
+            shift_labels=targets,
+        )
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The images enter with the prompt; later steps find them in the cache."""

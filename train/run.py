@@ -4,6 +4,7 @@ qwen-vqa train BASE --stage joint --data llava=llava_instruct_150k.json,images=c
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,11 @@ def run(args: argparse.Namespace) -> int:
         return _announce(export_run(args.base, Path(last), load_config(args.output), args.output))
     if not args.data:
         raise UserError(f"what to train on? Give --data, for example --data {EXAMPLES[0]}")
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise UserError(
+            "accelerate is set to FSDP, whose pieces of the weights are not saved or resumed here: use DDP (torchrun, "
+            "or accelerate launch --multi_gpu). Each GPU holds the frozen model then; --load-in 4bit makes it small."
+        )
     check_run(args.output, args.resume)
     config = resumed_config(args.output, args) if args.resume else config_for(args.stage, args)
     sources = [DataSource.parse(text) for text in args.data]

@@ -89,6 +89,24 @@ def test_the_label_mask_of_a_released_sample_token_by_token(tmp_path: Path):
     assert all(label in (IGNORED, token) for token, label in zip(ids, labels, strict=True))
 
 
+def test_the_label_mask_of_a_real_conversation_token_by_token():
+    """LLaVA's GPT-4 questions on COCO (coco2014_val_gpt4_qa_30x3, 000000225738; CC BY 4.0). What is learnt: [token]."""
+    processor, image = tiny_processor(), picture(0)
+    asked = user(image, "How many giraffes are depicted in the image?")
+    sample = {"messages": [asked, answer("There are four giraffes in the image.")], "images": [image]}
+    batch = ConversationCollator(processor)([sample])
+    shown = [
+        f"[{processor.tokenizer.decode([token])}]" if label == token else processor.tokenizer.decode([token])
+        for token, label in zip(batch["input_ids"][0].tolist(), batch["labels"][0].tolist(), strict=True)
+    ]
+    assert "".join(shown) == (
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n<|vision_start|>" + "<|image_pad|>" * 5 + "<|vision_end|>"
+        "How many giraffes are depicted in the image?<|im_end|>\n"
+        "<|im_start|>assistant\n[There][ are][ four][ g][ir][a][f][f][es][ in][ the][ image][.][<|im_end|>]\n"
+    )
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_in_step_one_every_trained_group_has_a_gradient_and_no_frozen_weight_has(stage: str, tmp_path: Path):
     processor = tiny_processor()

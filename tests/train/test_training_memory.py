@@ -7,8 +7,11 @@ import torch
 
 from qwen_vqa.serving.cli import main
 from qwen_vqa.train.checkpoint import load_reference
+from qwen_vqa.train.collator import ConversationCollator
 from qwen_vqa.train.run import train
+from qwen_vqa.train.trainer import prepare_model
 from qwen_vqa.train.training_config import TrainingConfig
+from tests.tiny import tiny_config, tiny_model, tiny_processor
 from tests.train import releases
 
 SETTINGS = {
@@ -74,3 +77,45 @@ def test_the_frozen_encoders_outputs_have_no_graph(tiny_checkpoint: Path):
     model = load_reference(tiny_checkpoint).requires_grad_(False)
     model.connector.requires_grad_(True)
     assert model.get_image_features(torch.zeros(1, 3, 64, 64)).grad_fn is None
+
+
+@pytest.mark.parametrize("at_once", [256, 4])
+@pytest.mark.parametrize("num_items", [None, 7])
+def test_the_loss_is_the_language_models_own_with_logits_at_every_position(
+    num_items: int | None, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("qwen_vqa.train.model.LOGITS_AT_ONCE", at_once)
+    processor = tiny_processor()
+    dataset = releases.prepare(tmp_path, releases.write_llava(tmp_path), releases.write_textvqa(tmp_path))
+    batch = ConversationCollator(processor)([dataset[index] for index in range(3)])
+    assert (batch["attention_mask"] == 0).any()  # padding among them
+
+    def gradients(of_all_positions: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        model = tiny_model(tiny_config(processor)).train()
+        prepare_model(model, TrainingConfig(rank=4, dropout=0, target_modules=("attention", "mlp")))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.fill_(0.01)
+        inputs = dict(batch)
+        if of_all_positions:
+            embeddings = model.embed(inputs.pop("input_ids"), inputs.pop("pixel_values"))
+            output = model.language_model(inputs_embeds=embeddings, num_items_in_batch=num_items, **inputs)
+            assert output.logits.shape[:2] == batch["labels"].shape
+        else:
+            output = model(**inputs, num_items_in_batch=num_items)
+            assert output.logits is None
+        output.loss.backward()
+        return output.loss, {name: value.grad for name, value in model.named_parameters() if value.requires_grad}
+
+    (expected, whole), (actual, counted) = gradients(True), gradients(False)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0)
+    assert len(whole) > 4 and all(bool(gradient.any()) for gradient in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(
+            counted[name],
+            gradient,
+            rtol=1e-4,
+            atol=1e-6 * float(gradient.abs().max()),
+            msg=lambda m, n=name: f"{n}: {m}",
+        )

@@ -20,7 +20,7 @@ from qwen_vqa.serving.cli import main
 from qwen_vqa.train.checkpoint import load_reference
 from qwen_vqa.train.run import train
 from qwen_vqa.train.training_config import TrainingConfig
-from tests.train import releases
+from tests.train import fsdp_steps, releases
 
 SETTINGS = {
     "batch_size": 2, "accumulation": 2, "rank": 4, "alpha": 8, "dropout": 0.1, "learning_rate": 1e-3,
@@ -119,22 +119,48 @@ def test_weights_that_are_no_numbers_are_not_saved(tiny_checkpoint: Path, data: 
         train(tiny_checkpoint, releases.prepare(tmp_path / "run", *data), tmp_path / "run", config)
 
 
+TORCHRUN = ("torch.distributed.run", "--nproc-per-node", "2")
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+
+
+def launch(launcher: tuple[str, ...], port_flag: str, *words: str) -> subprocess.CompletedProcess:
+    """Two processes with one thread each, over gloo."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", *launcher, port_flag, str(port), *words]
+    return subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.parametrize(("launcher", "port_flag"), [(TORCHRUN, "--master-port"), (ACCELERATE, "--main_process_port")])
 def test_two_processes_have_the_losses_of_one_with_the_same_global_batch(
-    tiny_checkpoint: Path, data: list[str], tmp_path: Path
+    tiny_checkpoint: Path, data: list[str], tmp_path: Path, launcher: tuple[str, ...], port_flag: str
 ):
     same = {"dropout": 0.0, "max_steps": 4, "save_steps": 4, "max_samples": 8}  # two whole steps an epoch
     assert main(arguments(tiny_checkpoint, data, tmp_path / "one", **same)) == 0
     words = arguments(tiny_checkpoint, data, tmp_path / "two", **same, accumulation=1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *torchrun, "-m", "qwen_vqa.serving.cli", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = launch(launcher, port_flag, "-m", "qwen_vqa.serving.cli", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(tmp_path / "two", 4) == pytest.approx(losses(tmp_path / "one", 4), rel=1e-5)
     assert done.stdout.count("serve it: qwen-vqa serve") == 1
+
+
+def test_the_model_sharded_over_two_processes_has_the_losses_of_the_whole_one(tmp_path: Path):
+    done = launch(TORCHRUN, "--master-port", "-m", "tests.train.fsdp_steps", str(tmp_path / "losses.json"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    sharded, whole = json.loads((tmp_path / "losses.json").read_text()), fsdp_steps.losses(sharded=False)
+    assert sharded == pytest.approx(whole, rel=1e-4)
+    assert whole[-1] < whole[0] / 2
+
+
+def test_fsdp_is_refused_before_anything_is_read(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert main(arguments(tiny_checkpoint, ["no-such.jsonl"], tmp_path / "run")) == 2
+    assert "use DDP" in capsys.readouterr().err
 
 
 def test_a_stopped_run_can_be_exported_without_training_on(

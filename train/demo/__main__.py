@@ -18,6 +18,7 @@ import transformers
 
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.demo import adapter, evaluate, examples, language, pretraining
+from qwen_vqa.train.demo.machine import processor_name
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -106,12 +107,6 @@ def write_results(file: Path, table: dict, minutes: dict[str, float], command: s
         "skills": table,
     }
     file.write_text(json.dumps(results, indent=2) + "\n")
-
-
-def processor_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

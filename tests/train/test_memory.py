@@ -1,0 +1,43 @@
+"""The arithmetic of training's memory against what torch allocates, on a scaled model."""
+
+from pathlib import Path
+
+import pytest
+
+from qwen_vqa.train.checkpoint import load_reference
+from qwen_vqa.train.memory import full_model, main, memory_of, parts_of
+from qwen_vqa.train.memory_check import CASES, measured_and_predicted
+from qwen_vqa.train.training_config import TrainingConfig
+
+
+@pytest.mark.parametrize("case", ["LoRA on attention", "LoRA on both", "not checkpointed", "long answers"])
+def test_a_steps_peak_is_as_predicted(case: str):
+    measured, predicted = measured_and_predicted(**CASES[case])
+    assert 0.85 < measured / predicted < 1.2
+
+
+def test_logits_at_few_positions_take_a_fraction_of_those_at_all():
+    few, _ = measured_and_predicted(vocabulary=10_000, length=128)
+    everywhere, _ = measured_and_predicted(vocabulary=10_000, length=128, everywhere=True)
+    assert few < everywhere / 5
+
+
+@pytest.mark.parametrize("load_in", ["full", "8bit", "4bit"])
+def test_the_weights_take_what_is_predicted(tiny_checkpoint: Path, load_in: str):
+    model = load_reference(tiny_checkpoint, "bfloat16", load_in)
+    predicted = memory_of(model.config, TrainingConfig(rank=0, load_in=load_in), 64, 8).weights
+    connector = sum(weight.numel() for weight in model.connector.parameters())
+    assert model.get_memory_footprint() == pytest.approx(predicted + 2 * connector, rel=0.03)
+
+
+def test_the_full_model_has_the_published_number_of_weights():
+    parts = parts_of(full_model(), TrainingConfig())
+    language_model = parts.roundable + parts.whole - 87_000_000
+    assert language_model == pytest.approx(3.09e9, rel=0.005)  # Qwen2.5-3B's model card: 3.09 billion
+    assert parts.trained == 29_491_200 + 768 * 2048 + 2048 + 2048 * 2048 + 2048
+
+
+def test_the_command_says_what_fits(capsys):
+    main(["--length", "2048", "--card", "8"])
+    rows = capsys.readouterr().out.splitlines()[-3:]
+    assert [row.endswith("does not fit") for row in rows] == [True, False, False]
