@@ -83,7 +83,7 @@ def answer_in_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     when they came. The embedding is tied, and other rows of it are zero."""
     texts = tokenizer.batch_decode([[number] for number in range(len(tokenizer))], skip_special_tokens=True)
     rows = [number for number, text in enumerate(texts) if text.strip() and text.isprintable() and text.isascii()]
-    weight = model.get_input_embeddings().weight
+    weight: torch.Tensor = model.get_input_embeddings().get_parameter("weight")
     with torch.no_grad():
         kept = weight[rows].clone()
         weight.zero_()

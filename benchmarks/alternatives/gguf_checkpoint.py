@@ -1,9 +1,9 @@
 """The language model of a checkpoint as a GGUF file for llama.cpp, without the vision encoder.
 
-runs/environments/llama/bin/python -m qwen_vqa.benchmarks.alternatives.gguf_checkpoint runs/shapes/0.5b half.gguf --type q8_0
+PYTHON -m qwen_vqa.benchmarks.alternatives.gguf_checkpoint runs/shapes/0.5b half.gguf --type q8_0
 
-Needs the package gguf, which `alternatives.environments` installs beside llama.cpp. Matrices get the type that is
-asked for; biases and norms stay in float32, as llama.cpp's own converter has them. The embedding is tied.
+Needs the package gguf: PYTHON is what `alternatives.environments llama` prints. Matrices get the type that is asked
+for; biases and norms stay in float32, as llama.cpp's own converter has them. The embedding is tied.
 """
 
 import argparse
