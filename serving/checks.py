@@ -90,13 +90,13 @@ def kv_cache_bytes(
     Args:
         max_model_len: the longest prompt and answer, in tokens.
         dtype: of the cache: the weights'.
-        available: free memory in bytes (default: this machine's, now).
+        available: free memory in bytes (default: what the engine will see, now).
         adapters: bytes of vLLM's adapter slots, which it takes whether or not an adapter lies in them.
 
     Raises:
         UserError: one prompt of full length does not fit beside the weights.
     """
-    available = psutil.virtual_memory().available if available is None else available
+    available = available_memory() if available is None else available
     weights = adapters + sum(path.stat().st_size for path in checkpoint.folder.glob("*.safetensors"))
     free = available - weights - OVERHEAD
     per_token = kv_bytes_per_token(checkpoint.config, dtype)
@@ -112,6 +112,14 @@ def kv_cache_bytes(
             f"about {OVERHEAD / GIB:.1f}. To go on: {advice}."
         )
     return min(free // 2 if free // 2 >= needed else free, FULL_LENGTH_PROMPTS * needed)
+
+
+def available_memory() -> int:
+    """Free bytes, as vLLM counts them on a CPU: of the NUMA node where it computes, within the container's limit."""
+    from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
+
+    node = get_memory_node_info(get_allowed_cpu_list()[0].numa_node)
+    return min(psutil.virtual_memory().available, node.available_memory)
 
 
 def kv_bytes_per_token(config: QwenVqaConfig, dtype: str) -> int:

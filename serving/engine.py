@@ -28,7 +28,7 @@ async def running_engine(args: Namespace) -> AsyncIterator[AsyncLLM]:
     """Start the engine; it is shut down at the end."""
     engine_args = AsyncEngineArgs.from_cli_args(args)
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-    with _bound_threads(config):
+    with args.threads.applied(), _bound_threads(config):
         engine = AsyncLLM.from_vllm_config(
             vllm_config=config,
             usage_context=UsageContext.OPENAI_API_SERVER,

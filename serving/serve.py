@@ -209,10 +209,14 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
     from qwen_vqa.serving.checks import DTYPE_BYTES, checkpoint_dtype, kv_cache_bytes
     from qwen_vqa.serving.engine import choose_executor
     from qwen_vqa.serving.quantised import check_quantised
+    from qwen_vqa.serving.threads import NO_CHOICE, Machine, choose_threads
 
     for note in check_quantised(args, checkpoint):
         say(note)
     choose_executor(args)
+    args.threads = choose_threads(args, Machine.here(), os.environ) if current_platform.is_cpu() else NO_CHOICE
+    if args.threads.reason:
+        say(f"threads: {args.threads.reason}")
     if args.served_model_name is None:
         is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()
         args.served_model_name = [DEMO_NAME if is_demo else checkpoint.folder.resolve().name]

@@ -15,7 +15,7 @@ from qwen_vqa.train.server_process import SERVE, free_port, started_server
 __all__ = ["SERVE", "Server", "free_port", "serving"]
 START_SECONDS = 300
 # The tests' server leaves the second core to the tests.
-ONE_CORE = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+ONE_CORE = {"OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,10 @@ def started_server(
         process.wait(timeout=STOP_SECONDS)
 
 
-def wait_until_ready(process: subprocess.Popen, address: str, seconds: float = START_SECONDS) -> None:
-    """Return when GET /ready is 200.
+def wait_until_ready(
+    process: subprocess.Popen, address: str, seconds: float = START_SECONDS, path: str = "/ready"
+) -> None:
+    """Return when GET `path` is 200; servers other than ours have no /ready.
 
     Raises:
         UserError: the process ended, or so many seconds went by.
@@ -55,7 +57,7 @@ def wait_until_ready(process: subprocess.Popen, address: str, seconds: float = S
             raise UserError(f"the server stopped with status {process.returncode}; its message is above.")
         with contextlib.suppress(httpx.HTTPError):
             # On this machine: whose certificate it is does not matter.
-            if httpx.get(f"{address}/ready", verify=False).status_code == 200:
+            if httpx.get(f"{address}{path}", verify=False).status_code == 200:
                 return
         time.sleep(LOOK_SECONDS)
     raise UserError(f"the server was not ready after {seconds:g} s.")

@@ -8,11 +8,19 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.adapter_slots import add_adapter_flags, slot_bytes
-from qwen_vqa.serving.checks import GIB, OVERHEAD, checked_checkpoint, kv_bytes_per_token, kv_cache_bytes
+from qwen_vqa.serving.checks import (
+    GIB,
+    OVERHEAD,
+    available_memory,
+    checked_checkpoint,
+    kv_bytes_per_token,
+    kv_cache_bytes,
+)
 from qwen_vqa.serving.cli import JOBS, main
 from qwen_vqa.serving.guard import add_guard_flags
 from qwen_vqa.serving.image_flags import add_image_flags
@@ -157,3 +165,14 @@ def test_the_doctor_says_when_the_plugin_is_kept_out(monkeypatch):
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 1
     assert "VLLM_PLUGINS, if it is set, must name qwen_vqa" in run.stdout
+
+
+def test_free_memory_is_of_the_node_where_the_engine_computes(monkeypatch):
+    """vLLM refuses a KV cache that is larger than what is free there, whatever the whole machine has."""
+    from vllm.utils import cpu_resource_utils
+
+    everything = available_memory()
+    assert 0 < everything <= psutil.virtual_memory().total
+    node = cpu_resource_utils.MemoryNodeInfo(total_memory=2 * GIB, available_memory=GIB)
+    monkeypatch.setattr(cpu_resource_utils, "get_memory_node_info", lambda _: node)
+    assert available_memory() == GIB

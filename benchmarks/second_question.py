@@ -1,0 +1,92 @@
+"""How soon a second question about the same picture is answered, against the first: what the caches of image features
+and of prompts save. One user; each picture is new; the second question has other words, in a conversation of its own.
+
+python benchmarks/second_question.py --url http://localhost:8000/v1 --pictures 20
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from openai import OpenAI, OpenAIError
+
+from qwen_vqa.benchmarks.environment import environment
+from qwen_vqa.benchmarks.pictures import Picture
+from qwen_vqa.plugin.errors import UserError
+
+QUESTIONS = ("What is written here?", "Which colour is the largest shape in the picture?")
+SIDE = (640, 480)
+
+
+def first_token_ms(client: OpenAI, model: str, picture: Picture, question: str) -> tuple[float, int]:
+    """Milliseconds from sending to the first event with text, and how many of the prompt's tokens were cached."""
+    content: Any = [
+        {"type": "image_url", "image_url": {"url": picture.url()}},
+        {"type": "text", "text": question},
+    ]
+    started = time.perf_counter()
+    stream = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": content}],
+        max_tokens=4,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True, "min_tokens": 4},
+    )
+    first, cached = 0.0, 0
+    for chunk in stream:
+        if chunk.choices and chunk.choices[0].delta.content and not first:
+            first = 1000 * (time.perf_counter() - started)
+        if chunk.usage and chunk.usage.prompt_tokens_details:
+            cached = chunk.usage.prompt_tokens_details.cached_tokens or 0
+    if not first:
+        raise UserError(f"{model} answered {question!r} without a word.")
+    return first, cached
+
+
+def main() -> int:
+    """Ask, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--url", default="http://localhost:8000/v1", help="(default: %(default)s)")
+    add("--api-key", default="none", help="(default: none)")
+    add("--model", help="(default: the server's first)")
+    add("--pictures", type=int, default=20, help="(default: %(default)s)")
+    add("--seed", type=int, default=int(time.time()), help="of the pictures (default: new ones each time)")
+    add("--json", type=Path, metavar="FILE", help="write everything there (default: not written)")
+    args = parser.parse_args()
+    client = OpenAI(base_url=args.url, api_key=args.api_key, max_retries=0, timeout=600)
+    rows = []
+    try:
+        model = args.model or client.models.list().data[0].id
+        first_token_ms(client, model, Picture(args.seed, *SIDE), QUESTIONS[0])  # what the first request alone pays
+        for number in range(1, args.pictures + 1):
+            picture = Picture(args.seed + number, *SIDE)
+            order = QUESTIONS if number % 2 else QUESTIONS[::-1]
+            rows.append([first_token_ms(client, model, picture, question) for question in order])
+    except OpenAIError as error:
+        raise UserError(f"{args.url}: {error}") from error
+    firsts, seconds = ([row[place][0] for row in rows] for place in (0, 1))
+    cached = statistics.median(row[1][1] for row in rows)
+    ratio = statistics.median(second / first for first, second in zip(firsts, seconds, strict=True))
+    print(
+        f"{model}, {args.pictures} pictures: TTFT p50 of the first question {statistics.median(firsts):.1f} ms, of the "
+        f"second {statistics.median(seconds):.1f} ms: {ratio:.0%} (median of ratios); {cached:.0f} of its tokens cached"
+    )
+    if args.json:
+        found = {"environment": environment(sys.argv), "seed": args.seed, "first_second_ms_cached": rows}
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"second_question: {error}", file=sys.stderr)
+        sys.exit(2)

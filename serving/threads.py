@@ -1,0 +1,100 @@
+"""How many threads compute on a CPU, and whether they are bound to cores: chosen from the machine, unless told.
+
+vLLM's own choice ("auto") binds threads to all physical cores but one, which is left to its scheduler. On a machine of
+few cores that one is a large share, and the scheduler needs little of it. In a container it counts the machine's cores,
+not the share of them that the container may use (docker run --cpus).
+"""
+
+import contextlib
+import math
+import os
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+BIND = "VLLM_CPU_OMP_THREADS_BIND"
+THREADS = "OMP_NUM_THREADS"
+RESERVED = "VLLM_CPU_NUM_OF_RESERVED_CPU"
+# Above, the core that "auto" leaves free is less than a tenth, and threads that stay in place may be worth more.
+# Measured with two cores only.
+MOST_UNBOUND_CORES = 8
+CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the server's processes may use: physical cores, NUMA nodes, and the container's share in cores, if any."""
+
+    cores: int
+    nodes: int
+    share: float | None = None
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """Of this process."""
+        from vllm.utils.cpu_resource_utils import get_allowed_cpu_list
+
+        cpus = get_allowed_cpu_list()
+        cores = {(cpu.numa_node, cpu.physical_core) for cpu in cpus}
+        return cls(max(1, len(cores)), max(1, len({cpu.numa_node for cpu in cpus})), cpu_share())
+
+
+@dataclass(frozen=True)
+class ThreadChoice:
+    """Environment of the engine's process, and why; no variables where vLLM's choice or the user's stands."""
+
+    variables: Mapping[str, str]
+    reason: str
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """For what starts meanwhile."""
+        before = {name: os.environ.get(name) for name in self.variables}
+        os.environ.update(self.variables)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+NO_CHOICE = ThreadChoice({}, "")
+
+
+def choose_threads(args: Namespace, machine: Machine, environment: Mapping[str, str]) -> ThreadChoice:
+    """The threads for an engine on a CPU.
+
+    Args:
+        args: the server's, of which the numbers of parts are read.
+        environment: what the user set stands.
+    """
+    if chosen := [f"{name}={environment[name]}" for name in (BIND, RESERVED) if environment.get(name)]:
+        return ThreadChoice({}, f"as set: {', '.join(chosen)}")
+    parts = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size
+    if parts > 1:
+        return ThreadChoice({}, f"bound by vLLM, the engine has {parts} parts")
+    if environment.get(THREADS):
+        return ThreadChoice({BIND: "nobind"}, f"{environment[THREADS]}, as set by {THREADS}; not bound to cores")
+    usable = machine.cores if machine.share is None else min(machine.cores, max(1, math.floor(machine.share)))
+    if usable < machine.cores:
+        why = f"the container may use {machine.share:g} of {machine.cores} cores"
+    elif machine.nodes == 1 and machine.cores <= MOST_UNBOUND_CORES:
+        why = "one for each core, where vLLM would leave one core idle"
+    else:
+        return ThreadChoice({}, f"bound by vLLM to {machine.cores} cores but one, {machine.nodes} NUMA node(s)")
+    return ThreadChoice({BIND: "nobind", THREADS: str(usable)}, f"{usable} ({why}; {BIND} and {THREADS} override)")
+
+
+def cpu_share(cgroup: Path = CGROUP) -> float | None:
+    """The cores' worth of time that this container may use (cgroup v2 or v1); None without a bound."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota_us = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text())
+        return None if quota_us <= 0 else quota_us / int((cgroup / "cpu" / "cpu.cfs_period_us").read_text())
+    return None
