@@ -60,7 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--requests", default="8,24,64", help="in each of those cells (default: %(default)s)")
     add("--warm-up", type=int, default=4, help="requests before each cell, not counted (default: %(default)s)")
     add("--output-tokens", type=int, default=32, help="(default: %(default)s)")
-    add("--text-words", type=int, help="where text is asked (default: as many as an image has tokens, / 4)")
+    add(
+        "--text-words",
+        type=int,
+        help="where text is asked (default: so many that the prompt is as long as with an image)",
+    )
     add("--batch", type=int, default=8, help="of (b) (default: %(default)s)")
     add("--only", default="", help="keys of candidates, with commas (default: all; --list shows them)")
     add("--list", action="store_true", help="the candidates; measures nothing")
@@ -84,7 +88,7 @@ class _Run:
     """A shape's."""
 
     def __init__(self, shape: str, args: argparse.Namespace, setting: Setting) -> None:
-        words = args.text_words if args.text_words is not None else WORK[shape].encoder_tokens // 4
+        words = args.text_words if args.text_words is not None else WORK[shape].encoder_tokens * 2 // 5
         self.setting = Setting(**{**setting.__dict__, "words": words})
         self.shape, self.args = shape, args
         self.maker = Maker(shape, args.checkpoints, args.environments, args.output_tokens, args.batch)

@@ -34,6 +34,7 @@ def llava_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(DEMO_CHECKPOINT)
     template = chat_template()
     if name == "demo":
+        template = (DEMO_CHECKPOINT / "chat_template.jinja").read_text()  # without Qwen's system message
         ours = QwenVqaConfig.from_pretrained(DEMO_CHECKPOINT)
     else:
         ours = shape_config(SHAPES[name], QwenVqaProcessor(QwenVqaImageProcessor(384, 32), tokenizer, template))
@@ -59,9 +60,9 @@ def llava_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
     answer_in_text(model, tokenizer)
     model.save_pretrained(folder)
     _name_as_before(folder / "model.safetensors")
-    size = vision.image_size
+    square = {"height": vision.image_size, "width": vision.image_size}
     LlavaProcessor(
-        image_processor=CLIPImageProcessor(size={"height": size, "width": size}, do_center_crop=False),
+        image_processor=CLIPImageProcessor(size=square, crop_size=square, do_center_crop=False),
         tokenizer=tokenizer,
         patch_size=vision.patch_size,
         vision_feature_select_strategy="full",
