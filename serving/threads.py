@@ -3,6 +3,9 @@
 vLLM's own choice ("auto") binds threads to all physical cores but one, which is left to its scheduler. On a machine of
 few cores that one is a large share, and the scheduler needs little of it. In a container it counts the machine's cores,
 not the share of them that the container may use (docker run --cpus).
+
+Threads on every core share them with the API's process. OpenMP's threads wait for each other by spinning, and one that
+spins where another has to work stops all of them for a time slice: so here they wait asleep (OMP_WAIT_POLICY).
 """
 
 import contextlib
@@ -15,6 +18,7 @@ from pathlib import Path
 
 BIND = "VLLM_CPU_OMP_THREADS_BIND"
 THREADS = "OMP_NUM_THREADS"
+WAIT = "OMP_WAIT_POLICY"
 RESERVED = "VLLM_CPU_NUM_OF_RESERVED_CPU"
 # Above, the core that "auto" leaves free is less than a tenth, and threads that stay in place may be worth more.
 # Measured with two cores only.
@@ -77,8 +81,11 @@ def choose_threads(args: Namespace, machine: Machine, environment: Mapping[str, 
     parts = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size
     if parts > 1:
         return ThreadChoice({}, f"bound by vLLM, the engine has {parts} parts")
+    asleep = {} if environment.get(WAIT) else {WAIT: "passive"}
     if environment.get(THREADS):
-        return ThreadChoice({BIND: "nobind"}, f"{environment[THREADS]}, as set by {THREADS}; not bound to cores")
+        return ThreadChoice(
+            {BIND: "nobind", **asleep}, f"{environment[THREADS]}, as set by {THREADS}; not bound to cores"
+        )
     usable = machine.cores if machine.share is None else min(machine.cores, max(1, math.floor(machine.share)))
     if usable < machine.cores:
         why = f"the container may use {machine.share:g} of {machine.cores} cores"
@@ -86,7 +93,9 @@ def choose_threads(args: Namespace, machine: Machine, environment: Mapping[str, 
         why = "one for each core, where vLLM would leave one core idle"
     else:
         return ThreadChoice({}, f"bound by vLLM to {machine.cores} cores but one, {machine.nodes} NUMA node(s)")
-    return ThreadChoice({BIND: "nobind", THREADS: str(usable)}, f"{usable} ({why}; {BIND} and {THREADS} override)")
+    return ThreadChoice(
+        {BIND: "nobind", THREADS: str(usable), **asleep}, f"{usable} ({why}; {BIND} and {THREADS} override)"
+    )
 
 
 def cpu_share(cgroup: Path = CGROUP) -> float | None:

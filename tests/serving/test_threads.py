@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qwen_vqa.serving.threads import BIND, RESERVED, THREADS, Machine, choose_threads, cpu_share
+from qwen_vqa.serving.threads import BIND, RESERVED, THREADS, WAIT, Machine, choose_threads, cpu_share
 from tests.server import Server
 
 ONE_PART = Namespace(tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1)
@@ -17,15 +17,16 @@ TWO_PARTS = Namespace(tensor_parallel_size=2, pipeline_parallel_size=1, data_par
 @pytest.mark.parametrize(
     ("machine", "environment", "variables", "reason"),
     [
-        (Machine(2, 1), {}, {BIND: "nobind", THREADS: "2"}, "2 (one for each core"),
+        (Machine(2, 1), {}, {BIND: "nobind", THREADS: "2", WAIT: "passive"}, "2 (one for each core"),
         (Machine(64, 2), {}, {}, "bound by vLLM to 64 cores but one"),
         (Machine(8, 2), {}, {}, "2 NUMA"),
-        (Machine(64, 2, share=4.0), {}, {BIND: "nobind", THREADS: "4"}, "may use 4 of 64 cores"),
-        (Machine(64, 2, share=0.5), {}, {BIND: "nobind", THREADS: "1"}, "may use 0.5 of 64 cores"),
-        (Machine(2, 1, share=16.0), {}, {BIND: "nobind", THREADS: "2"}, "2 (one for each core"),
+        (Machine(64, 2, share=4.0), {}, {BIND: "nobind", THREADS: "4", WAIT: "passive"}, "may use 4 of 64 cores"),
+        (Machine(64, 2, share=0.5), {}, {BIND: "nobind", THREADS: "1", WAIT: "passive"}, "may use 0.5 of 64 cores"),
+        (Machine(2, 1, share=16.0), {}, {BIND: "nobind", THREADS: "2", WAIT: "passive"}, "2 (one for each core"),
         (Machine(2, 1), {BIND: "0-1"}, {}, f"as set: {BIND}=0-1"),
         (Machine(2, 1), {RESERVED: "1"}, {}, f"as set: {RESERVED}=1"),
-        (Machine(2, 1), {THREADS: "1"}, {BIND: "nobind"}, f"1, as set by {THREADS}"),
+        (Machine(2, 1), {THREADS: "1"}, {BIND: "nobind", WAIT: "passive"}, f"1, as set by {THREADS}"),
+        (Machine(2, 1), {WAIT: "active"}, {BIND: "nobind", THREADS: "2"}, "2 (one for each core"),
     ],
 )
 def test_threads_from_the_machine_or_as_set(machine, environment, variables, reason):
