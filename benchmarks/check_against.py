@@ -1,4 +1,5 @@
-"""Is the load generator right? The same workload by it and by vLLM's own benchmark, in turns, against one server.
+"""Is the load generator right? The same workload by it, by vLLM's own benchmark and by guidellm, in turns, against one
+server.
 
 python benchmarks/check_against.py --url http://localhost:8000/v1 --tokenizer my-model --rounds 3
 
@@ -7,17 +8,15 @@ Each run has pictures of its own, so that none finds the other's in a cache.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
+from qwen_vqa.benchmarks.alternatives.environments import FOLDER
 from qwen_vqa.benchmarks.environment import environment
-from qwen_vqa.benchmarks.load import read_result
-from qwen_vqa.benchmarks.workload import WorkloadSpec, conversations
+from qwen_vqa.benchmarks.load_table import align
+from qwen_vqa.benchmarks.load_tools import TOOLS, Setting
 from qwen_vqa.plugin.errors import UserError
 
 # Further apart than this, a difference has to be explained.
@@ -25,66 +24,32 @@ BOUND = 0.05
 FIGURES = ("requests_per_second", "output_tokens_per_second", "ttft_p50_ms", "ttft_mean_ms", "tpot_mean_ms")
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What both tools are told."""
-
-    url: str
-    model: str
-    tokenizer: str
-    users: int
-    requests: int
-    output_tokens: int
-
-
-def ours(setting: Setting, seed: int, folder: Path) -> dict[str, float]:
-    """A closed loop of the load generator."""
-    file = folder / f"ours-{seed}.json"
-    command = [sys.executable, "-m", "qwen_vqa.benchmarks.load", "--url", setting.url, "--model", setting.model]
-    command += ["--concurrency", str(setting.users), "--requests", str(setting.requests), "--seed", str(seed)]
-    _run([*command, "--output-tokens", str(setting.output_tokens), "--warm-up", "0", "--json", str(file)])
-    summary = read_result(file)["cells"][0]["summary"]
-    return {
-        "requests_per_second": summary["requests_per_second"],
-        "output_tokens_per_second": summary["output_tokens_per_second"],
-        "ttft_p50_ms": summary["ttft"]["p50"],
-        "ttft_mean_ms": summary["ttft"]["mean"],
-        "tpot_mean_ms": summary["tpot"]["mean"],
-    }
+def measured(setting: Setting, names: tuple[str, ...], rounds: int, seed: int) -> dict[str, list[dict[str, float]]]:
+    """Each tool's runs. Who comes first changes from round to round, so that what drifts meets all."""
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds):
+            first = number % len(names)
+            for place, name in enumerate(names[first:] + names[:first]):
+                print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+                runs[name].append(TOOLS[name](setting, seed + len(names) * number + place, Path(folder)))
+    return runs
 
 
-def vllms(setting: Setting, seed: int, folder: Path) -> dict[str, float]:
-    """The same by vLLM's benchmark, from a file with our questions and pictures of this seed."""
-    data, file = folder / f"questions-{seed}.jsonl", f"vllm-{seed}.json"
-    spec = WorkloadSpec(((setting.model, 1.0),))
-    turns = [talk.turns[0].message()["content"] for talk in conversations(spec, seed, setting.requests)]
-    data.write_text("".join(json.dumps({"content": content}) + "\n" for content in turns))
-    command = [sys.executable, "-m", "qwen_vqa.benchmarks.vllm_bench", "--backend", "openai-chat"]
-    command += ["--base-url", setting.url.removesuffix("/v1"), "--endpoint", "/v1/chat/completions"]
-    command += ["--model", setting.model, "--tokenizer", setting.tokenizer, "--dataset-name", "custom_image"]
-    command += ["--dataset-path", str(data), "--custom-output-len", str(setting.output_tokens), "--ignore-eos"]
-    command += ["--num-prompts", str(setting.requests), "--max-concurrency", str(setting.users), "--temperature", "0"]
-    command += ["--disable-tqdm", "--save-result", "--result-dir", str(folder), "--result-filename", file]
-    _run(command)
-    result = json.loads((folder / file).read_text())
-    if result["completed"] != setting.requests:
-        raise UserError(f"only {result['completed']} of vLLM's {setting.requests} requests were answered.")
-    return {
-        "requests_per_second": result["request_throughput"],
-        "output_tokens_per_second": result["output_throughput"],
-        "ttft_p50_ms": result["median_ttft_ms"],
-        "ttft_mean_ms": result["mean_ttft_ms"],
-        "tpot_mean_ms": result["mean_tpot_ms"],
-    }
-
-
-def _run(command: list[str]) -> None:
-    environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode != 0:
-        raise UserError(
-            f"{' '.join(command[:3])} ended with {done.returncode}:\n{(done.stderr or done.stdout)[-1500:]}"
-        )
+def compared(runs: dict[str, list[dict[str, float]]]) -> tuple[list[tuple[str, ...]], bool]:
+    """A table of the medians, with ours as a multiple of each other's, and whether one is further than the bound."""
+    others = [name for name in runs if name != "ours"]
+    rows: list[tuple[str, ...]] = [("median", "ours", *(text for name in others for text in (name, "ratio")))]
+    apart = False
+    for figure in FIGURES:
+        medians = {name: statistics.median(run[figure] for run in runs[name]) for name in runs}
+        row = [figure, f"{medians['ours']:.3f}"]
+        for name in others:
+            ratio = medians["ours"] / medians[name] if medians[name] else float("nan")
+            apart |= not abs(ratio - 1) <= BOUND
+            row += [f"{medians[name]:.3f}", f"{ratio:.3f}"]
+        rows.append(tuple(row))
+    return rows, apart
 
 
 def main() -> int:
@@ -98,23 +63,19 @@ def main() -> int:
     parser.add_argument("--output-tokens", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the first run (default: %(default)s)")
+    parser.add_argument("--tools", default="vllm,guidellm", help="to compare with (default: %(default)s)")
+    parser.add_argument("--environments", type=Path, default=FOLDER, help="of guidellm (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write everything there (default: not written)")
     args = parser.parse_args()
-    setting = Setting(args.url, args.model, args.tokenizer, args.users, args.requests, args.output_tokens)
-    runs: dict[str, list[dict[str, float]]] = {"ours": [], "vllm": []}
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(args.rounds):
-            tools = (("ours", ours), ("vllm", vllms))
-            # Who comes first changes, so that what drifts meets both.
-            for place, (name, run) in enumerate(tools if number % 2 == 0 else tools[::-1]):
-                print(f"round {number + 1} of {args.rounds}: {name}", file=sys.stderr, flush=True)
-                runs[name].append(run(setting, args.seed + 2 * number + place, Path(folder)))
-    apart = False
-    for figure in FIGURES:
-        left, right = (statistics.median(run[figure] for run in runs[name]) for name in ("ours", "vllm"))
-        ratio = left / right if right else float("nan")
-        apart |= not abs(ratio - 1) <= BOUND
-        print(f"{figure:>26}: ours {left:10.3f}  vLLM {right:10.3f}  ratio {ratio:.3f}")
+    names = ("ours", *args.tools.split(","))
+    if unknown := [name for name in names if name not in TOOLS]:
+        raise UserError(f"--tools: there is no {', '.join(unknown)}; there are {', '.join(TOOLS)}.")
+    setting = Setting(
+        args.url, args.model, args.tokenizer, args.users, args.requests, args.output_tokens, args.environments
+    )
+    runs = measured(setting, names, args.rounds, args.seed)
+    rows, apart = compared(runs)
+    print("\n".join(align(rows)))
     if args.json:
         args.json.write_text(json.dumps({"environment": environment(sys.argv), "runs": runs}) + "\n")
     return int(apart)

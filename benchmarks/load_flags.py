@@ -46,6 +46,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--image-folder", type=Path, help="your own images in place of drawn ones (default: none)")
     what.add_argument("--questions", type=Path, help="a question a line, or JSON with question, image (default: ours)")
     what.add_argument("--images-per-request", type=int, default=1, help="(default: %(default)s; 0: text alone)")
+    what.add_argument(
+        "--text-words", type=int, default=0, help="drawn before each question of ours (default: %(default)s)"
+    )
     what.add_argument("--repeated-images", type=float, default=0.0, help="share (default: %(default)s)")
     what.add_argument("--multi-turn", type=float, default=0.0, help="share of conversations (default: %(default)s)")
     what.add_argument("--turns", type=int, default=3, help="of those conversations (default: %(default)s)")
@@ -104,7 +107,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("repeated_images", "multi_turn", "allowed_errors"):
         if not 0 <= getattr(args, name) <= 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name):g}: expected a share from 0 to 1.")
-    for name, least in (("requests", 1), ("turns", 2), ("warm_up", 0), ("images_per_request", 0), ("processes", 1)):
+    least_values = {"requests": 1, "turns": 2, "warm_up": 0, "images_per_request": 0, "text_words": 0, "processes": 1}
+    for name, least in least_values.items():
         value = getattr(args, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected {least} or more.")
@@ -157,6 +161,7 @@ def _spec(args: argparse.Namespace, model: str) -> WorkloadSpec:
         models=_models(args.adapters, model),
         sizes=tuple(_size(part) for part in args.image_size.split(",")),
         images_per_request=args.images_per_request,
+        text_words=args.text_words,
         repeated_images=args.repeated_images,
         multi_turn=args.multi_turn,
         turns=args.turns,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, ViTConfig
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config, ViTConfig
 from transformers.initialization import no_init_weights
 
 from qwen_vqa.plugin.chat_template import chat_template
@@ -78,12 +78,12 @@ def random_model(config: QwenVqaConfig, seed: int) -> QwenVqaForConditionalGener
     return model
 
 
-def _answer_in_text(model: QwenVqaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase) -> None:
+def answer_in_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Leave logits to tokens that are text on their own: servers send nothing for others, and no client could tell
     when they came. The embedding is tied, and other rows of it are zero."""
     texts = tokenizer.batch_decode([[number] for number in range(len(tokenizer))], skip_special_tokens=True)
     rows = [number for number, text in enumerate(texts) if text.strip() and text.isprintable() and text.isascii()]
-    weight = model.get_input_embeddings().weight
+    weight: torch.Tensor = model.get_input_embeddings().get_parameter("weight")
     with torch.no_grad():
         kept = weight[rows].clone()
         weight.zero_()
@@ -98,7 +98,7 @@ def shape_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
         tokenizer = AutoTokenizer.from_pretrained(DEMO_CHECKPOINT)
         processor = QwenVqaProcessor(QwenVqaImageProcessor(384, 32), tokenizer, chat_template())
         model = random_model(shape_config(SHAPES[name], processor), seed)
-        _answer_in_text(model, tokenizer)
+        answer_in_text(model, tokenizer)
         save_checkpoint(folder, model, processor)
     return folder
 

@@ -1,172 +1,217 @@
 """Everything that this server is compared with, started and measured one after another in one run.
 
-python benchmarks/suite.py --shapes demo,0.5b --out benchmarks/results/
+python benchmarks/suite.py --shapes demo,0.5b
+python benchmarks/suite.py --shapes 0.5b --only ours,a --resume      # a part; the summary holds all that is there
+python benchmarks/suite.py --shapes 0.5b --summary                   # measures nothing
 
-Per shape: this server, (a) transformers one at a time, (b) transformers in static batches, (d) stock vLLM's LLaVA of
-the same dimensions. Each is asked by the load generator with the same questions and pictures, after a fresh start.
-The first are asked again at the end: what drifted in between is the machine's.
+Per shape: the machine's limits; this server, also in int8; (a) transformers one request at a time, (b) in static
+batches, (c) `transformers serve`, (d) stock vLLM with its own LLaVA of the same dimensions, (e) llama.cpp on the
+language model with text of the same length. Each is started afresh and asked the same questions and pictures by the
+load generator. What came first comes again at the end: what drifted in between is the machine's.
+
+Where the processor does not multiply bfloat16 itself, this server and (a) are measured in float32 as well, and the
+others in the type that was the faster for their side.
 """
 
 import argparse
-import contextlib
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from qwen_vqa.benchmarks.alternatives.llava import llava_checkpoint
+from qwen_vqa.benchmarks.alternatives.environments import FOLDER
+from qwen_vqa.benchmarks.candidates import Candidate, Maker, bfloat16_is_native
 from qwen_vqa.benchmarks.environment import environment
-from qwen_vqa.benchmarks.load import read_result
+from qwen_vqa.benchmarks.limits import limits, matmul_rates
 from qwen_vqa.benchmarks.load_table import align
-from qwen_vqa.benchmarks.shapes import SHAPES, shape_checkpoint
+from qwen_vqa.benchmarks.measurement import Setting, kept, measure
+from qwen_vqa.benchmarks.read_bandwidth import read_bandwidth
+from qwen_vqa.benchmarks.shapes import SHAPES
+from qwen_vqa.benchmarks.targets import Measured, target_rows
+from qwen_vqa.benchmarks.work import WORK
 from qwen_vqa.plugin.errors import UserError
-
-START_SECONDS = 900
-TRANSFORMERS = "qwen_vqa.benchmarks.alternatives.transformers_server"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A server: what tables call it, and the command that starts it (the port is put at its end)."""
-
-    name: str
-    command: tuple[str, ...]
-
-
-def candidates(shape: str, folder: Path, dtype: str, batch: int) -> list[Candidate]:
-    """The servers of a shape; makes the checkpoints that are not there."""
-    ours = str(shape_checkpoint(shape, folder / shape))
-    llava = str(llava_checkpoint(shape, folder / f"llava-{shape}"))
-    python = (sys.executable, "-m")
-    stock = ("vllm.entrypoints.openai.api_server", "--model", llava, "--max-model-len", "2048", "--dtype", dtype)
-    return [
-        Candidate("qwen-vqa", (*python, "qwen_vqa.serving.cli", "serve", ours, "--dtype", dtype)),
-        Candidate("a: transformers", (*python, TRANSFORMERS, ours, "--dtype", dtype)),
-        Candidate(
-            f"b: transformers, batch {batch}", (*python, TRANSFORMERS, ours, "--dtype", dtype, "--batch", str(batch))
-        ),
-        Candidate("d: vLLM's LLaVA", (*python, *stock)),
-    ]
-
-
-@contextlib.contextmanager
-def running(candidate: Candidate, log: Path) -> Iterator[str]:
-    """Start it, wait until it lists its models, and give its address with /v1.
-
-    Raises:
-        UserError: it ended or was not ready in time; its log is named.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*candidate.command, "--port", str(port)], stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            url = f"http://127.0.0.1:{port}/v1"
-            _wait(process, url, candidate, log)
-            yield url
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-
-def _wait(process: subprocess.Popen, url: str, candidate: Candidate, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise UserError(f"{candidate.name} ended with {process.returncode}; see {log}.")
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/models", timeout=5):
-            return
-        time.sleep(1)
-    raise UserError(f"{candidate.name} was not ready after {START_SECONDS} s; see {log}.")
-
-
-def measure(candidate: Candidate, name: str, args: argparse.Namespace) -> dict:
-    """One candidate's load result, from a file that stays."""
-    base = args.out / name
-    with running(candidate, base.with_suffix(".log")) as url:
-        command = [sys.executable, "-m", "qwen_vqa.benchmarks.load", "--url", url, "--concurrency", args.concurrency]
-        command += ["--requests", str(args.requests), "--output-tokens", str(args.output_tokens)]
-        command += ["--seed", str(args.seed), "--json", f"{base}.json", "--html", f"{base}.html"]
-        if subprocess.run(command, check=False).returncode not in (0, 1):
-            raise UserError(f"{candidate.name} could not be measured; see {base.with_suffix('.log')}.")
-    return read_result(Path(f"{base}.json"))
-
-
-def table(results: dict[str, dict]) -> str:
-    """A row per candidate and cell, with its throughput as a multiple of (a)'s and of the first candidate's."""
-    rows: list[tuple[str, ...]] = [("server", "cell", "requests/s", "against (a)", "TTFT p95 ms", "failed")]
-    reference = next((result for name, result in results.items() if name.startswith("a:")), None)
-    base = {cell["label"]: cell["summary"]["requests_per_second"] for cell in reference["cells"]} if reference else {}
-    for name, result in results.items():
-        for cell in result["cells"]:
-            summary = cell["summary"]
-            against = summary["requests_per_second"] / base[cell["label"]] if base.get(cell["label"]) else None
-            rows.append(
-                (
-                    name,
-                    cell["label"],
-                    f"{summary['requests_per_second']:.3f}",
-                    f"{against:.2f}" if against else "-",
-                    f"{summary['ttft']['p95']:.0f}" if summary["ttft"] else "-",
-                    str(summary["failed"]),
-                )
-            )
-    return "\n".join(align(rows))
 
 
 def main() -> int:
     """Measure every shape; what fails is said at once and the rest goes on, with status 1 at the end."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", default="demo,0.5b", help="of demo, 0.5b, 3b (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="(default: %(default)s)")
-    parser.add_argument("--checkpoints", type=Path, default=Path("runs/shapes"), help="(default: %(default)s)")
-    parser.add_argument("--concurrency", default="1,8,32", help="(default: %(default)s)")
-    parser.add_argument("--requests", type=int, default=100, help="in each cell (default: %(default)s)")
-    parser.add_argument("--output-tokens", type=int, default=32, help="(default: %(default)s)")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"], help="(default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=8, help="of (b) (default: %(default)s)")
-    parser.add_argument("--only", default="", help="candidates that start so, with commas (default: all)")
-    parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
-    args = parser.parse_args()
+    args = _parser().parse_args()
     shapes = args.shapes.split(",")
     if unknown := [shape for shape in shapes if shape not in ("demo", *SHAPES)]:
         raise UserError(f"--shapes: there is no {', '.join(unknown)}; there are demo, {', '.join(SHAPES)}.")
     args.out.mkdir(parents=True, exist_ok=True)
+    setting = _setting(args)
     failed = 0
     for shape in shapes:
-        every = candidates(shape, args.checkpoints, args.dtype, args.batch)
-        every = [one for one in every if one.name.startswith(tuple(args.only.split(",")))]
-        results: dict[str, dict] = {}
-        for number, candidate in enumerate([*every, *every[:1]]):
-            again = number == len(every)
-            print(f"suite: {shape}: {candidate.name}{', again' if again else ''}", file=sys.stderr, flush=True)
-            title = f"{candidate.name}, again" if again else candidate.name
-            try:
-                results[title] = measure(candidate, f"{shape}-{number}", args)
-            except UserError as error:
-                failed += 1
-                print(f"suite: {error}", file=sys.stderr, flush=True)
-        print(f"{shape}, {args.dtype}, {args.output_tokens} output tokens\n{table(results)}")
-        cells = {
-            name: [cell["summary"] | {"label": cell["label"]} for cell in r["cells"]] for name, r in results.items()
-        }
-        summary = {"environment": environment(sys.argv), "shape": shape, "dtype": args.dtype, "results": cells}
-        (args.out / f"{shape}.json").write_text(json.dumps(summary, indent=1) + "\n")
+        run = _Run(shape, args, setting)
+        failed += run.measure()
+        run.summarise()
     return int(failed > 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--shapes", default="demo,0.5b", help="of demo, 0.5b, 3b (default: %(default)s)")
+    add("--out", type=Path, default=Path("benchmarks/results"), help="for summaries (default: %(default)s)")
+    add("--work", type=Path, default=Path("runs/suite"), help="for each candidate's (default: %(default)s)")
+    add("--checkpoints", type=Path, default=Path("runs/shapes"), help="(default: %(default)s)")
+    add("--environments", type=Path, default=FOLDER, help="of (d) and (e) (default: %(default)s)")
+    add("--concurrency", default="1,8,32", help="users, one cell each (default: %(default)s)")
+    add("--requests", default="8,24,64", help="in each of those cells (default: %(default)s)")
+    add("--warm-up", type=int, default=4, help="requests before each cell, not counted (default: %(default)s)")
+    add("--output-tokens", type=int, default=32, help="(default: %(default)s)")
+    add(
+        "--text-words",
+        type=int,
+        help="where text is asked (default: so many that the prompt is as long as with an image)",
+    )
+    add("--batch", type=int, default=8, help="of (b) (default: %(default)s)")
+    add("--only", default="", help="keys of candidates, with commas (default: all; --list shows them)")
+    add("--list", action="store_true", help="the candidates; measures nothing")
+    add("--resume", action="store_true", help="keep what an earlier run of the same settings finished")
+    add("--summary", action="store_true", help="of what is there; measures nothing")
+    add("--seed", type=int, default=1, help="(default: %(default)s)")
+    return parser
+
+
+def _setting(args: argparse.Namespace) -> Setting:
+    try:
+        users, requests = ([int(part) for part in text.split(",")] for text in (args.concurrency, args.requests))
+    except ValueError:
+        users, requests = [], [0]
+    if len(users) != len(requests) or min((*users, *requests), default=0) < 1:
+        raise UserError(f"--concurrency {args.concurrency} --requests {args.requests}: expected as many of each.")
+    return Setting(tuple(zip(users, requests, strict=True)), args.output_tokens, args.seed, args.warm_up, 0)
+
+
+class _Run:
+    """A shape's."""
+
+    def __init__(self, shape: str, args: argparse.Namespace, setting: Setting) -> None:
+        words = args.text_words if args.text_words is not None else WORK[shape].encoder_tokens * 2 // 5
+        self.setting = Setting(**{**setting.__dict__, "words": words})
+        self.shape, self.args = shape, args
+        self.maker = Maker(shape, args.checkpoints, args.environments, args.output_tokens, args.batch)
+        self.folder = args.work / f"{shape}-{args.output_tokens}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.limits_file = args.work / f"{shape}-limits.json"
+
+    def measure(self) -> int:
+        """Returns the number of candidates that failed."""
+        if self.args.summary:
+            return 0
+        only = [key for key in self.args.only.split(",") if key]
+        keys = [candidate.key for candidate in self._candidates()]
+        if unknown := [key for key in only if key not in keys]:
+            raise UserError(f"--only: there is no {', '.join(unknown)}; there are {', '.join(keys)}.")
+        if self.args.list:
+            print("\n".join(f"{one.key:>16}  {one.name}" for one in self._candidates()))
+            return 0
+        if not (self.args.resume and self.limits_file.exists()):
+            self._say("the machine's limits")
+            found = {"bandwidth": read_bandwidth(), "matmul": matmul_rates(), "environment": environment(sys.argv)}
+            self.limits_file.write_text(json.dumps(found) + "\n")
+        # By key: the float types of later ones are known when earlier ones are measured.
+        return sum(self._one(key) for key in only or keys)
+
+    def _one(self, key: str) -> int:
+        candidate = next(one for one in self._candidates() if one.key == key)
+        if self.args.resume and kept(self._file(key), self.setting):
+            self._say(f"{candidate.name}: kept")
+            return 0
+        self._say(candidate.name)
+        try:
+            measure(candidate, self.setting, self._file(key))
+        except UserError as error:
+            self._say(f"{candidate.name}: {error}")
+            return 1
+        return 0
+
+    def _file(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+    def _say(self, text: str) -> None:
+        print(f"suite: {self.shape}: {text}", file=sys.stderr, flush=True)
+
+    def _measured(self) -> Measured:
+        found = [json.loads(file.read_text()) for file in sorted(self.folder.glob("*.json"))]
+        machine = json.loads(self.limits_file.read_text()) if self.limits_file.exists() else None
+        rates = machine["matmul"] if machine else {}
+        bandwidth = machine["bandwidth"]["best"] if machine else 0.0
+        rows = limits(WORK[self.shape], bandwidth, rates, self.setting.output_tokens) if machine else []
+        results = {one["key"]: one for one in found}
+        return Measured(self.shape, self.setting.output_tokens, results, {row["scheme"]: row for row in rows}, rates)
+
+    def _candidates(self) -> list[Candidate]:
+        measured, users = self._measured(), max(users for users, _ in self.setting.cells)
+        types = []
+        for side in ("ours", "a"):
+            key = measured.fastest(side, users)
+            types.append(measured.results[key]["scheme"] if key else "bfloat16")
+        return self.maker.candidates(*types)
+
+    def summarise(self) -> None:
+        """Print the tables and write the summary of all that is there."""
+        if self.args.list:
+            return
+        measured = self._measured()
+        if not measured.results:
+            return
+        order = [candidate.key for candidate in self._candidates()]
+        results = {key: measured.results[key] for key in order if key in measured.results}
+        rows = target_rows(measured)
+        print(f"{self.shape}, {self.setting.output_tokens} output tokens")
+        if bfloat16_is_native() is False:
+            print("The processor does not multiply bfloat16 itself: it is emulated, for every server alike.")
+        print("\n".join(align(table(results, measured))))
+        print("\n".join(align([("target", "is", "result", "reached", "from"), *map(_target_row, rows)])))
+        summary = {
+            "environment": environment(sys.argv),
+            "shape": self.shape,
+            "setting": self.setting.as_json(),
+            "bfloat16_is_native": bfloat16_is_native(),
+            "machine": json.loads(self.limits_file.read_text()) if self.limits_file.exists() else None,
+            "limits": measured.limits,
+            "targets": rows,
+            "candidates": list(results.values()),
+        }
+        file = self.args.out / f"{self.shape}-{self.setting.output_tokens}.json"
+        file.write_text(json.dumps(summary, indent=1) + "\n")
+        self._say(f"wrote {file}")
+
+
+def _target_row(row: dict[str, Any]) -> tuple[str, ...]:
+    reached = {True: "yes", False: "no", None: "-"}[row["reached"]]
+    return (row["what"], row["target"], "-" if row["result"] is None else f"{row['result']:.3g}", reached, row["from"])
+
+
+def table(results: dict[str, dict[str, Any]], measured: Measured) -> list[tuple[str, ...]]:
+    """A row per candidate and cell, with its throughput as a multiple of the fastest (a)'s and of the limit."""
+    rows: list[tuple[str, ...]] = [
+        ("server", "cell", "req/s", "x (a)", "of limit", "TTFT p50", "p95", "TPOT p50", "prompt", "failed")
+    ]
+    for result in results.values():
+        limit = measured.limits.get(result["scheme"])
+        for cell in result["cells"]:
+            summary = cell["summary"]
+            key = measured.fastest("a", cell["users"])
+            base = measured.rate(key, cell["users"]) if key and not result["text_only"] else None
+            rate = summary["requests_per_second"]
+            of_limit = rate / limit["requests_per_second"] if limit and not result["text_only"] else None
+            rows.append(
+                (
+                    result["name"],
+                    cell["label"],
+                    f"{rate:.3f}",
+                    f"{rate / base:.2f}" if base else "-",
+                    f"{of_limit:.0%}" if of_limit else "-",
+                    *(f"{summary['ttft'][point]:.0f}" if summary["ttft"] else "-" for point in ("p50", "p95")),
+                    f"{summary['tpot']['p50']:.1f}" if summary["tpot"] else "-",
+                    f"{summary['prompt_tokens'] / summary['completed']:.0f}" if summary["completed"] else "-",
+                    str(summary["failed"]),
+                )
+            )
+    return rows
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ QUESTIONS = (
     "What is on the left?",
     "Is there a circle?",
 )
+# Drawn before a question where text is to take an image's place.
+WORDS = ("circle", "square", "table", "paper", "window", "street", "number", "yellow", "orange", "behind", "between")
 FOLLOW_UPS = ("And on the right?", "What colour is it?", "How many are there?", "Is there anything else?")
 
 
@@ -33,7 +35,8 @@ class WorkloadSpec:
     `models` are names with shares that sum to 1 (a base model and its adapters). `sizes` are (width, height) of
     rendered images, `files` the user's own in place of them, `questions` the user's own in place of ours.
     `repeated_images` is the share of conversations about an image that came before, `multi_turn` the share that has
-    `turns` turns in place of one. `output_tokens` are the least and the most, drawn evenly between.
+    `turns` turns in place of one. `output_tokens` are the least and the most, drawn evenly between. `text_words` are
+    drawn before each question, so that a prompt without an image can be as long as one with.
     """
 
     models: tuple[tuple[str, float], ...]
@@ -45,6 +48,7 @@ class WorkloadSpec:
     multi_turn: float = 0.0
     turns: int = 3
     output_tokens: tuple[int, int] = (32, 32)
+    text_words: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,9 @@ class _Draw:
     def _question(self, index: int) -> Question:
         if not self.spec.questions:
             # The number keeps prompts without an image apart, which a prefix cache would know again.
-            return Question(f"{self.random.integers(10**6):06d}: {self._pick(QUESTIONS)}")
+            number = f"{self.random.integers(10**6):06d}"
+            words = (self._pick(WORDS) for _ in range(self.spec.text_words))
+            return Question(" ".join((f"{number}:", *words, self._pick(QUESTIONS))))
         return self.spec.questions[self.question_order[index % len(self.question_order)]]
 
     def _pictures(self, question: Question) -> tuple[tuple[Picture, ...], bool]:

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
     CLIPImageProcessor,
@@ -18,7 +19,7 @@ from transformers import (
     LlavaProcessor,
 )
 
-from qwen_vqa.benchmarks.shapes import SHAPES, shape_config
+from qwen_vqa.benchmarks.shapes import SHAPES, answer_in_text, shape_config
 from qwen_vqa.plugin.chat_template import chat_template
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
@@ -33,6 +34,7 @@ def llava_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(DEMO_CHECKPOINT)
     template = chat_template()
     if name == "demo":
+        template = (DEMO_CHECKPOINT / "chat_template.jinja").read_text()  # without Qwen's system message
         ours = QwenVqaConfig.from_pretrained(DEMO_CHECKPOINT)
     else:
         ours = shape_config(SHAPES[name], QwenVqaProcessor(QwenVqaImageProcessor(384, 32), tokenizer, template))
@@ -54,10 +56,13 @@ def llava_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)
-    LlavaForConditionalGeneration(config).bfloat16().save_pretrained(folder)
-    size = vision.image_size
+    model = LlavaForConditionalGeneration(config).bfloat16()
+    answer_in_text(model, tokenizer)
+    model.save_pretrained(folder)
+    _name_as_before(folder / "model.safetensors")
+    square = {"height": vision.image_size, "width": vision.image_size}
     LlavaProcessor(
-        image_processor=CLIPImageProcessor(size={"height": size, "width": size}, do_center_crop=False),
+        image_processor=CLIPImageProcessor(size=square, crop_size=square, do_center_crop=False),
         tokenizer=tokenizer,
         patch_size=vision.patch_size,
         vision_feature_select_strategy="full",
@@ -66,6 +71,17 @@ def llava_checkpoint(name: str, folder: Path, seed: int = 0) -> Path:
         chat_template=template,
     ).save_pretrained(folder)
     return folder
+
+
+def _name_as_before(file: Path) -> None:
+    """CLIP's tensors under the names of published LLaVA checkpoints, which vLLM reads; transformers 5 drops a part."""
+    tensors = load_file(file)
+    tower = "vision_tower."
+    save_file(
+        {f"{tower}vision_model.{n[len(tower) :]}" if n.startswith(tower) else n: t for n, t in tensors.items()},
+        file,
+        metadata={"format": "pt"},
+    )
 
 
 def main() -> None:

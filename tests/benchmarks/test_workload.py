@@ -1,6 +1,7 @@
 """Workloads and arrivals follow from their seed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,14 @@ def test_the_share_of_repeated_images_is_kept_and_marked() -> None:
     turns = [talk.turns[0] for talk in conversations(spec, 0, 400)]
     assert sum(turn.repeated_image for turn in turns) / 400 == pytest.approx(0.4, abs=0.06)
     assert len({turn.pictures for turn in turns}) == sum(not turn.repeated_image for turn in turns)
+
+
+def test_words_stand_before_the_question_and_no_two_prompts_begin_alike() -> None:
+    spec = WorkloadSpec((("m", 1.0),), images_per_request=0, text_words=50)
+    texts = [talk.turns[0].text for talk in conversations(spec, 0, 20)]
+    bare = [talk.turns[0].text for talk in conversations(replace(spec, text_words=0), 0, 20)]
+    assert {len(text.split()) for text in texts} <= {50 + len(text.split()) for text in bare}
+    assert len({text[:6] for text in texts}) == 20
 
 
 def test_turns_add_up_to_the_requests_and_later_ones_bring_no_picture() -> None:
