@@ -104,8 +104,8 @@ def draw(results: dict[str, Any], file: Path) -> None:
     axes.set_xticks(range(len(names)), names)
     axes.set(ylabel="right to the letter (%)", ylim=(0, 100))
     tflop = results["methods"][ways[0]]["tflop"]
-    axes.set_title(f"After equal compute ({tflop:.0f} TFLOP of training): mean, and each seed as a point", fontsize=11)
-    axes.legend(frameon=False, ncols=len(ways), loc="upper center")
+    axes.set_title(f"After equal compute ({tflop:.1f} TFLOP of training): mean, and each seed as a point", fontsize=11)
+    figure.legend(frameon=False, ncols=len(ways), loc="outside lower center")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     figure.savefig(file)
