@@ -99,7 +99,11 @@ def _short(cell: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+POINTS_LEFT_OUT = ("p90", "p99", "n")
+
+
 def _rounded(value: Any) -> Any:
+    """For a file that is committed: four digits, and of each distribution mean, p50, p95 and the largest."""
     if isinstance(value, dict):
-        return {name: _rounded(inner) for name, inner in value.items()}
+        return {name: _rounded(inner) for name, inner in value.items() if name not in POINTS_LEFT_OUT}
     return float(f"{value:.4g}") if isinstance(value, float) else value
