@@ -87,7 +87,7 @@ def kept(file: Path, setting: Setting) -> dict[str, Any] | None:
     if not file.exists():
         return None
     result = json.loads(file.read_text())
-    return result if result["finished"] and result["setting"] == setting.as_json() else None
+    return result if result.get("finished") and result["setting"] == setting.as_json() else None
 
 
 def _load(arguments: list[str], file: Path) -> list[dict[str, Any]]:
