@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from qwen_vqa.benchmarks.servers import running
 from qwen_vqa.plugin.errors import UserError
 
 SECOND_QUESTION = "second question"
+POINTS_LEFT_OUT = ("p90", "p99", "n")
 
 
 @dataclass(frozen=True)
@@ -39,25 +41,9 @@ def measure(candidate: Candidate, setting: Setting, file: Path) -> dict[str, Any
         UserError: the server or what it needs is not to be had, or the load generator could not ask it.
     """
     launch = candidate.make()
-    cells = []
     details = file.with_suffix("")
     details.mkdir(exist_ok=True)
-    started = time.monotonic()
-    with running(launch, details / "server.log") as url:
-        ready = time.monotonic() - started
-        base = ["--url", url, "--output-tokens", str(setting.output_tokens), "--warm-up", str(setting.warm_up)]
-        base += ["--seed", str(setting.seed), "--extra-body", launch.extra_body]
-        if candidate.text_only:
-            base += ["--images-per-request", "0", "--text-words", str(setting.words)]
-        for users, requests in setting.cells:
-            arguments = [*base, "--concurrency", str(users), "--requests", str(requests)]
-            cells += _load(arguments, details / f"{users}.json")
-        if candidate.turns:
-            least = setting.cells[0][1]
-            arguments = [*base, "--concurrency", "1", "--requests", str(2 * least), "--multi-turn", "1", "--turns", "2"]
-            found = _load(arguments, details / "turns.json")
-            cells += [{**cell, "label": SECOND_QUESTION} for cell in found]
-    result = {
+    result: dict[str, Any] = {
         "key": candidate.key,
         "name": candidate.name,
         "scheme": candidate.scheme,
@@ -66,19 +52,42 @@ def measure(candidate: Candidate, setting: Setting, file: Path) -> dict[str, Any
         "variables": launch.variables,
         "setting": setting.as_json(),
         "environment": environment(sys.argv),
-        "ready_seconds": ready,
-        "cells": cells,
+        "finished": False,
+        "cells": [],
     }
+    started = time.monotonic()
+    with running(launch, details / "server.log") as url:
+        result["ready_seconds"] = round(time.monotonic() - started, 1)
+        for label, arguments in _cells(candidate, setting):
+            base = ["--url", url, "--seed", str(setting.seed), "--extra-body", launch.extra_body]
+            found = _load([*base, *arguments], details / f"{label.replace(' ', '-')}.json")
+            result["cells"] += [{**cell, "label": label} for cell in found]
+            file.write_text(json.dumps(result, indent=1) + "\n")  # what was measured stays if the rest is cut off
+    result["finished"] = True
     file.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
 
+def _cells(candidate: Candidate, setting: Setting) -> Iterator[tuple[str, list[str]]]:
+    """Labels with the load generator's flags."""
+    base = ["--output-tokens", str(setting.output_tokens), "--warm-up", str(setting.warm_up)]
+    if candidate.text_only:
+        base += ["--images-per-request", "0", "--text-words", str(setting.words)]
+    for users, requests in setting.cells:
+        label = f"{users} user{'s' if users > 1 else ''}"
+        yield label, [*base, "--concurrency", str(users), "--requests", str(requests)]
+    if candidate.turns:
+        requests = 2 * setting.cells[0][1]
+        turns = ["--multi-turn", "1", "--turns", "2", "--concurrency", "1", "--requests", str(requests)]
+        yield SECOND_QUESTION, [*base, *turns]
+
+
 def kept(file: Path, setting: Setting) -> dict[str, Any] | None:
-    """What an earlier run wrote, if it asked the same."""
+    """What an earlier run wrote, if it asked the same and came to its end."""
     if not file.exists():
         return None
     result = json.loads(file.read_text())
-    return result if result["setting"] == setting.as_json() else None
+    return result if result.get("finished") and result["setting"] == setting.as_json() else None
 
 
 def _load(arguments: list[str], file: Path) -> list[dict[str, Any]]:
@@ -100,6 +109,7 @@ def _short(cell: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
+    """For a file that is committed: four digits, and of each distribution mean, p50, p95 and the largest."""
     if isinstance(value, dict):
-        return {name: _rounded(inner) for name, inner in value.items()}
+        return {name: _rounded(inner) for name, inner in value.items() if name not in POINTS_LEFT_OUT}
     return float(f"{value:.4g}") if isinstance(value, float) else value
