@@ -48,7 +48,7 @@ def measure(candidate: Candidate, setting: Setting, file: Path) -> dict[str, Any
         "name": candidate.name,
         "scheme": candidate.scheme,
         "text_only": candidate.text_only,
-        "command": [*launch.command],
+        "command": ["python" if word == sys.executable else word for word in launch.command],
         "variables": launch.variables,
         "setting": setting.as_json(),
         "environment": environment(sys.argv),
