@@ -61,6 +61,8 @@ class ServerModel:
         asyncio.run(self._ask(prompts, record))
 
     async def _ask(self, prompts: Sequence[Prompt], record: Record) -> None:
+        if not prompts:
+            return
         waiting = deque(prompts)
         failures = 0
 
@@ -78,7 +80,10 @@ class ServerModel:
         ) as client:
             workers = [asyncio.create_task(work(client)) for _ in range(min(self.concurrency, len(prompts)))]
             try:
-                await asyncio.gather(*workers)
+                # Not gather: interrupted, it would wait for workers whose one cancellation a library has swallowed.
+                done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+                for worker in done:
+                    worker.result()
             finally:
                 for worker in workers:
                     worker.cancel()
