@@ -73,7 +73,7 @@ class ServerModel:
                 record(reply)
                 failures = failures + 1 if reply.fault else 0
                 if failures >= GIVE_UP_AFTER:
-                    raise UserError(f"the last {failures} requests to {self.url} failed: {reply.fault}")
+                    raise UserError(f"the last {GIVE_UP_AFTER} requests to {self.url} failed: {reply.fault}")
 
         async with AsyncOpenAI(
             base_url=self.url, api_key=self.api_key, max_retries=self.retries, timeout=self.timeout
