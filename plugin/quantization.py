@@ -36,6 +36,11 @@ class SchemeFacts:
     only_16_bits: bool = False
 
     @property
+    def in_4_bits(self) -> bool:
+        """Whether the weights take half a byte: what somebody takes who lacks memory."""
+        return self.name in ("int4", "nf4")
+
+    @property
     def served_by(self) -> str:
         """What serves it, in words."""
         return f"{'CPU, ' if self.cpu else ''}CUDA capability {'.'.join(map(str, self.capability))} or newer"

@@ -20,12 +20,15 @@ from vllm.model_executor.models.module_mapping import MultiModelKeys
 from vllm.model_executor.models.utils import WeightsMapper, init_vllm_registered_model, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalKwargsItem
+from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
 from vllm.utils.tensor_schema import TensorSchema, TensorShape
 
 from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.host_memory import release_free_memory
 from qwen_vqa.plugin.vllm_connector import Connector
-from qwen_vqa.plugin.vllm_lora_device import LoraDevices
+from qwen_vqa.plugin.vllm_embedding import hold_embeddings_once
+from qwen_vqa.plugin.vllm_lora_device import give_empty_weights
 from qwen_vqa.plugin.vllm_processing import (
     QwenVqaDummyInputsBuilder,
     QwenVqaMultiModalProcessor,
@@ -93,8 +96,9 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
                 prefix=maybe_prefix(prefix, "language_model"),
             )
             self.language_model = language_model
-        if vllm_config.lora_config:
-            self.lora_devices = LoraDevices(self.language_model)
+        self.takes_adapters = vllm_config.lora_config is not None
+        if current_platform.is_cpu():
+            hold_embeddings_once(self.language_model, vllm_config)
         # A language model may stack others than these (Phi3 stacks none): its word counts.
         self.packed_modules_mapping = {
             **type(self).packed_modules_mapping,
@@ -134,6 +138,13 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         """Loads a checkpoint; missing, unexpected and misshapen weights raise ValueError with their names."""
         return load_all_weights(self, self.packed_modules_mapping, weights)
+
+    def process_weights_after_loading(self) -> None:
+        """vLLM calls it once all weights are loaded and packed."""
+        if current_platform.is_cpu():
+            if self.takes_adapters:
+                give_empty_weights(self.language_model)
+            release_free_memory()
 
     def get_mm_mapping(self) -> MultiModelKeys:
         """Which submodule is what, for LoRA."""

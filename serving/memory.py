@@ -8,14 +8,18 @@ from safetensors import safe_open
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.output_layer import SHARED
 from qwen_vqa.serving.checks import CheckedCheckpoint
 
 GIB = 2**30
 DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2, "auto": 2}
 # The server's processes, two on a CPU or three; the rest is room for activations.
 OVERHEAD = 2 * GIB
-# A cache for this many prompts of full length; more would only be held, not used, on most machines.
-FULL_LENGTH_PROMPTS = 32
+# A cache for so many prompts of full length, but of long ones no more than so many tokens: vLLM writes to all of it
+# when it starts, and holds it. A prompt with a picture has some 220 tokens.
+PROMPTS = 32
+TOKENS = 2**17
+LONG_PROMPTS = 4
 # Bytes of a number in a safetensors file. Those that are not here are served as they are stored, in a byte or less.
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 INTEGER_BYTES = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
@@ -42,7 +46,7 @@ def kv_cache_bytes(
     dtype: str,
     available: int | None = None,
     node_available: int | None = None,
-    adapters: int = 0,
+    beside_weights: int = 0,
 ) -> int:
     """Bytes of KV cache to ask for on a CPU, where vLLM would otherwise take nearly all memory.
 
@@ -51,13 +55,13 @@ def kv_cache_bytes(
         dtype: of the weights and of the cache.
         available: free memory in bytes (default: this machine's, now).
         node_available: of it, what vLLM sees: it counts the NUMA node where it computes (default: asked, now).
-        adapters: bytes of vLLM's adapter slots, which it takes whether or not an adapter lies in them.
+        beside_weights: more bytes that are taken in any case: vLLM's adapter slots, a second copy of a layer.
 
     Raises:
         UserError: one prompt of full length does not fit beside the weights.
     """
     available = available_memory() if available is None else available
-    weights = adapters + weight_bytes(checkpoint.folder, dtype)
+    weights = beside_weights + weight_bytes(checkpoint.folder, dtype)
     free = available - weights - OVERHEAD
     per_token = kv_bytes_per_token(checkpoint.config, dtype)
     needed = per_token * max_model_len
@@ -73,7 +77,20 @@ def kv_cache_bytes(
         )
     node_available = node_memory() if node_available is None else node_available
     half = min(free, node_available - weights) // 2
-    return max(needed, min(half, FULL_LENGTH_PROMPTS * needed))
+    wished = max(min(PROMPTS * max_model_len, TOKENS), LONG_PROMPTS * max_model_len)
+    return max(needed, min(half, per_token * wished))
+
+
+def output_layer_bytes(config: QwenVqaConfig, stored: str, output_layer: str) -> int:
+    """What a packed output layer takes beside input embeddings that are the same numbers.
+
+    Those numbers are then held once as the engine computes and once as they are stored, or in 16 bits twice
+    (plugin/vllm_embedding.py).
+    """
+    text = config.text_config
+    if output_layer == SHARED or not text.tie_word_embeddings:
+        return 0
+    return text.vocab_size * text.hidden_size * DTYPE_BYTES.get(stored, 4)
 
 
 def available_memory() -> int:

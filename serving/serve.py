@@ -42,6 +42,8 @@ options:
   --max-model-len N      longest prompt and answer together, in tokens (default: the language model's limit)
   --dtype DTYPE          auto, bfloat16, float16 or float32 (default: auto, the checkpoint's; on a CPU without
                          arithmetic of that type float32, where there is the memory)
+  --output-layer O       on a CPU, where input and output embeddings are the same numbers: packed (faster where several
+                         answers are decoded at once) or shared (holds them once; default with 4-bit checkpoints)
   --lora-modules N=PATH  more adapters, beside those in the folder
   --max-adapters N       adapters held at once, where --open-routes adapters lets an admin's key load and unload them:
                          POST /v1/load_lora_adapter, /v1/unload_lora_adapter (default: 4, or those there at the start)
@@ -147,6 +149,7 @@ def _parse(argv: list[str]) -> Namespace:
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    from qwen_vqa.serving.cpu_choices import add_cpu_flags
     from qwen_vqa.serving.guard import add_guard_flags
     from qwen_vqa.serving.image_flags import add_image_flags, image_rules
 
@@ -157,6 +160,7 @@ def _parse(argv: list[str]) -> Namespace:
     add_life_flags(parser)
     add_image_flags(parser)
     add_adapter_flags(parser)
+    add_cpu_flags(parser)
     parser.set_defaults(host="127.0.0.1", chat_template_content_format="openai", enable_prompt_tokens_details=True)
     # In its other form ("lru"), vLLM's cache of processed images believes that the engine has what a refused request
     # brought, and answers the next request for that image with 500.
@@ -226,6 +230,8 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
     args.threads = NO_CHOICE
     if current_platform.is_cpu():
         complete_for_cpu(args, checkpoint, say)
+    elif args.output_layer is not None:
+        raise UserError("--output-layer is about memory on a CPU, and this server runs on a GPU: leave it out.")
 
 
 def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", started: float) -> NoReturn:

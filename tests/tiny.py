@@ -67,11 +67,16 @@ def tiny_model(config: QwenVqaConfig, seed: int = 0) -> QwenVqaForConditionalGen
 
 
 def make_checkpoint(
-    folder: Path, text_type: str = "qwen2", tied: bool = True, image_position: ImagePosition = "inline", seed: int = 0
+    folder: Path,
+    text_type: str = "qwen2",
+    tied: bool = True,
+    image_position: ImagePosition = "inline",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """A tiny checkpoint folder, float32."""
+    """A tiny checkpoint folder."""
     processor = tiny_processor(image_position)
-    save_checkpoint(folder, tiny_model(tiny_config(processor, text_type, tied), seed), processor)
+    save_checkpoint(folder, tiny_model(tiny_config(processor, text_type, tied), seed).to(dtype), processor)
     return folder
 
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -82,6 +83,11 @@ class Engine:
         self._pipe.send((requests, max_tokens))
         return self._receive()
 
+    def apply_to_model(self, function: Callable[[Any], Any]) -> Any:
+        """What a function of a module says of the engine's model."""
+        self._pipe.send(function)
+        return self._receive()
+
     def _receive(self) -> Any:
         try:
             succeeded, result = self._pipe.recv()
@@ -104,11 +110,12 @@ def _run(pipe: Connection, checkpoint: str, environment: dict[str, str], options
     pipe.send((True, None))
     while True:
         try:
-            requests, max_tokens = pipe.recv()
+            asked = pipe.recv()
         except EOFError:
             return
         try:
-            pipe.send((True, _generate(llm, requests, max_tokens)))
+            result = llm.apply_model(asked)[0] if callable(asked) else _generate(llm, *asked)
+            pipe.send((True, result))
         except Exception:
             pipe.send((False, traceback.format_exc()))
 

@@ -21,10 +21,15 @@ def test_the_kv_cache_is_sized_from_the_free_memory(tiny_checkpoint: Path):
     assert per_token == 2 * 2 * 2 * 32 * 2  # keys and values, layers, heads, head size, bytes
     plenty = kv_cache_bytes(checkpoint, 1024, "bfloat16", available=64 * GIB, node_available=64 * GIB)
     assert plenty == 32 * 1024 * per_token
+    sizes = [
+        kv_cache_bytes(checkpoint, longest, "bfloat16", available=64 * GIB, node_available=64 * GIB) // per_token
+        for longest in (4096, 2**15, 2**17)
+    ]
+    assert sizes == [2**17, 2**17, 2**19]
     weights = weight_bytes(tiny_checkpoint, "bfloat16")
     tight = OVERHEAD + weights + 1024 * per_token
     assert kv_cache_bytes(checkpoint, 1024, "bfloat16", available=tight) == 1024 * per_token
-    assert kv_cache_bytes(checkpoint, 1024, "bfloat16", available=tight + 999, adapters=999) == 1024 * per_token
+    assert kv_cache_bytes(checkpoint, 1024, "bfloat16", available=tight + 999, beside_weights=999) == 1024 * per_token
 
 
 def test_too_little_memory_for_the_kv_cache_says_what_would_fit(tiny_checkpoint: Path):

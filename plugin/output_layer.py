@@ -1,0 +1,7 @@
+"""How the output layer lies in memory on a CPU where its numbers are the input embeddings' own (tied embeddings)."""
+
+# In vLLM's --additional-config, for whom `vllm serve` is started with the plugin.
+SETTING = "qwen_vqa_output_layer"
+PACKED = "packed"  # in an order of its own beside them, in which several answers are decoded faster
+SHARED = "shared"  # not at all: it multiplies with them as they lie
+OUTPUT_LAYERS = (PACKED, SHARED)
