@@ -6,6 +6,7 @@ packing, and of an output layer the packed form is enough.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,7 +37,8 @@ def hold_embeddings_once(language_model: nn.Module, vllm_config: VllmConfig) -> 
         layer.quant_method = SharedOutputLayer() if shared else PackedOutputLayer()
     if not outputs:  # some models multiply with the input embeddings themselves
         return
-    stored = vllm_config.model_config.hf_config.dtype
+    named = vllm_config.model_config.hf_config.dtype
+    stored = getattr(torch, named) if isinstance(named, str) else named
     for layer in _unquantised(language_model, VocabParallelEmbedding):
         if not isinstance(layer, ParallelLMHead):
             layer.quant_method = InputEmbedding(None if shared else stored)
@@ -58,7 +60,7 @@ class InputEmbedding(UnquantizedEmbeddingMethod):
     def __init__(self, stored: torch.dtype | None) -> None:
         self.stored = stored
 
-    def process_weights_after_loading(self, layer: nn.Module) -> None:
+    def process_weights_after_loading(self, layer: Any) -> None:
         table = layer.weight.data
         self.served = table.dtype
         if self.stored in (torch.bfloat16, torch.float16) and table.dtype == torch.float32:
@@ -67,22 +69,22 @@ class InputEmbedding(UnquantizedEmbeddingMethod):
             if all(torch.equal(half.float(), whole) for half, whole in parts):
                 layer.weight = nn.Parameter(halves, requires_grad=False)
 
-    def embedding(self, layer: nn.Module, input_: torch.Tensor) -> torch.Tensor:
+    def embedding(self, layer: Any, input_: torch.Tensor) -> torch.Tensor:
         return functional.embedding(input_, layer.weight).to(self.served)
 
 
 class PackedOutputLayer(UnquantizedEmbeddingMethod):
     """oneDNN's packed weight, and no other."""
 
-    def process_weights_after_loading(self, layer: nn.Module) -> None:
+    def process_weights_after_loading(self, layer: Any) -> None:
         dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
 
 
 class SharedOutputLayer(UnquantizedEmbeddingMethod):
     """Multiplies with a weight that is the input embeddings' own, as it lies."""
 
-    def process_weights_after_loading(self, layer: nn.Module) -> None:
+    def process_weights_after_loading(self, layer: Any) -> None:
         """The weight stays as it is."""
 
-    def apply(self, layer: nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         return functional.linear(x, layer.weight, bias)
