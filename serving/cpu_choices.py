@@ -14,8 +14,8 @@ from qwen_vqa.serving.memory import DTYPE_BYTES, GIB, kv_bytes_per_token, kv_cac
 from qwen_vqa.serving.threads import Machine, choose_threads
 
 KV_CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
-# Only whole blocks of a prompt are found again. With vLLM's 128 on a CPU, a second question about the same picture (some
-# 220 tokens) finds half of it; its attention kernels take multiples of 32.
+# Only whole blocks of a prompt are found again: with vLLM's 128 on a CPU, a second question about the same picture
+# finds half of its 220 tokens. The attention kernels take multiples of 32.
 BLOCK_TOKENS = 32
 
 
@@ -50,7 +50,7 @@ def complete_for_cpu(args: Namespace, checkpoint: CheckedCheckpoint, say: Callab
         say(note)
     if args.block_size is None:
         args.block_size = BLOCK_TOKENS
-        say(f"prompts are cached in blocks of {BLOCK_TOKENS} tokens: a further question finds its picture (--block-size)")
+        say(f"prompts are cached in blocks of {BLOCK_TOKENS} tokens: further questions find theirs (--block-size)")
     if not args.kv_cache_memory_bytes and KV_CACHE_SPACE not in os.environ:
         dtype = checkpoint_dtype(checkpoint.folder) if args.dtype == "auto" else args.dtype
         args.kv_cache_memory_bytes = kv_cache(dtype)
