@@ -70,7 +70,8 @@ def load_image(
             if image.mode == "F":  # only the sender knows its range
                 raise ImageError(f"{label}: its pixels are floating point numbers; save it with 8 or 16 bits.")
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)  # else it copies what needs no turning
+            return to_rgb(image)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
