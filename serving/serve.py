@@ -165,7 +165,8 @@ def _parse(argv: list[str]) -> Namespace:
     # In its other form ("lru"), vLLM's cache of processed images believes that the engine has what a refused request
     # brought, and answers the next request for that image with 500.
     parser.set_defaults(mm_processor_cache_type="shm", mm_processor_cache_gb=_image_cache_gib())
-    parser.set_defaults(tool_strict_level=STRICT_LEVEL)
+    # Its lines tell of what this command says itself; with --uvicorn-log-level info they are back.
+    parser.set_defaults(tool_strict_level=STRICT_LEVEL, uvicorn_log_level="warning")
     args = parser.parse_args(argv)
     args.model = args.model_tag or str(DEMO_CHECKPOINT)
     image_rules(args)  # what is wrong with them is said before anything loads
