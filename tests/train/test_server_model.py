@@ -47,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
             choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": " Basil "}}
             self._send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
         elif self.server.then == "hang":
-            self.server.closing.wait(60)
+            self.server.closing.wait(600)
         else:
             self._send(int(self.server.then), {"error": {"message": "out of order", "type": "x"}})
 
@@ -119,7 +119,7 @@ def test_ctrl_c_leaves_what_was_measured(failing: FailingServer, tmp_path: Path)
     while failing.asked < 5 and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=180)
     assert process.returncode == 130
     assert "STOPPED after 3 of 9 prompts: interrupted" in printed
     assert len(json.loads((tmp_path / "out/results.json").read_text())["replies"]) == 3
