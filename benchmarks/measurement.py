@@ -16,6 +16,8 @@ from qwen_vqa.benchmarks.servers import running
 from qwen_vqa.plugin.errors import UserError
 
 SECOND_QUESTION = "second question"
+# More than the load generator takes within one call.
+SEEDS_APART = 100_000
 POINTS_LEFT_OUT = ("p90", "p99", "n")
 
 
@@ -58,9 +60,13 @@ def measure(candidate: Candidate, setting: Setting, file: Path) -> dict[str, Any
     started = time.monotonic()
     with running(launch, details / "server.log") as url:
         result["ready_seconds"] = round(time.monotonic() - started, 1)
-        for label, arguments in _cells(candidate, setting):
-            base = ["--url", url, "--seed", str(setting.seed), "--extra-body", launch.extra_body]
+        for number, (label, arguments) in enumerate(_cells(candidate, setting)):
+            # Its own seed for each: with one for all, a cell would find the pictures of the cell before in the caches.
+            seed = setting.seed + SEEDS_APART * number
+            base = ["--url", url, "--seed", str(seed), "--extra-body", launch.extra_body]
             found = _load([*base, *arguments], details / f"{label.replace(' ', '-')}.json")
+            if label != SECOND_QUESTION:
+                _check_cold(candidate.key, label, found)
             result["cells"] += [{**cell, "label": label} for cell in found]
             file.write_text(json.dumps(result, indent=1) + "\n")  # what was measured stays if the rest is cut off
     result["finished"] = True
@@ -80,6 +86,15 @@ def _cells(candidate: Candidate, setting: Setting) -> Iterator[tuple[str, list[s
         requests = 2 * setting.cells[0][1]
         turns = ["--multi-turn", "1", "--turns", "2", "--concurrency", "1", "--requests", str(requests)]
         yield SECOND_QUESTION, [*base, *turns]
+
+
+def _check_cold(key: str, label: str, cells: list[dict[str, Any]]) -> None:
+    """Raises UserError where the server knew pictures before: its speed could not be held against another's."""
+    for cell in cells:
+        if known := (cell["server"] or {}).get("mm_cache_hit_rate"):
+            raise UserError(
+                f"{key}, {label}: {known:.0%} of the pictures were in its cache; it was not asked new ones."
+            )
 
 
 def kept(file: Path, setting: Setting) -> dict[str, Any] | None:
@@ -102,6 +117,7 @@ def _short(cell: dict[str, Any]) -> dict[str, Any]:
     return {
         "label": cell["label"],
         "users": cell["arrivals"]["concurrency"],
+        "seed": cell["seed"],
         "client_cpu_share": round(cell["client_cpu_share"], 3),
         "server": cell["server"],
         "summary": _rounded(cell["summary"]),

@@ -9,7 +9,9 @@ import pytest
 from qwen_vqa.benchmarks import servers
 from qwen_vqa.benchmarks.candidates import Candidate, Launch, Maker
 from qwen_vqa.benchmarks.measurement import Setting, kept, measure
+from qwen_vqa.benchmarks.pictures import draw
 from qwen_vqa.benchmarks.servers import running
+from qwen_vqa.benchmarks.workload import WorkloadSpec, conversations
 from qwen_vqa.plugin.errors import UserError
 
 SETTING = Setting(cells=((1, 2), (2, 4)), output_tokens=3, seed=1, warm_up=0, words=0)
@@ -50,3 +52,22 @@ def test_keys_are_each_candidates_own() -> None:
     keys = [candidate.key for candidate in maker.candidates("float32", "bfloat16")]
     assert len(keys) == len(set(keys))
     assert {"ours", "ours-int8", "a", "b", "c", "d", "e", "e-q8"} <= set(keys)
+
+
+def test_no_cell_asks_about_the_pictures_of_another(tmp_path: Path) -> None:
+    setting = Setting(cells=((1, 3), (2, 4)), output_tokens=1, seed=1, warm_up=2, words=0)
+    candidate = Candidate("null", "nothing", "bfloat16", lambda: NULL, turns=True)
+    result = measure(candidate, setting, tmp_path / "null.json")
+    spec = WorkloadSpec(models=(("null", 1.0),))
+    seen: set[bytes] = set()
+    for cell in result["cells"]:
+        pictures = {
+            draw(picture.seed, picture.width, picture.height)
+            for talk in conversations(spec, cell["seed"], 6)
+            for turn in talk.turns
+            for picture in turn.pictures
+        }
+        assert len(pictures) == 6
+        assert not pictures & seen
+        seen |= pictures
+    assert len(seen) == 18
