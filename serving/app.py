@@ -29,18 +29,23 @@ from qwen_vqa.serving.token_count import attach_token_count
 
 
 async def run_server(
-    args: Namespace, sock: socket.socket, ready: Callable[[], None], closed: Callable[[], None]
+    args: Namespace,
+    sock: socket.socket,
+    ready: Callable[[], None],
+    closed: Callable[[], None],
+    port_is_ours: Callable[[], bool],
 ) -> bool:
     """Start the engine, and serve until told to stop; returns whether the engine lived to the end.
 
     Args:
         sock: listening already.
         ready, closed: called when the server answers, and when it no longer does.
+        port_is_ours: whether no other process answers on the socket.
     """
     async with running_engine(args) as engine:
         lifecycle = Lifecycle(lambda: engine.errored, args.drain_seconds)
         tasks = await engine.get_supported_tasks()
-        app = build_server_app(args, tasks, engine.model_config, engine, lifecycle)
+        app = build_server_app(args, tasks, engine.model_config, engine, lifecycle, port_is_ours)
         await init_app_state(engine, app.state, args, tasks)
         await serve_http(app, sock, args, lifecycle, ready)
         closed()
@@ -53,6 +58,7 @@ def build_server_app(
     model_config: ModelConfig,
     engine: EngineClient,
     lifecycle: Lifecycle,
+    port_is_ours: Callable[[], bool],
 ) -> FastAPI:
     """vLLM's app with our routes. What is to stand around the model (keys, limits, pages) is added here."""
     app = build_app(args, tasks, model_config)
@@ -65,7 +71,7 @@ def build_server_app(
     if args.guard.rules.is_open(ROUTE_GROUP):
         changes = AdapterChanges(model_config.hf_config, args.max_adapters, args.max_lora_rank, in_use)
         attach_adapter_routes(app, changes)
-    attach_ready(app, lifecycle)
+    attach_ready(app, lifecycle, port_is_ours)
     # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics: what is
     # added goes around it. The guard is outermost: no body is read of a request that has not passed the keys.
     app.middleware_stack = RequestImagesMiddleware(app.middleware_stack or app.build_middleware_stack())

@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwen_vqa.serving.refusals import RefusedError
-from qwen_vqa.serving.stand_in import RETRY_SECONDS, refuse, unavailable
+from qwen_vqa.serving.stand_in import LOADING, RETRY_SECONDS, refuse, unavailable
 
 LOOK_SECONDS = 0.1
 # For vLLM's own error event, which a stream gets when its engine dies.
@@ -148,12 +148,17 @@ def _error_event(path: str, refusal: RefusedError) -> bytes:
     return b"data: " + refusal.body + b"\n\n"
 
 
-def attach_ready(app: FastAPI, lifecycle: Lifecycle) -> None:
-    """GET /ready: 200 while requests are taken and the engine answers, 503 with the reason otherwise."""
+def attach_ready(app: FastAPI, lifecycle: Lifecycle, port_is_ours: Callable[[], bool]) -> None:
+    """GET /ready: 200 while requests are taken and the engine answers, 503 with the reason otherwise.
+
+    Args:
+        port_is_ours: until then, another connection may reach the stand-in, which refuses what it is asked.
+    """
 
     @app.get("/ready")
     async def ready() -> Response:
-        if lifecycle.reason is None:
+        reason = lifecycle.reason or (None if port_is_ours() else LOADING)
+        if reason is None:
             return JSONResponse({"status": "ready"})
-        body = unavailable(lifecycle.reason).body
+        body = unavailable(reason).body
         return Response(body, 503, {"retry-after": str(RETRY_SECONDS)}, media_type="application/json")

@@ -246,7 +246,7 @@ def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", start
         supervisor.ready()
         welcome(args, started, supervisor.port_is_ours)
 
-    lived = uvloop.run(run_server(args, sock, ready, supervisor.closed))
+    lived = uvloop.run(run_server(args, sock, ready, supervisor.closed, supervisor.port_is_ours.is_set))
     sys.stdout.flush()
     # Past here is only the interpreter's own end, in which triton's bindings print forty lines about leaks.
     os._exit(0 if lived else ENGINE_DIED)

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from qwen_vqa.serving.refusals import RefusedError
 
+LOADING = "The model is loading."
 RETRY_SECONDS = 5
 # A body is read before it is answered: closing on what is unread resets the connection, and the answer is lost.
 BODY_BYTES = 64 * 2**20

@@ -25,7 +25,7 @@ import psutil
 
 from qwen_vqa.serving.listener import listen, listen_flags
 from qwen_vqa.serving.log import say, set_format
-from qwen_vqa.serving.stand_in import StandIn
+from qwen_vqa.serving.stand_in import LOADING, StandIn
 
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
@@ -99,7 +99,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
-        await self._stand_in.start("The model is loading.")
+        await self._stand_in.start(LOADING)
         while True:
             status = await self._run_child()
             if self._stopping.is_set():

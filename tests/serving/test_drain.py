@@ -5,9 +5,10 @@ import json
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from qwen_vqa.serving.lifecycle import Lifecycle, LifecycleMiddleware
+from qwen_vqa.serving.lifecycle import Lifecycle, LifecycleMiddleware, attach_ready
 from tests.serving.asgi import client_of
 
 PIECES = 5
@@ -84,6 +85,21 @@ def test_a_stream_that_takes_too_long_ends_with_its_apis_error(path: str, messag
 def test_an_answer_that_has_not_begun_becomes_503():
     reply, _ = drained(silent, "/v1/chat/completions", seconds=0.2)
     assert reply.status_code == 503
+
+
+def test_it_is_not_ready_while_the_stand_in_may_still_be_asked():
+    async def look() -> list[httpx.Response]:
+        handed_over: list[bool] = []
+        app = FastAPI()
+        attach_ready(app, Lifecycle(lambda: False, 60), lambda: bool(handed_over))
+        async with client_of(app) as client:
+            before = await client.get("/ready")
+            handed_over.append(True)
+            return [before, await client.get("/ready")]
+
+    before, after = asyncio.run(look())
+    assert (before.status_code, after.status_code) == (503, 200)
+    assert before.json()["error"]["message"] == "The model is loading."
 
 
 def test_a_drain_ends_as_soon_as_nothing_runs():

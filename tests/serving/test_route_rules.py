@@ -36,7 +36,7 @@ def real_app(*flags: str) -> FastAPI:
     args.enable_scale_out = args.verify
     _complete_guard(args)
     model_config = SimpleNamespace(hf_config=tiny_config(tiny_processor()), get_pooling_task=lambda tasks: None)
-    return build_server_app(args, ("generate",), model_config, None, Lifecycle(lambda: False, 0))
+    return build_server_app(args, ("generate",), model_config, None, Lifecycle(lambda: False, 0), lambda: True)
 
 
 def routes_of(app: FastAPI) -> set[tuple[str, str]]:
