@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from qwen_vqa.plugin.checkpoint import adapter_folders, check_checkpoint
-from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.config import ARCHITECTURE, QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import SchemeFacts, quantization_config, scheme_of, why_not_served_here
 from qwen_vqa.plugin.registration import VLLM_MODEL, register_all
@@ -72,6 +72,12 @@ def check_plugin() -> None:
             f"the vLLM plugin cannot be loaded: {type(error).__name__}: {error}. `qwen-vqa doctor` shows "
             "the installed versions; the README lists those that were tested."
         ) from error
+
+
+def register_imported_model() -> None:
+    """The model's class in place of its name, for which vLLM starts a process on the first start to look at it."""
+    module, name = VLLM_MODEL.split(":")
+    import_module("vllm").ModelRegistry.register_model(ARCHITECTURE, getattr(import_module(module), name))
 
 
 def checkpoint_dtype(folder: Path) -> str:

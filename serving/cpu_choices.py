@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.output_layer import OUTPUT_LAYERS, PACKED, SETTING, SHARED
 from qwen_vqa.serving.adapter_slots import slot_bytes
 from qwen_vqa.serving.checks import CheckedCheckpoint, checkpoint_dtype
@@ -17,6 +18,10 @@ KV_CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 # Only whole blocks of a prompt are found again: with vLLM's 128 on a CPU, a second question about the same picture
 # finds half of its 220 tokens. The attention kernels take multiples of 32.
 BLOCK_TOKENS = 32
+# Tokens of one step of the engine, prompts' and answers' together. vLLM's 2,048 on a CPU are nine prompts with a
+# picture, for all of which every answer waits. With fewer, prompts come in one or two at a time beside the answers'
+# tokens, whose few rows alone would leave the cores waiting for the weights. benchmarks/README.md has what it is worth.
+STEP_TOKENS = 512
 
 
 def add_cpu_flags(parser: ArgumentParser) -> None:
@@ -35,6 +40,7 @@ def complete_for_cpu(args: Namespace, checkpoint: CheckedCheckpoint, say: Callab
     Raises:
         UserError: there is too little memory.
     """
+    check_no_speculation(args)
     args.threads = choose_threads(args, Machine.here(), os.environ)
     say(f"threads: {args.threads.reason}")
     max_model_len = args.max_model_len or checkpoint.config.text_config.max_position_embeddings
@@ -46,21 +52,57 @@ def complete_for_cpu(args: Namespace, checkpoint: CheckedCheckpoint, say: Callab
         beside += output_layer_bytes(checkpoint.config, checkpoint_dtype(checkpoint.folder), args.output_layer)
         return kv_cache_bytes(checkpoint, max_model_len, dtype, beside_weights=beside)
 
-    if note := choose_float_type(args, checkpoint, torch.cpu.get_capabilities(), kv_cache):
-        say(note)
+    say(
+        choose_float_type(args, checkpoint, torch.cpu.get_capabilities(), kv_cache)
+        or f"float type: {_float_type(args, checkpoint)} (--dtype)"
+    )
     if args.block_size is None:
         args.block_size = BLOCK_TOKENS
         say(f"prompts are cached in blocks of {BLOCK_TOKENS} tokens: further questions find theirs (--block-size)")
+    if note := choose_step_tokens(args, checkpoint):
+        say(note)
     if not args.kv_cache_memory_bytes and KV_CACHE_SPACE not in os.environ:
-        dtype = checkpoint_dtype(checkpoint.folder) if args.dtype == "auto" else args.dtype
+        dtype = _float_type(args, checkpoint)
         args.kv_cache_memory_bytes = kv_cache(dtype)
         tokens = args.kv_cache_memory_bytes // kv_bytes_per_token(checkpoint.config, dtype)
         say(
             f"KV cache: {args.kv_cache_memory_bytes / GIB:.2f} GiB, {tokens:,} tokens: {tokens / max_model_len:.3g} "
             f"prompts of {max_model_len:,}, within half of the free memory (--kv-cache-memory-bytes)"
         )
-    if not args.enable_lora and not args.enforce_eager:
+    if args.enable_lora:
+        say("torch.compile is off: vLLM does not compile with adapters on a CPU")
+    elif not args.enforce_eager:
         say("torch.compile is on: faster answers after a longer start (--enforce-eager turns it off)")
+
+
+def check_no_speculation(args: Namespace) -> None:
+    """Where the engine guesses tokens on a CPU and a request has a temperature, vLLM 0.32's sampler reads memory that
+    nothing was written to (https://github.com/vllm-project/vllm/issues/55005): answers are wrong, or the engine dies.
+
+    Raises:
+        UserError: guessing is asked for.
+    """
+    if args.speculative_config:
+        raise UserError(
+            "--speculative-config: on a CPU, vLLM 0.32 answers wrongly with it or dies as soon as a request has a "
+            "temperature (vLLM issue 55005). Leave it out."
+        )
+
+
+def _float_type(args: Namespace, checkpoint: CheckedCheckpoint) -> str:
+    return checkpoint_dtype(checkpoint.folder) if args.dtype == "auto" else args.dtype
+
+
+def choose_step_tokens(args: Namespace, checkpoint: CheckedCheckpoint) -> str | None:
+    """Set `args.max_num_batched_tokens`; returns what is to be said, or None where the user chose."""
+    if args.max_num_batched_tokens is not None or args.enable_chunked_prefill is False:
+        return None
+    # A step takes each answer's next token, and a picture whole.
+    args.max_num_batched_tokens = max(STEP_TOKENS, args.max_num_seqs or 0, checkpoint.config.num_image_tokens)
+    return (
+        f"steps of up to {args.max_num_batched_tokens} tokens: new prompts and running answers share them, and neither "
+        "waits long for the other (--max-num-batched-tokens)"
+    )
 
 
 def choose_output_layer(args: Namespace, checkpoint: CheckedCheckpoint) -> str | None:

@@ -2,7 +2,7 @@
 
 import contextlib
 from argparse import Namespace
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -16,11 +16,15 @@ from vllm.v1.engine.async_llm import AsyncLLM
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
 
-def choose_executor(args: Namespace) -> None:
+def choose_executor(args: Namespace, say: Callable[[str], None]) -> None:
     """Without a worker process of its own on a CPU, where one worker is all there is, and the user chose nothing."""
     parts = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size
     if current_platform.is_cpu() and args.distributed_executor_backend is None and parts == 1:
         args.distributed_executor_backend = ONE_PROCESS
+        say(
+            "processes: one for the API, where callers' limits are counted, and one for the engine, which saves one "
+            "more import of vLLM (--distributed-executor-backend mp: its worker apart)"
+        )
 
 
 @contextlib.asynccontextmanager

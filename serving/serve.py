@@ -131,9 +131,10 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
     # For vLLM's processes: what their libraries say to developers, on every start and stop.
     os.environ.setdefault("PYTHONWARNINGS", QUIET)
     say("checking the checkpoint and the installation")
-    from qwen_vqa.serving.checks import check_plugin, checked_checkpoint
+    from qwen_vqa.serving.checks import check_plugin, checked_checkpoint, register_imported_model
 
     check_plugin()
+    register_imported_model()
     args = _parse(argv)
     check_same_listener(argv, args)
     _complete_guard(args)
@@ -164,11 +165,13 @@ def _parse(argv: list[str]) -> Namespace:
     parser.set_defaults(host="127.0.0.1", chat_template_content_format="openai", enable_prompt_tokens_details=True)
     # In its other form ("lru"), vLLM's cache of processed images believes that the engine has what a refused request
     # brought, and answers the next request for that image with 500.
-    parser.set_defaults(mm_processor_cache_type="shm", mm_processor_cache_gb=_image_cache_gib())
+    parser.set_defaults(mm_processor_cache_type="shm", mm_processor_cache_gb=None)
     # Its lines tell of what this command says itself; with --uvicorn-log-level info they are back.
     parser.set_defaults(tool_strict_level=STRICT_LEVEL, uvicorn_log_level="warning")
     args = parser.parse_args(argv)
     args.model = args.model_tag or str(DEMO_CHECKPOINT)
+    if args.mm_processor_cache_gb is None:
+        args.mm_processor_cache_gb = _image_cache_gib()
     image_rules(args)  # what is wrong with them is said before anything loads
     validate_parsed_serve_args(args)
     _check_one_server(args)
@@ -196,6 +199,7 @@ def _image_cache_gib() -> float:
     if size < LEAST_IMAGE_CACHE_GIB:
         say(f"no cache of processed images: /dev/shm has {free:.2f} GiB free (docker run --shm-size gives more)")
         return 0
+    say(f"cache of processed images: {size:.2g} GiB of shared memory, {free:.2g} are free (--mm-processor-cache-gb)")
     return size
 
 
@@ -219,7 +223,7 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
 
     for note in check_quantised(args, checkpoint):
         say(note)
-    choose_executor(args)
+    choose_executor(args, say)
     if args.served_model_name is None:
         is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()
         args.served_model_name = [DEMO_NAME if is_demo else checkpoint.folder.resolve().name]

@@ -17,7 +17,6 @@ import pytest
 from openai import APIError, DefaultHttpxClient, InternalServerError, OpenAI
 from safetensors.torch import load_file, save_file
 
-from qwen_vqa.train.server_process import wait_until_ready
 from tests.certificate import self_signed
 from tests.server import ONE_CORE, SERVE, free_port
 

@@ -60,6 +60,14 @@ def test_a_plugin_that_does_not_load_is_said_with_the_reason(tiny_checkpoint: Pa
         server_process([str(tiny_checkpoint)], unused, None)
 
 
+def test_vllm_need_not_import_itself_once_more_to_look_at_the_model():
+    code = "from qwen_vqa.serving.checks import check_plugin, register_imported_model; from vllm import ModelRegistry; "
+    code += "check_plugin(); register_imported_model(); "
+    code += "print(type(ModelRegistry.models['QwenVqaForConditionalGeneration']).__name__)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert run.stdout.split()[-1] == "_RegisteredModel"
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "chat_template.jinja"])
 def test_a_file_that_is_missing_is_named(tiny_checkpoint: Path, tmp_path: Path, name: str):
     folder = shutil.copytree(tiny_checkpoint, tmp_path / "cut")

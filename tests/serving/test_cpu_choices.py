@@ -1,0 +1,64 @@
+"""What `serve` chooses on a CPU, what stands because the user chose it, and what the server says of it."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.serving.checks import checked_checkpoint
+from qwen_vqa.serving.cpu_choices import STEP_TOKENS, check_no_speculation, choose_step_tokens
+from tests.server import Server
+
+
+def step_flags(**changes) -> Namespace:
+    return Namespace(
+        **{"max_num_batched_tokens": None, "max_num_seqs": None, "enable_chunked_prefill": None, **changes}
+    )
+
+
+@pytest.mark.parametrize(("sequences", "tokens"), [(None, STEP_TOKENS), (16, STEP_TOKENS), (600, 600)])
+def test_a_step_has_room_for_each_answers_token(tiny_checkpoint: Path, sequences, tokens):
+    args = step_flags(max_num_seqs=sequences)
+    note = choose_step_tokens(args, checked_checkpoint(tiny_checkpoint))
+    assert args.max_num_batched_tokens == tokens
+    assert f"up to {tokens} tokens" in note and "--max-num-batched-tokens" in note
+
+
+def test_a_step_has_room_for_a_whole_picture(tiny_checkpoint: Path):
+    checkpoint = checked_checkpoint(tiny_checkpoint)
+    vision = checkpoint.config.vision_config
+    vision.image_size = 30 * vision.patch_size
+    args = step_flags()
+    choose_step_tokens(args, checkpoint)
+    assert args.max_num_batched_tokens == 901
+
+
+@pytest.mark.parametrize("chosen", [{"max_num_batched_tokens": 64}, {"enable_chunked_prefill": False}])
+def test_what_the_user_chose_of_steps_stands(tiny_checkpoint: Path, chosen):
+    args = step_flags(**chosen)
+    assert choose_step_tokens(args, checked_checkpoint(tiny_checkpoint)) is None
+    assert args == step_flags(**chosen)
+
+
+def test_guessing_tokens_is_refused_with_the_reason():
+    with pytest.raises(UserError, match=r"--speculative-config: on a CPU.*vLLM issue 55005"):
+        check_no_speculation(Namespace(speculative_config={"method": "ngram", "num_speculative_tokens": 4}))
+    check_no_speculation(Namespace(speculative_config=None))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "processes: one for the API",
+        "threads: 1",
+        "float type: float32 (--dtype)",
+        "prompts are cached in blocks of 32 tokens",
+        f"steps of up to {STEP_TOKENS} tokens",
+        "KV cache: ",
+        "torch.compile is off: vLLM does not compile with adapters",
+        "cache of processed images: ",
+    ],
+)
+def test_the_server_says_what_it_chose(demo_server: Server, choice: str):
+    assert f"qwen-vqa: {choice}" in demo_server.log.read_text()
