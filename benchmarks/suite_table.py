@@ -61,7 +61,8 @@ def caption(results: Results) -> list[str]:
     counts = [cell["summary"]["completed"] for result in results.values() for cell in result["cells"]]
     if min(counts, default=LEAST_OF_P95) < LEAST_OF_P95:
         lines.append(f"p95 of fewer than {LEAST_OF_P95} requests is little more than the slowest one: n is beside it.")
-    if unfinished := [key for key, result in results.items() if not result["finished"]]:
+    # Files from before there was this word were written at the end alone.
+    if unfinished := [key for key, result in results.items() if not result.get("finished", True)]:
         lines.append(f"Not all cells were measured of {', '.join(unfinished)}.")
     commits: dict[str | None, list[str]] = {}
     for key, result in results.items():

@@ -38,7 +38,7 @@ def test_decode_and_prefill_are_of_one_user() -> None:
     cells = cell(1, 1.0, tpot=25, ttft=1000), cell(8, 2.0), cell(1, 1.0, later_turns=turns)
     results = {"ours": named(candidate("float32"), *cells)}
     assert column(results, "decode") == ["80%", "-", "-"]
-    assert column(results, "prefill") == ["43%", "-", "-"]
+    assert column(results, "prefill") == ["45%", "-", "-"]
     assert column(results, "of limit") == ["50%", "100%", "-"]
 
 
