@@ -62,7 +62,7 @@ def compared(runs: dict[str, list[dict[str, float]]]) -> tuple[list[tuple[str, .
             ratio = found[figure]
             row += [f"{middle[name][figure]:.3f}", "-" if ratio is None else f"{ratio:.3f}"]
         rows.append(tuple(row))
-    return rows, any(ratio is None or abs(ratio - 1) > BOUND for found in against.values() for ratio in found.values())
+    return rows, any(ratio is None or not abs(ratio - 1) <= BOUND for found in against.values() for ratio in found.values())
 
 
 
