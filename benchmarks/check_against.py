@@ -39,7 +39,10 @@ def measured(setting: Setting, names: tuple[str, ...], rounds: int, seed: int) -
 
 def medians(runs: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
     """Each tool's, by figure."""
-    return {name: {figure: statistics.median(run[figure] for run in every) for figure in FIGURES} for name, every in runs.items()}
+    return {
+        name: {figure: statistics.median(run[figure] for run in every) for figure in FIGURES}
+        for name, every in runs.items()
+    }
 
 
 def ratios(found: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
@@ -62,9 +65,9 @@ def compared(runs: dict[str, list[dict[str, float]]]) -> tuple[list[tuple[str, .
             ratio = found[figure]
             row += [f"{middle[name][figure]:.3f}", "-" if ratio is None else f"{ratio:.3f}"]
         rows.append(tuple(row))
-    return rows, any(ratio is None or not abs(ratio - 1) <= BOUND for found in against.values() for ratio in found.values())
-
-
+    return rows, any(
+        ratio is None or not abs(ratio - 1) <= BOUND for found in against.values() for ratio in found.values()
+    )
 
 
 def main() -> int:
@@ -96,7 +99,12 @@ def main() -> int:
         result = {
             "environment": environment(sys.argv),
             "tools": tool_versions(names, args.environments),
-            "setting": {**asdict(setting), "environments": str(args.environments), "rounds": args.rounds, "seed": args.seed},
+            "setting": {
+                **asdict(setting),
+                "environments": str(args.environments),
+                "rounds": args.rounds,
+                "seed": args.seed,
+            },
             "bound": BOUND,
             "medians": middle,
             "ratios": ratios(middle),
