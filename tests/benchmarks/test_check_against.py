@@ -65,7 +65,7 @@ def test_guidellms_report_is_read() -> None:
 
 @pytest.mark.parametrize(("read", "file"), [(read_vllms, VLLM), (read_guidellms, GUIDELLM)])
 def test_unanswered_requests_are_an_error(read, file: dict) -> None:
-    with pytest.raises(UserError, match="only 4 of .* 5 requests"):
+    with pytest.raises(UserError, match=r"only 4 of .* 5 requests"):
         read(file, 5)
 
 
