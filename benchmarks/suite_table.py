@@ -64,6 +64,8 @@ def caption(results: Results) -> list[str]:
     # Files from before there was this word were written at the end alone.
     if unfinished := [key for key, result in results.items() if not result.get("finished", True)]:
         lines.append(f"Not all cells were measured of {', '.join(unfinished)}.")
+    if known := _known_pictures(results):
+        lines.append(f"Not cold, since pictures were in the server's cache: {', '.join(known)}.")
     commits: dict[str | None, list[str]] = {}
     for key, result in results.items():
         commits.setdefault(result["environment"]["git"], []).append(f"{key} on {result['environment']['date'][:10]}")
@@ -71,3 +73,10 @@ def caption(results: Results) -> list[str]:
         told = (f"{commit or 'unknown'}: {', '.join(keys)}" for commit, keys in commits.items())
         lines.append(f"Measured at different commits: {'; '.join(told)}.")
     return lines
+
+
+def _known_pictures(results: Results) -> list[str]:
+    """Cells of single questions whose pictures a server had seen before, which its speed then owes something to."""
+    cells = ((key, cell) for key, result in results.items() for cell in result["cells"] if not has_turns(cell))
+    shares = ((key, cell["label"], (cell.get("server") or {}).get("mm_cache_hit_rate")) for key, cell in cells)
+    return [f"{key}, {label} ({share:.0%})" for key, label, share in shares if share]

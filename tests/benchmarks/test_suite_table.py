@@ -73,6 +73,15 @@ def test_different_commits_and_unfinished_ones_are_said() -> None:
     ]
 
 
+def test_pictures_that_a_cache_knew_are_said() -> None:
+    cells = (
+        cell(1, 1.0) | {"server": {"mm_cache_hit_rate": 0.0}},
+        cell(8, 1.0) | {"server": {"mm_cache_hit_rate": 0.375}},
+    )
+    results = {"ours": named(candidate("float32"), *cells)}
+    assert caption(results)[-1] == "Not cold, since pictures were in the server's cache: ours, 8 users (38%)."
+
+
 @pytest.fixture
 def summarise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Summarise:
     """`suite.py --summary` of the committed candidates, each in a file of its own again."""
