@@ -36,8 +36,9 @@ class Launch:
 
 @dataclass(frozen=True)
 class Candidate:
-    """`key` names its files and is what --only takes. `scheme` is the limit that it is held against. `make` makes
-    what it needs and raises UserError where that cannot be had. `turns`: it is asked second questions, too."""
+    """`key` names its files and is what --only takes. `scheme`, of schemes.py, is the limit that it is held against.
+    `make` makes what it needs and raises UserError where that cannot be had. `turns`: it is asked second questions.
+    """
 
     key: str
     name: str
@@ -82,7 +83,7 @@ class Maker:
             Candidate("ours-text", f"qwen-vqa, text, {ours}", ours, self._ours(ours), text_only=True),
             Candidate("ours-int8-text", "qwen-vqa, text, int8", "int8", self._int8(ours), text_only=True),
             Candidate("e", "(e) llama.cpp, text, float16", "bfloat16", self._llama("f16"), text_only=True),
-            Candidate("e-q8", "(e) llama.cpp, text, 8 bits", "int8", self._llama("q8_0"), text_only=True),
+            Candidate("e-q8", "(e) llama.cpp, text, 8 bits", "q8_0", self._llama("q8_0"), text_only=True),
         ]
         first = every[SHORT[ours] != ""]
         return [*every, Candidate(f"{first.key}-again", f"{first.name}, again", ours, first.make)]

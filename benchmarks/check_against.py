@@ -11,12 +11,13 @@ import json
 import statistics
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from qwen_vqa.benchmarks.alternatives.environments import FOLDER
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load_table import align
-from qwen_vqa.benchmarks.load_tools import TOOLS, Setting
+from qwen_vqa.benchmarks.load_tools import TOOLS, Setting, tool_versions
 from qwen_vqa.plugin.errors import UserError
 
 # Further apart than this, a difference has to be explained.
@@ -36,20 +37,37 @@ def measured(setting: Setting, names: tuple[str, ...], rounds: int, seed: int) -
     return runs
 
 
+def medians(runs: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Each tool's, by figure."""
+    return {
+        name: {figure: statistics.median(run[figure] for run in every) for figure in FIGURES}
+        for name, every in runs.items()
+    }
+
+
+def ratios(found: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Our median as a multiple of each other tool's, by figure; None where that is zero."""
+    return {
+        name: {figure: found["ours"][figure] / value if value else None for figure, value in theirs.items()}
+        for name, theirs in found.items()
+        if name != "ours"
+    }
+
+
 def compared(runs: dict[str, list[dict[str, float]]]) -> tuple[list[tuple[str, ...]], bool]:
     """A table of the medians, with ours as a multiple of each other's, and whether one is further than the bound."""
-    others = [name for name in runs if name != "ours"]
-    rows: list[tuple[str, ...]] = [("median", "ours", *(text for name in others for text in (name, "ratio")))]
-    apart = False
+    middle = medians(runs)
+    against = ratios(middle)
+    rows: list[tuple[str, ...]] = [("median", "ours", *(text for name in against for text in (name, "ratio")))]
     for figure in FIGURES:
-        medians = {name: statistics.median(run[figure] for run in runs[name]) for name in runs}
-        row = [figure, f"{medians['ours']:.3f}"]
-        for name in others:
-            ratio = medians["ours"] / medians[name] if medians[name] else float("nan")
-            apart |= not abs(ratio - 1) <= BOUND
-            row += [f"{medians[name]:.3f}", f"{ratio:.3f}"]
+        row = [figure, f"{middle['ours'][figure]:.3f}"]
+        for name, found in against.items():
+            ratio = found[figure]
+            row += [f"{middle[name][figure]:.3f}", "-" if ratio is None else f"{ratio:.3f}"]
         rows.append(tuple(row))
-    return rows, apart
+    return rows, any(
+        ratio is None or not abs(ratio - 1) <= BOUND for found in against.values() for ratio in found.values()
+    )
 
 
 def main() -> int:
@@ -77,7 +95,22 @@ def main() -> int:
     rows, apart = compared(runs)
     print("\n".join(align(rows)))
     if args.json:
-        args.json.write_text(json.dumps({"environment": environment(sys.argv), "runs": runs}) + "\n")
+        middle = medians(runs)
+        result = {
+            "environment": environment(sys.argv),
+            "tools": tool_versions(names, args.environments),
+            "setting": {
+                **asdict(setting),
+                "environments": str(args.environments),
+                "rounds": args.rounds,
+                "seed": args.seed,
+            },
+            "bound": BOUND,
+            "medians": middle,
+            "ratios": ratios(middle),
+            "runs": runs,
+        }
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
     return int(apart)
 
 

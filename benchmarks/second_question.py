@@ -49,6 +49,38 @@ def first_token_ms(client: OpenAI, model: str, picture: Picture, question: str) 
     return first, cached
 
 
+def second_questions(url: str, pictures: int, seed: int, model: str | None = None, api_key: str = "none") -> dict:
+    """Ask twice about each of so many new pictures; the medians, and each picture's figures.
+
+    first_ms, second_ms: TTFT. ratio: the median of second / first of the same picture. cached_tokens: of the second's
+    prompt. first_second_ms_cached: a pair of (TTFT, cached tokens) for each picture.
+
+    Raises:
+        UserError: the server could not be asked, or an answer had no word.
+    """
+    client = OpenAI(base_url=url, api_key=api_key, max_retries=0, timeout=600)
+    rows = []
+    try:
+        model = model or client.models.list().data[0].id
+        first_token_ms(client, model, Picture(seed, *SIDE), QUESTIONS[0])  # what the first request alone pays
+        for number in range(1, pictures + 1):
+            picture = Picture(seed + number, *SIDE)
+            order = QUESTIONS if number % 2 else QUESTIONS[::-1]
+            rows.append([first_token_ms(client, model, picture, question) for question in order])
+    except OpenAIError as error:
+        raise UserError(f"{url}: {error}") from error
+    return {
+        "model": model,
+        "seed": seed,
+        "pictures": pictures,
+        "first_ms": statistics.median(first for (first, _), _ in rows),
+        "second_ms": statistics.median(second for _, (second, _) in rows),
+        "ratio": statistics.median(second / first for (first, _), (second, _) in rows),
+        "cached_tokens": statistics.median(cached for _, (_, cached) in rows),
+        "first_second_ms_cached": rows,
+    }
+
+
 def main() -> int:
     """Ask, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -60,27 +92,16 @@ def main() -> int:
     add("--seed", type=int, default=int(time.time()), help="of the pictures (default: new ones each time)")
     add("--json", type=Path, metavar="FILE", help="write everything there (default: not written)")
     args = parser.parse_args()
-    client = OpenAI(base_url=args.url, api_key=args.api_key, max_retries=0, timeout=600)
-    rows = []
-    try:
-        model = args.model or client.models.list().data[0].id
-        first_token_ms(client, model, Picture(args.seed, *SIDE), QUESTIONS[0])  # what the first request alone pays
-        for number in range(1, args.pictures + 1):
-            picture = Picture(args.seed + number, *SIDE)
-            order = QUESTIONS if number % 2 else QUESTIONS[::-1]
-            rows.append([first_token_ms(client, model, picture, question) for question in order])
-    except OpenAIError as error:
-        raise UserError(f"{args.url}: {error}") from error
-    firsts, seconds = ([row[place][0] for row in rows] for place in (0, 1))
-    cached = statistics.median(row[1][1] for row in rows)
-    ratio = statistics.median(second / first for first, second in zip(firsts, seconds, strict=True))
+    if args.pictures < 1:
+        raise UserError(f"--pictures {args.pictures}: expected 1 or more.")
+    found = second_questions(args.url, args.pictures, args.seed, args.model, args.api_key)
     print(
-        f"{model}, {args.pictures} pictures: TTFT p50 of the first question {statistics.median(firsts):.1f} ms, of the "
-        f"second {statistics.median(seconds):.1f} ms: {ratio:.0%} (median of ratios); {cached:.0f} of its tokens cached"
+        f"{found['model']}, {args.pictures} pictures: TTFT p50 of the first question {found['first_ms']:.1f} ms, of "
+        f"the second {found['second_ms']:.1f} ms: {found['ratio']:.0%} (median of ratios); "
+        f"{found['cached_tokens']:.0f} of its tokens cached"
     )
     if args.json:
-        found = {"environment": environment(sys.argv), "seed": args.seed, "first_second_ms_cached": rows}
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
+        args.json.write_text(json.dumps({"environment": environment(sys.argv), **found}, indent=1) + "\n")
     return 0
 
 

@@ -13,12 +13,14 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 
+from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.serving import DEMO_NAME
 from qwen_vqa.train.server_process import SERVE, free_port
 
@@ -96,7 +98,8 @@ def main() -> None:
         medians = [statistics.median(run[stage] for run in runs) for stage in STAGES]
         print(f"{name:<36s}" + "".join(f"{median:9.1f}" for median in medians))
     if args.json:
-        args.json.write_text(json.dumps(starts, indent=2) + "\n", encoding="utf-8")
+        found = {"environment": environment(sys.argv), "starts": starts}
+        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

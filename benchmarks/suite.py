@@ -2,7 +2,7 @@
 
 python benchmarks/suite.py --shapes demo,0.5b
 python benchmarks/suite.py --shapes 0.5b --only ours,a --resume      # a part; the summary holds all that is there
-python benchmarks/suite.py --shapes 0.5b --summary                   # measures nothing
+python benchmarks/suite.py --shapes 0.5b --summary                   # measures nothing; settings are the files' own
 
 Per shape: the machine's limits; this server, also in int8; (a) transformers one request at a time, (b) in static
 batches, (c) `transformers serve`, (d) stock vLLM with its own LLaVA of the same dimensions, (e) llama.cpp on the
@@ -28,6 +28,7 @@ from qwen_vqa.benchmarks.load_table import align
 from qwen_vqa.benchmarks.measurement import Setting, kept, measure
 from qwen_vqa.benchmarks.read_bandwidth import read_bandwidth
 from qwen_vqa.benchmarks.shapes import SHAPES
+from qwen_vqa.benchmarks.suite_table import caption, table
 from qwen_vqa.benchmarks.targets import Measured, target_rows
 from qwen_vqa.benchmarks.work import WORK
 from qwen_vqa.plugin.errors import UserError
@@ -48,7 +49,11 @@ def main() -> int:
     for shape in shapes:
         run = _Run(shape, args, setting)
         failed += run.measure()
-        run.summarise()
+        try:
+            run.summarise()
+        except UserError as error:  # the other shapes are still to be measured
+            print(f"suite: {shape}: {error}", file=sys.stderr, flush=True)
+            failed += 1
     return int(failed > 0)
 
 
@@ -99,6 +104,9 @@ class _Run:
         self.folder = args.work / f"{shape}-{args.output_tokens}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.limits_file = args.work / f"{shape}-limits.json"
+        # A summary says what was asked, not what its own flags would ask.
+        files = self._files() if args.summary else {}
+        self.asked = next((one["setting"] for one in files.values()), self.setting.as_json())
 
     def measure(self) -> int:
         """Returns the number of candidates that failed."""
@@ -111,6 +119,8 @@ class _Run:
         if self.args.list:
             print("\n".join(f"{one.key:>16}  {one.name}" for one in self._candidates()))
             return 0
+        # Before hours are spent on what no table may hold together.
+        self._check({key: one for key, one in self._files().items() if key not in (only or keys)})
         if not (self.args.resume and self.limits_file.exists()):
             self._say("the machine's limits")
             found = {"bandwidth": read_bandwidth(), "matmul": matmul_rates(), "environment": environment(sys.argv)}
@@ -137,17 +147,25 @@ class _Run:
     def _say(self, text: str) -> None:
         print(f"suite: {self.shape}: {text}", file=sys.stderr, flush=True)
 
+    def _files(self) -> dict[str, dict[str, Any]]:
+        """What each candidate's file holds, by key."""
+        return {file.stem: json.loads(file.read_text()) for file in sorted(self.folder.glob("*.json"))}
+
+    def _check(self, results: dict[str, dict[str, Any]]) -> None:
+        """That all were asked as this run asks."""
+        one_setting({str(self._file(key)): one["setting"] for key, one in results.items()}, self.asked)
+
     def _measured(self) -> Measured:
-        found = [json.loads(file.read_text()) for file in sorted(self.folder.glob("*.json"))]
+        """All that was asked as this run asks."""
+        results = {key: one for key, one in self._files().items() if one["setting"] == self.asked}
         machine = json.loads(self.limits_file.read_text()) if self.limits_file.exists() else None
         rates = machine["matmul"] if machine else {}
         bandwidth = machine["bandwidth"]["best"] if machine else 0.0
         rows = limits(WORK[self.shape], bandwidth, rates, self.setting.output_tokens) if machine else []
-        results = {one["key"]: one for one in found}
         return Measured(self.shape, self.setting.output_tokens, results, {row["scheme"]: row for row in rows}, rates)
 
     def _candidates(self) -> list[Candidate]:
-        measured, users = self._measured(), max(users for users, _ in self.setting.cells)
+        measured, users = self._measured(), max(users for users, _ in self.asked["cells"])
         types = []
         for side in ("ours", "a"):
             key = measured.fastest(side, users)
@@ -158,25 +176,33 @@ class _Run:
         """Print the tables and write the summary of all that is there."""
         if self.args.list:
             return
+        self._check(self._files())
         measured = self._measured()
         if not measured.results:
             return
         order = [candidate.key for candidate in self._candidates()]
+        # What was measured on a processor with other float types has keys that would not be measured on this one.
+        order += [key for key in measured.results if key not in order]
         results = {key: measured.results[key] for key in order if key in measured.results}
         rows = target_rows(measured)
         print(f"{self.shape}, {self.setting.output_tokens} output tokens")
         if bfloat16_is_native() is False:
             print("The processor does not multiply bfloat16 itself: it is emulated, for every server alike.")
         print("\n".join(align(table(results, measured))))
+        print("\n".join(caption(results)))
         print("\n".join(align([("target", "is", "result", "reached", "from"), *map(_target_row, rows)])))
         summary = {
             "environment": environment(sys.argv),
             "shape": self.shape,
-            "setting": self.setting.as_json(),
+            "setting": self.asked,
             "bfloat16_is_native": bfloat16_is_native(),
             "machine": json.loads(self.limits_file.read_text()) if self.limits_file.exists() else None,
             "limits": measured.limits,
             "targets": rows,
+            "commits": {
+                key: {name: one["environment"][name] for name in ("git", "date")} for key, one in results.items()
+            },
+            "caption": caption(results),
             "candidates": list(results.values()),
         }
         file = self.args.out / f"{self.shape}-{self.setting.output_tokens}.json"
@@ -189,33 +215,24 @@ def _target_row(row: dict[str, Any]) -> tuple[str, ...]:
     return (row["what"], row["target"], "-" if row["result"] is None else f"{row['result']:.3g}", reached, row["from"])
 
 
-def table(results: dict[str, dict[str, Any]], measured: Measured) -> list[tuple[str, ...]]:
-    """A row per candidate and cell, with its throughput as a multiple of the fastest (a)'s and of the limit."""
-    rows: list[tuple[str, ...]] = [
-        ("server", "cell", "req/s", "x (a)", "of limit", "TTFT p50", "p95", "TPOT p50", "prompt", "failed")
-    ]
-    for result in results.values():
-        limit = measured.limits.get(result["scheme"])
-        for cell in result["cells"]:
-            summary = cell["summary"]
-            key = measured.fastest("a", cell["users"])
-            base = measured.rate(key, cell["users"]) if key and not result["text_only"] else None
-            rate = summary["requests_per_second"]
-            of_limit = rate / limit["requests_per_second"] if limit and not result["text_only"] else None
-            rows.append(
-                (
-                    result["name"],
-                    cell["label"],
-                    f"{rate:.3f}",
-                    f"{rate / base:.2f}" if base else "-",
-                    f"{of_limit:.0%}" if of_limit else "-",
-                    *(f"{summary['ttft'][point]:.0f}" if summary["ttft"] else "-" for point in ("p50", "p95")),
-                    f"{summary['tpot']['p50']:.1f}" if summary["tpot"] else "-",
-                    f"{summary['prompt_tokens'] / summary['completed']:.0f}" if summary["completed"] else "-",
-                    str(summary["failed"]),
-                )
-            )
-    return rows
+def one_setting(found: dict[str, dict[str, Any]], expected: dict[str, Any]) -> None:
+    """Settings by file.
+
+    Raises:
+        UserError: some are not the expected one; a table of them would compare what was asked differently.
+    """
+    others = {file: setting for file, setting in found.items() if setting != expected}
+    if others:
+        lines = [f"  {file}: {_differences(setting, expected)}" for file, setting in others.items()]
+        raise UserError(
+            "one table holds one setting, and these were asked otherwise; measure them again or move them away, or "
+            "give their flags:\n" + "\n".join(lines)
+        )
+
+
+def _differences(setting: dict[str, Any], expected: dict[str, Any]) -> str:
+    names = sorted(name for name in {*setting, *expected} if setting.get(name) != expected.get(name))
+    return ", ".join(f"{name} {setting.get(name)} in place of {expected.get(name)}" for name in names)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qwen_vqa.benchmarks.measurement import SECOND_QUESTION
+from qwen_vqa.benchmarks.limits import decode_share, prefill_share
+from qwen_vqa.benchmarks.schemes import SCHEMES, scheme_of
 from qwen_vqa.benchmarks.work import WORK
 
 Results = dict[str, dict[str, Any]]
@@ -13,7 +14,7 @@ Results = dict[str, dict[str, Any]]
 @dataclass(frozen=True)
 class Measured:
     """All that a target may be computed from. `limits` by scheme, as `limits.limits` makes them; `rates` are
-    operations a second by scheme."""
+    operations a second by type. Both are empty where the machine was not measured."""
 
     shape: str
     output_tokens: int
@@ -21,10 +22,10 @@ class Measured:
     limits: dict[str, dict[str, float]]
     rates: dict[str, float]
 
-    def cell(self, key: str, label: int | str) -> dict[str, Any] | None:
-        """The summary of a candidate's cell, by its number of users or its label."""
+    def cell(self, key: str, users: int) -> dict[str, Any] | None:
+        """The summary of a candidate's cell with so many users."""
         cells = self.results.get(key, {}).get("cells", [])
-        return next((c["summary"] for c in cells if label in (c["label"], _users(c))), None)
+        return next((c["summary"] for c in cells if c["users"] == users and not has_turns(c)), None)
 
     def rate(self, key: str, users: int) -> float | None:
         """Requests a second."""
@@ -37,9 +38,28 @@ class Measured:
         sides = [key for key in sides if self.results[key]["scheme"] in schemes]
         return max(sides, key=lambda key: self.rate(key, users) or 0.0, default=None)
 
+    def decode_share(self, key: str) -> float | None:
+        """Of one user, of what reading the weights allows; None where something is not measured."""
+        limit, summary = self.limit(key), self.cell(key, 1)
+        return decode_share(summary, limit) if limit and summary else None
 
-def _users(cell: dict[str, Any]) -> int | None:
-    return None if cell["label"] == SECOND_QUESTION else cell["users"]
+    def prefill_share(self, key: str) -> float | None:
+        """Of one user, of what the matmul rates allow; None where something is not measured."""
+        summary = self.cell(key, 1)
+        if not summary or not self.rates:
+            return None
+        result = self.results[key]
+        scheme = SCHEMES[scheme_of(result)]
+        return prefill_share(summary, WORK[self.shape], scheme, self.rates, image=not result["text_only"])
+
+    def limit(self, key: str) -> dict[str, float] | None:
+        """Of a candidate's scheme."""
+        return self.limits.get(scheme_of(self.results[key])) if key in self.results else None
+
+
+def has_turns(cell: dict[str, Any]) -> bool:
+    """A cell of conversations, whose later turns find much of their prompts in caches."""
+    return cell["summary"]["later_turns"] is not None
 
 
 @dataclass(frozen=True)
@@ -87,7 +107,11 @@ def ttft_against_a(measured: Measured) -> tuple[float, str] | None:
     if not ours or not theirs or not ours["ttft"] or not theirs["ttft"]:
         return None
     points = ours["ttft"]["p95"], theirs["ttft"]["p95"]
-    return points[0] / points[1], f"{left} {points[0]:.0f} ms, {right} {points[1]:.0f} ms"
+    texts = (
+        f"{key} {point:.0f} ms (n = {summary['completed']})"
+        for key, point, summary in zip((left, right), points, (ours, theirs), strict=True)
+    )
+    return points[0] / points[1], ", ".join(texts)
 
 
 def against_d(key: str, users: int) -> Callable[[Measured], tuple[float, str] | None]:
@@ -104,41 +128,37 @@ def against_d(key: str, users: int) -> Callable[[Measured], tuple[float, str] | 
 
 
 def second_question(measured: Measured) -> tuple[float, str] | None:
-    """TTFT of a second question about an image as a share of the first's, medians of one user."""
+    """TTFT of a second question about an image as a share of the first's, as second_question.py measures it."""
     key = measured.fastest("ours", 1)
-    summary = measured.cell(key, SECOND_QUESTION) if key else None
-    turns = summary["later_turns"] if summary else None
-    if not turns:
+    found = measured.results[key].get("second_question") if key else None
+    if not found:
         return None
-    first, later = turns["first_ttft"]["p50"], turns["later_ttft"]["p50"]
-    return later / first, f"{key} {later:.0f} ms, {first:.0f} ms"
+    source = f"{key} {found['second_ms']:.0f} ms, {found['first_ms']:.0f} ms, {found['pictures']} pictures"
+    return found["ratio"], source
 
 
-def decode_share(key: str) -> Callable[[Measured], tuple[float, str] | None]:
-    """Tokens a second of one user (of the median TPOT) as a share of what reading the weights allows."""
+def decode_of(key: str) -> Callable[[Measured], tuple[float, str] | None]:
+    """See `Measured.decode_share`."""
 
     def value(measured: Measured) -> tuple[float, str] | None:
-        summary = measured.cell(key, 1)
-        if not summary or not summary["tpot"]:
+        share, limit, summary = measured.decode_share(key), measured.limit(key), measured.cell(key, 1)
+        if share is None or not limit or not summary:
             return None
-        limit = measured.limits[measured.results[key]["scheme"]]["decode_tokens_per_second"]
-        rate = 1000 / summary["tpot"]["p50"]
-        return rate / limit, f"{key} {rate:.3g} tokens/s of {limit:.3g}"
+        rate, best = 1000 / summary["tpot"]["p50"], limit["decode_tokens_per_second"]
+        return share, f"{key} {rate:.3g} tokens/s of {best:.3g}"
 
     return value
 
 
-def prefill_share(key: str) -> Callable[[Measured], tuple[float, str] | None]:
-    """Arithmetic of encoder and prefill in the median TTFT of one user, as a share of the matmul rate."""
+def prefill_of(key: str) -> Callable[[Measured], tuple[float, str] | None]:
+    """See `Measured.prefill_share`."""
 
     def value(measured: Measured) -> tuple[float, str] | None:
-        summary = measured.cell(key, 1)
-        if not summary or not summary["ttft"]:
+        share, summary = measured.prefill_share(key), measured.cell(key, 1)
+        if share is None or not summary:
             return None
-        scheme, seconds = measured.results[key]["scheme"], summary["ttft"]["p50"] / 1000
-        rate = WORK[measured.shape].request(0) / seconds
-        limit = measured.rates[scheme]
-        return rate / limit, f"{key} {rate / 1e9:.3g} GFLOP/s of {limit / 1e9:.3g}"
+        milliseconds = summary["ttft"]["p50"]
+        return share, f"{key} {milliseconds:.0f} ms, at best {share * milliseconds:.0f}"
 
     return value
 
@@ -152,8 +172,8 @@ TARGETS = (
     Target("p95 TTFT at 8 users against (a)", 0.25, ttft_against_a, False, shape="0.5b", output_tokens=32),
     *(Target(f"requests/s against (d), {n} users", 1.0, against_d("d", n)) for n in (1, 8, 32)),
     *(Target(f"requests/s against (d) on all cores, {n} users", 1.0, against_d("d-cores", n)) for n in (1, 8, 32)),
-    Target("decode of one user, share of the read bandwidth", 0.8, decode_share("ours"), shape="3b"),
-    Target("prefill, share of the matmul rate", 0.85, prefill_share("ours"), shape="3b"),
+    Target("decode of one user, share of the read bandwidth", 0.8, decode_of("ours"), shape="3b"),
+    Target("prefill, share of the matmul rate", 0.85, prefill_of("ours"), shape="3b"),
     Target("second question about an image: TTFT against the first's", 0.3, second_question, False),
 )
 

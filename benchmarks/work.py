@@ -31,9 +31,14 @@ class Work:
         return self.layers * (2 * self.hidden**2 + kv + 3 * self.hidden * self.intermediate)
 
     @property
-    def language_parameters(self) -> int:
-        """With the output layer: what a decoded token reads."""
-        return self.body_parameters + self.vocabulary * self.hidden
+    def output_parameters(self) -> int:
+        """Weights of the output layer."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of a question about one image."""
+        return self.encoder_tokens + self.text_tokens
 
     @property
     def encoder(self) -> int:
@@ -43,10 +48,14 @@ class Work:
         connector = 2 * (width * self.connector + self.connector * self.hidden)
         return self.encoder_tokens * (self.encoder_layers * layer + connector)
 
-    def request(self, output_tokens: int) -> int:
-        """Operations for one image, its prompt, and an answer. The last prompt token alone meets the output layer."""
-        prefill = 2 * self.body_parameters * (self.encoder_tokens + self.text_tokens)
-        return self.encoder + prefill + 2 * self.language_parameters * output_tokens
+    def layer_operations(self, prompt_tokens: float, output_tokens: int) -> float:
+        """In the language model's layers. The prompt's last token gives the answer's first, so an answer of n tokens
+        takes n - 1 steps of its own."""
+        return 2 * self.body_parameters * (prompt_tokens + output_tokens - 1)
+
+    def around_operations(self, output_tokens: int, image: bool = True) -> int:
+        """In encoder, connector and output layer, which of a prompt meets the last token alone."""
+        return (self.encoder if image else 0) + 2 * self.output_parameters * output_tokens
 
 
 # Tokens of the load generator's prompts beside the image, as the servers counted them; Qwen's template adds a system
