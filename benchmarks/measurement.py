@@ -12,10 +12,11 @@ from typing import Any
 from qwen_vqa.benchmarks.candidates import Candidate
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load import read_result
+from qwen_vqa.benchmarks.second_question import second_questions
 from qwen_vqa.benchmarks.servers import running
 from qwen_vqa.plugin.errors import UserError
 
-SECOND_QUESTION = "second question"
+SECOND_PICTURES = 12
 # More than the load generator takes within one call.
 SEEDS_APART = 100_000
 POINTS_LEFT_OUT = ("p90", "p99", "n")
@@ -65,10 +66,12 @@ def measure(candidate: Candidate, setting: Setting, file: Path) -> dict[str, Any
             seed = setting.seed + SEEDS_APART * number
             base = ["--url", url, "--seed", str(seed), "--extra-body", launch.extra_body]
             found = _load([*base, *arguments], details / f"{label.replace(' ', '-')}.json")
-            if label != SECOND_QUESTION:
-                _check_cold(candidate.key, label, found)
+            _check_cold(candidate.key, label, found)
             result["cells"] += [{**cell, "label": label} for cell in found]
             file.write_text(json.dumps(result, indent=1) + "\n")  # what was measured stays if the rest is cut off
+        if candidate.turns:
+            seed = setting.seed + SEEDS_APART * len(setting.cells)
+            result["second_question"] = second_questions(url, SECOND_PICTURES, seed)
     result["finished"] = True
     file.write_text(json.dumps(result, indent=1) + "\n")
     return result
@@ -82,10 +85,6 @@ def _cells(candidate: Candidate, setting: Setting) -> Iterator[tuple[str, list[s
     for users, requests in setting.cells:
         label = f"{users} user{'s' if users > 1 else ''}"
         yield label, [*base, "--concurrency", str(users), "--requests", str(requests)]
-    if candidate.turns:
-        requests = 2 * setting.cells[0][1]
-        turns = ["--multi-turn", "1", "--turns", "2", "--concurrency", "1", "--requests", str(requests)]
-        yield SECOND_QUESTION, [*base, *turns]
 
 
 def _check_cold(key: str, label: str, cells: list[dict[str, Any]]) -> None:
@@ -98,11 +97,12 @@ def _check_cold(key: str, label: str, cells: list[dict[str, Any]]) -> None:
 
 
 def kept(file: Path, setting: Setting) -> dict[str, Any] | None:
-    """What an earlier run wrote, if it asked the same and came to its end."""
+    """What an earlier run wrote, if it asked the same and came to its end, each cell with a seed of its own."""
     if not file.exists():
         return None
     result = json.loads(file.read_text())
-    return result if result.get("finished") and result["setting"] == setting.as_json() else None
+    same = result.get("finished") and result["setting"] == setting.as_json()
+    return result if same and all("seed" in cell for cell in result["cells"]) else None
 
 
 def _load(arguments: list[str], file: Path) -> list[dict[str, Any]]:

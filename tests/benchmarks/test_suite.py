@@ -8,7 +8,7 @@ import pytest
 
 from qwen_vqa.benchmarks import servers
 from qwen_vqa.benchmarks.candidates import Candidate, Launch, Maker
-from qwen_vqa.benchmarks.measurement import Setting, kept, measure
+from qwen_vqa.benchmarks.measurement import SECOND_PICTURES, Setting, kept, measure
 from qwen_vqa.benchmarks.pictures import draw
 from qwen_vqa.benchmarks.servers import running
 from qwen_vqa.benchmarks.workload import WorkloadSpec, conversations
@@ -55,7 +55,7 @@ def test_keys_are_each_candidates_own() -> None:
 
 
 def test_no_cell_asks_about_the_pictures_of_another(tmp_path: Path) -> None:
-    setting = Setting(cells=((1, 3), (2, 4)), output_tokens=1, seed=1, warm_up=2, words=0)
+    setting = Setting(cells=((1, 3), (2, 4), (2, 4)), output_tokens=1, seed=1, warm_up=2, words=0)
     candidate = Candidate("null", "nothing", "bfloat16", lambda: NULL, turns=True)
     result = measure(candidate, setting, tmp_path / "null.json")
     spec = WorkloadSpec(models=(("null", 1.0),))
@@ -71,3 +71,4 @@ def test_no_cell_asks_about_the_pictures_of_another(tmp_path: Path) -> None:
         assert not pictures & seen
         seen |= pictures
     assert len(seen) == 18
+    assert len(result["second_question"]["first_second_ms_cached"]) == SECOND_PICTURES
