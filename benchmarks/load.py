@@ -21,6 +21,7 @@ from qwen_vqa.benchmarks.load_page import page
 from qwen_vqa.benchmarks.load_table import cell_table
 from qwen_vqa.benchmarks.probe import Probed, probe
 from qwen_vqa.benchmarks.progress import Progress
+from qwen_vqa.benchmarks.repeats import repeat_notes
 from qwen_vqa.plugin.errors import UserError
 
 FORMAT = "qwen-vqa load 1"
@@ -60,7 +61,7 @@ def measure(plan: Plan, probed: Probed, argv: list[str]) -> dict[str, Any]:
         "server": {"url": probed.target.url, "version": probed.version, "models": probed.models},
         "workload": asdict(plan.spec) | {"requests": plan.requests, "warm_up": plan.warm_up},
         "goodput_bounds_ms": dict(plan.bounds.milliseconds) if plan.bounds else None,
-        "left_out": [*probed.left_out, *_repeats(plan)],
+        "left_out": [*probed.left_out, *repeat_notes(plan)],
         "client_ceiling": None,
         "cells": [],
         "interrupted": False,
@@ -99,13 +100,6 @@ def _check_models(plan: Plan, probed: Probed) -> None:
     for name, _ in plan.spec.models:
         if name not in probed.models:
             raise UserError(f"--adapters: the server has no {name}; it has {', '.join(probed.models)}.")
-
-
-def _repeats(plan: Plan) -> list[str]:
-    files = len(plan.spec.files)
-    if files and plan.requests * plan.spec.images_per_request > files:
-        return [f"the folder has {files} images for {plan.requests} requests: they repeat, and caches know them"]
-    return []
 
 
 def _announce(plan: Plan, probed: Probed, ceiling: Ceiling) -> None:

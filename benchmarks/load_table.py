@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from qwen_vqa.benchmarks.repeats import warm_remark
+
 COLUMNS = ("cell", "cache", "ok", "failed", "req/s", "tok/s", "TTFT p50", "p95", "p99", "TPOT p50", "p95")
 MORE = ("ITL p50", "p99", "e2e p50", "p95", "p99", "client CPU")
 
@@ -30,7 +32,7 @@ def align(rows: list[tuple[str, ...]]) -> list[str]:
 def remarks(cell: dict[str, Any]) -> list[str]:
     """What a cell's row has no room for: goodput, caches, queue, turns, errors with an example."""
     summary, server = cell["summary"], cell["server"]
-    found = []
+    found = [warm] if (warm := warm_remark(cell)) else []
     if "goodput_per_second" in summary:
         found.append(f"goodput {summary['goodput_per_second']:.2f}/s ({summary['good_share']:.0%} of requests)")
     if server:

@@ -10,7 +10,7 @@ import pytest
 from qwen_vqa.benchmarks.arrivals import Arrivals, read_trace
 from qwen_vqa.benchmarks.load_flags import read_questions
 from qwen_vqa.benchmarks.pictures import Picture
-from qwen_vqa.benchmarks.workload import Question, WorkloadSpec, conversations
+from qwen_vqa.benchmarks.workload import Question, Shown, WorkloadSpec, conversations, known_pictures
 from qwen_vqa.plugin.errors import UserError
 
 SPEC = WorkloadSpec((("base", 0.7), ("adapter", 0.3)), sizes=((64, 48), (32, 32)), output_tokens=(8, 24))
@@ -63,6 +63,27 @@ def test_a_folder_is_shown_once_before_it_repeats() -> None:
     turns = [talk.turns[0] for talk in conversations(spec, 0, 5)]
     assert len({turn.pictures[0].source for turn in turns[:3]}) == 3
     assert [turn.repeated_image for turn in turns] == [False, False, False, True, True]
+
+
+def test_cells_go_on_where_the_one_before_left_the_folder_and_the_questions() -> None:
+    files = tuple(f"{number}.png" for number in range(10))
+    spec = WorkloadSpec(
+        (("m", 1.0),), files=files, questions=tuple(Question(f"{n}?") for n in range(10)), multi_turn=0.3
+    )
+    shown = Shown(spec, 4)
+    turns = [talk.turns[0] for seed in (4, 5, 6) for talk in conversations(spec, seed, 5, shown=shown)]
+    assert not any(turn.repeated_image for turn in turns[:10])
+    assert len({turn.pictures for turn in turns[:10]}) == len({turn.text for turn in turns[:10]}) == len(turns[:10])
+    assert all(turn.repeated_image for turn in turns[10:])
+
+
+def test_known_pictures_are_repeats_and_later_turns() -> None:
+    spec = WorkloadSpec((("m", 1.0),), questions=(Question("a?", "a.png"), Question("b?", "b.png")))
+    assert known_pictures(conversations(spec, 0, 6), set(range(6))) == pytest.approx(4 / 6)
+    talks = conversations(WorkloadSpec((("m", 1.0),), multi_turn=1.0, turns=3), 0, 6)
+    assert known_pictures(talks, set(range(6))) == pytest.approx(4 / 6)
+    assert known_pictures(talks, {0, 3}) == 0.0  # the later turns were not asked
+    assert known_pictures(conversations(WorkloadSpec((("m", 1.0),), images_per_request=0), 0, 6), {0}) is None
 
 
 def test_a_pictures_bytes_are_a_jpeg_of_its_size() -> None:

@@ -36,6 +36,17 @@ def test_a_warm_cell_finds_its_images_in_the_cache_and_a_cold_one_does_not(resul
     cold, warm = (cell["server"]["mm_cache_hit_rate"] for cell in result["cells"])
     assert warm == pytest.approx(1.0)
     assert cold < 0.7  # later turns of a conversation bring its image again
+    assert cold == pytest.approx(result["cells"][0]["pictures_known"])
+
+
+def test_a_cold_cell_that_was_asked_before_is_not_called_cold(
+    tiny_server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--url", tiny_server.url, "--concurrency", "2", "--requests", "4", "--output-tokens", "4"]
+    arguments += ["--seed", "77", "--warm-up", "0", "--image-size", "90x60"]
+    for known in (False, True):
+        assert qwen_vqa(["load", *arguments]) == 0
+        assert ("caches were not cold: 100% of the pictures were known" in capsys.readouterr().out) is known
 
 
 def test_the_adapter_is_asked_too(result: dict) -> None:
