@@ -61,7 +61,9 @@ def run_cells(plan: Plan, target: Target, progress: Progress) -> Iterator[dict[s
                 cell = replace(cell, seed=seed, asked=asked, title=f"{title}, {cache}, {processes} processes")
                 if cache == "warm":
                     cell.measure(processes, progress)
-                result = cell.measure(processes, progress)
+                again = cell.measure(processes, progress)
+                # The finished cell is worth more than a part of its repetition.
+                result = result | {"interrupted": True} if again["interrupted"] else again
             yield result
             if result["interrupted"]:
                 return
@@ -103,7 +105,11 @@ class _Cell:
         outcome = run_shares(
             dealt, lambda records: progress(self.title, len(records), self.plan.requests, records), watch.start
         )
-        return self._result(outcome, watch.finish())
+        try:
+            server = watch.finish()
+        except KeyboardInterrupt:  # the cell itself was over
+            outcome.interrupted, server = True, None
+        return self._result(outcome, server)
 
     def _warm_up(self) -> None:
         """Requests of another seed, with drawn pictures even where the user's own are measured; not counted."""

@@ -74,4 +74,6 @@ def _differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     for name, result in (("A", a), ("B", b)):
         if result["interrupted"]:
             notes.append(f"careful: {name} was interrupted")
+        if result.get("error"):
+            notes.append(f"careful: {name} did not come to its end ({result['error']})")
     return notes

@@ -37,24 +37,36 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print and write; returns 0, 1 with more failed requests than allowed, 130 after Ctrl-C.
 
     Raises:
-        UserError: bad flags, or a server that cannot be asked.
+        UserError: bad flags, a server that cannot be asked, or a client that stopped; what was measured before that is
+            printed and written.
     """
     if args.compare:
         print(compare(*(read_result(path) for path in args.compare)))
         return 0
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        say("interrupted before anything was measured")
+        return INTERRUPTED
+
+
+def _run(args: argparse.Namespace) -> int:
     target = Target(args.url.rstrip("/"), args.api_key, args.timeout, extra_body=extra_body(args.extra_body))
     make_plan(args, "model")  # what is wrong with the flags is said before the server is asked
     probed = probe(target, args.model)
     plan = make_plan(args, args.model or probed.models[0])
     _check_models(plan, probed)
     result = measure(plan, probed, sys.argv)
-    print(cell_table(result))
-    _write(result, args.json, args.html)
+    if result["cells"] or not result["error"]:
+        print(cell_table(result))
+        _write(result, args.json, args.html)
+    if result["error"]:
+        raise UserError(result["error"])
     return _status(result, args.allowed_errors)
 
 
 def measure(plan: Plan, probed: Probed, argv: list[str]) -> dict[str, Any]:
-    """Run the cells and return all that the JSON holds."""
+    """Run the cells and return all that the JSON holds; `error` says what ended the run early, if anything did."""
     result: dict[str, Any] = {
         "format": FORMAT,
         "environment": environment(argv),
@@ -65,6 +77,7 @@ def measure(plan: Plan, probed: Probed, argv: list[str]) -> dict[str, Any]:
         "client_ceiling": None,
         "cells": [],
         "interrupted": False,
+        "error": None,
     }
     try:
         ceiling = measure_ceiling(plan.spec)
@@ -76,6 +89,8 @@ def measure(plan: Plan, probed: Probed, argv: list[str]) -> dict[str, Any]:
                 result["interrupted"] = cell["interrupted"]
     except KeyboardInterrupt:
         result["interrupted"] = True
+    except UserError as error:
+        result["error"] = str(error)
     return result
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from qwen_vqa.plugin.errors import UserError
+
 JPEG_QUALITY = 90
 
 
@@ -22,13 +24,17 @@ class Picture:
     source: str | None = None
 
     def url(self) -> str:
-        """What goes into `image_url`."""
+        """What goes into `image_url`.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
         if self.source is None:
             return _data_url("image/jpeg", draw(self.seed, self.width, self.height))
         if self.source.startswith(("http://", "https://", "data:")):
             return self.source
         kind = mimetypes.guess_type(self.source)[0] or "image/jpeg"
-        return _data_url(kind, Path(self.source).read_bytes())
+        return _data_url(kind, _read(self.source))
 
 
 def draw(seed: int, width: int, height: int) -> bytes:
@@ -44,6 +50,13 @@ def draw(seed: int, width: int, height: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
+
+
+def _read(source: str) -> bytes:
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise UserError(f"the image {source} cannot be read ({error.strerror}).") from None
 
 
 def _data_url(kind: str, data: bytes) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from qwen_vqa.benchmarks.load import read_result
+from qwen_vqa.benchmarks.pictures import draw
 from qwen_vqa.plugin.errors import UserError
 from tests.benchmarks.conftest import Load
 from tests.benchmarks.fault_server import FaultServer
@@ -79,6 +80,47 @@ def test_ctrl_c_writes_what_was_measured(faults: FaultServer, tmp_path: Path) ->
     assert 20 <= summary["completed"] < 3000
     assert summary["failed"] == 0
     assert "Interrupted" in page.read_text()
+
+
+@pytest.mark.parametrize("seconds", [0.2, 1.5, 3.0])
+def test_ctrl_c_before_the_first_cell_is_no_traceback(faults: FaultServer, tmp_path: Path, seconds: float) -> None:
+    file = tmp_path / "out.json"
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "load.py"), "--url", faults.url, "--model", "good"]
+    command += ["--requests", "5000", "--image-size", "32x32", "--json", str(file), "--output-tokens", "1"]
+    asked = len(faults.bodies)
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while len(faults.bodies) == asked and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(seconds)  # the client's own ceiling is being measured then
+    assert os.getpgid(process.pid) == process.pid
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, errors
+    assert "Traceback" not in errors
+    assert not file.exists() or read_result(file)["interrupted"]
+
+
+def test_a_picture_that_is_gone_leaves_what_was_measured_before(faults: FaultServer, tmp_path: Path) -> None:
+    file, photos = tmp_path / "out.json", tmp_path / "photos"
+    photos.mkdir()
+    for number in range(2):
+        (photos / f"{number}.jpg").write_bytes(draw(number, 32, 32))
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "load.py"), "--url", faults.url, "--model", "good"]
+    command += ["--concurrency", "1,2", "--requests", "20", "--image-folder", str(photos), "--json", str(file)]
+    asked = len(faults.bodies)
+    process = subprocess.Popen(
+        [*command, "--output-tokens", "50", "--warm-up", "0"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    while len(faults.bodies) < asked + 3 and process.poll() is None:
+        time.sleep(0.02)
+    (photos / "1.jpg").unlink()
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "1.jpg cannot be read" in errors and "Traceback" not in errors
+    assert "the folder has 2 images for the 40 times" in output
+    result = read_result(file)
+    assert [cell["summary"]["completed"] for cell in result["cells"]] == [20]
+    assert "1.jpg" in result["error"]
 
 
 def test_several_processes_share_users_and_requests(faults: FaultServer, load: Load, tmp_path: Path) -> None:
