@@ -10,11 +10,10 @@ from typing import Any
 
 from qwen_vqa.benchmarks.arrivals import Arrivals, read_trace
 from qwen_vqa.benchmarks.cells import Plan
+from qwen_vqa.benchmarks.own_files import image_files, read_questions
 from qwen_vqa.benchmarks.summary import Bounds
-from qwen_vqa.benchmarks.workload import Question, WorkloadSpec
+from qwen_vqa.benchmarks.workload import WorkloadSpec
 from qwen_vqa.plugin.errors import UserError
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +42,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--image-size", default="640x480", help="drawn images, several with commas (default: %(default)s)"
     )
-    what.add_argument("--image-folder", type=Path, help="your own images in place of drawn ones (default: none)")
+    what.add_argument(
+        "--image-folder", type=Path, help="your own images, subfolders too, in place of drawn ones (default: none)"
+    )
     what.add_argument("--questions", type=Path, help="a question a line, or JSON with question, image (default: ours)")
     what.add_argument("--images-per-request", type=int, default=1, help="(default: %(default)s; 0: text alone)")
     what.add_argument(
@@ -168,7 +169,7 @@ def _spec(args: argparse.Namespace, model: str) -> WorkloadSpec:
         output_tokens=tokens,
     )
     if args.image_folder:
-        spec = replace(spec, files=_files(args.image_folder))
+        spec = replace(spec, files=image_files(args.image_folder))
     return replace(spec, questions=read_questions(args.questions)) if args.questions else spec
 
 
@@ -187,40 +188,3 @@ def _models(adapters: str, model: str) -> tuple[tuple[str, float], ...]:
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     return int(_number(width, "--image-size", int)), int(_number(height, "--image-size", int))
-
-
-def _files(folder: Path) -> tuple[str, ...]:
-    files = tuple(str(path) for path in sorted(folder.glob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise UserError(f"--image-folder {folder}: no images there ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    return files
-
-
-def read_questions(path: Path) -> tuple[Question, ...]:
-    """A question a line; a line of JSON has `question` and may have `image`, a URL or a path from the file's folder.
-
-    Raises:
-        UserError: the file cannot be read or is empty, a line has no question, an image is not there.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--questions {path}: {error}") from None
-    if not lines:
-        raise UserError(f"--questions {path}: the file is empty.")
-    return tuple(_question(line, f"{path}, line {number}", path.parent) for number, line in enumerate(lines, 1))
-
-
-def _question(line: str, where: str, folder: Path) -> Question:
-    if not line.startswith("{"):
-        return Question(line)
-    try:
-        row = json.loads(line)
-        question, image = row["question"], row.get("image")
-    except (ValueError, KeyError):
-        raise UserError(f'{where}: expected {{"question": "...", "image": "..."}}.') from None
-    if image and not image.startswith(("http://", "https://", "data:")):
-        image = str(folder / image)
-        if not Path(image).is_file():
-            raise UserError(f"{where}: there is no image {image}.")
-    return Question(question, image)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import mimetypes
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,23 @@ from PIL import Image
 from qwen_vqa.plugin.errors import UserError
 
 JPEG_QUALITY = 90
+# By suffix, what `qwen-vqa serve` takes (HEIC where the server has pillow-heif).
+MEDIA_TYPES = {
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".avif": "image/avif",
+    ".heic": "image/heic",
+    ".heif": "image/heif",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".bmp": "image/bmp",
+    ".ppm": "image/x-portable-pixmap",
+    ".pgm": "image/x-portable-graymap",
+    ".pbm": "image/x-portable-bitmap",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +49,8 @@ class Picture:
             return _data_url("image/jpeg", draw(self.seed, self.width, self.height))
         if self.source.startswith(("http://", "https://", "data:")):
             return self.source
-        kind = mimetypes.guess_type(self.source)[0] or "image/jpeg"
+        # An image that a question file names may have another suffix; servers look at the bytes.
+        kind = MEDIA_TYPES.get(Path(self.source).suffix.lower(), "image/jpeg")
         return _data_url(kind, _read(self.source))
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from qwen_vqa.benchmarks.arrivals import Arrivals, read_trace
-from qwen_vqa.benchmarks.load_flags import read_questions
 from qwen_vqa.benchmarks.pictures import Picture
 from qwen_vqa.benchmarks.workload import Question, Shown, WorkloadSpec, conversations, known_pictures
 from qwen_vqa.plugin.errors import UserError
@@ -127,17 +126,3 @@ def test_a_broken_trace_is_refused_with_its_line(tmp_path: Path, text: str, mess
     file.write_text(text)
     with pytest.raises(UserError, match=message):
         read_trace(file)
-
-
-def test_questions_are_lines_or_json_with_an_image(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"x")
-    file = tmp_path / "questions"
-    file.write_text('What is it?\n{"question": "And this?", "image": "a.png"}\n')
-    assert read_questions(file) == (Question("What is it?"), Question("And this?", str(tmp_path / "a.png")))
-
-
-def test_a_question_about_a_missing_image_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "questions"
-    file.write_text('{"question": "And this?", "image": "gone.png"}\n')
-    with pytest.raises(UserError, match=r"line 1: there is no image .*gone.png"):
-        read_questions(file)
