@@ -69,7 +69,7 @@ def measure(plan: Plan, probed: Probed, argv: list[str]) -> dict[str, Any]:
     """Run the cells and return all that the JSON holds; `error` says what ended the run early, if anything did."""
     result: dict[str, Any] = {
         "format": FORMAT,
-        "environment": environment(argv),
+        "environment": environment(argv, probed.target.api_key),
         "server": {"url": probed.target.url, "version": probed.version, "models": probed.models},
         "workload": asdict(plan.spec) | {"requests": plan.requests, "warm_up": plan.warm_up},
         "goodput_bounds_ms": dict(plan.bounds.milliseconds) if plan.bounds else None,
@@ -156,7 +156,10 @@ def say(text: str) -> None:
 def main() -> int:
     """As a script; the same as `qwen-vqa load`."""
     parser = argparse.ArgumentParser(
-        prog="load.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="load.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     build_parser(parser)
     started = time.monotonic()

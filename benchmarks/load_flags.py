@@ -10,6 +10,7 @@ from typing import Any
 
 from qwen_vqa.benchmarks.arrivals import Arrivals, read_trace
 from qwen_vqa.benchmarks.cells import Plan
+from qwen_vqa.benchmarks.number_list import number_list
 from qwen_vqa.benchmarks.own_files import image_files, read_questions
 from qwen_vqa.benchmarks.summary import Bounds
 from qwen_vqa.benchmarks.workload import WorkloadSpec
@@ -26,7 +27,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=float, default=600.0, help="seconds for one request (default: %(default)s)")
     add("--extra-body", default="{}", help="JSON that is put into each request (default: %(default)s)")
     when = parser.add_argument_group("when requests are sent")
-    when.add_argument("--concurrency", help="closed loop: users, one cell each (default: 1,8,32)")
+    when.add_argument(
+        "--concurrency",
+        help="closed loop: users, one cell each; 1,2,4..64 goes on by the last factor, 8..64 doubles (default: 1,8,32)",
+    )
     when.add_argument("--rate", help="open loop: requests a second, one cell each; with ramp: 1-8 (default: none)")
     when.add_argument(
         "--arrivals", default="poisson", choices=["poisson", "gamma", "ramp"], help="of --rate (default: %(default)s)"
@@ -124,9 +128,10 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _closed(args: argparse.Namespace) -> list[Arrivals]:
-    text = args.concurrency or ("" if args.rate or args.trace else "1,8,32")
-    numbers = [_number(part, "--concurrency", int) for part in text.split(",") if part]
-    return [Arrivals("closed", concurrency=int(number)) for number in numbers]
+    if args.concurrency is None and (args.rate or args.trace):
+        return []
+    text = "1,8,32" if args.concurrency is None else args.concurrency
+    return [Arrivals("closed", concurrency=number) for number in number_list(text, "--concurrency")]
 
 
 def _open(args: argparse.Namespace) -> list[Arrivals]:

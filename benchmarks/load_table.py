@@ -41,6 +41,11 @@ def remarks(cell: dict[str, Any]) -> list[str]:
             f"image cache {_percent(server['mm_cache_hit_rate'])}, queued {_seconds(server['queue_seconds'])} on "
             f"average, waiting {_plain(server['waiting_max'])} at most, KV cache {_percent(server['kv_cache_max'])}"
         )
+        if server["fair_queue_seconds"] is not None:
+            found.append(
+                f"queue before the engine: {_seconds(server['fair_queue_seconds'])} on average, waiting "
+                f"{_plain(server['fair_queue_waiting_max'])} at most"
+            )
     if (turns := summary["later_turns"]) and turns["first_ttft"]:
         ratio = turns["later_ttft"]["p50"] / turns["first_ttft"]["p50"]
         found.append(f"later turns: TTFT p50 {turns['later_ttft']['p50']:.0f} ms, {ratio:.0%} of first turns'")

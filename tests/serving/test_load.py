@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from qwen_vqa.benchmarks.load import read_result
+from qwen_vqa.benchmarks.load_table import remarks
 from qwen_vqa.serving.cli import main as qwen_vqa
 from tests.server import Server
 
@@ -30,6 +31,12 @@ def test_the_servers_own_counts_agree_with_the_clients(result: dict) -> None:
     for cell in result["cells"]:
         assert cell["server"]["generation_tokens"] == cell["summary"]["output_tokens"]
         assert cell["server"]["prompt_tokens"] == cell["summary"]["prompt_tokens"]
+
+
+def test_the_queue_before_the_engine_is_reported(result: dict) -> None:
+    for cell in result["cells"]:
+        assert 0 <= cell["server"]["fair_queue_seconds"] <= cell["summary"]["ttft"]["mean"] / 1000
+        assert any(remark.startswith("queue before the engine: ") for remark in remarks(cell))
 
 
 def test_a_warm_cell_finds_its_images_in_the_cache_and_a_cold_one_does_not(result: dict) -> None:
