@@ -13,7 +13,7 @@ from qwen_vqa.benchmarks.processes import Outcome, run_shares, shares
 from qwen_vqa.benchmarks.records import Record
 from qwen_vqa.benchmarks.server_state import ServerWatch
 from qwen_vqa.benchmarks.share import Share, prepare, run
-from qwen_vqa.benchmarks.summary import Bounds, summarise
+from qwen_vqa.benchmarks.summary import Bounds, failures, summarise
 from qwen_vqa.benchmarks.workload import Conversation, Shown, WorkloadSpec, conversations, known_pictures
 
 # Above this share of a core, waiting for the client's own work begins to show in the latencies.
@@ -99,9 +99,9 @@ class _Cell:
         dealt = shares(self.target, self.asked, times, users, processes)
         watch = ServerWatch(self.target.url, self.target.headers)
         try:
-            self._warm_up()
+            warm_up = self._warm_up(progress)
         except KeyboardInterrupt:
-            return self._result(Outcome([], 0.0, [], True), None)
+            return self._result(Outcome([], 0.0, [], True), None, [])
         outcome = run_shares(
             dealt, lambda records: progress(self.title, len(records), self.plan.requests, records), watch.start
         )
@@ -109,19 +109,26 @@ class _Cell:
             server = watch.finish()
         except KeyboardInterrupt:  # the cell itself was over
             outcome.interrupted, server = True, None
-        return self._result(outcome, server)
+        return self._result(outcome, server, warm_up)
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, progress: Progress) -> list[Record]:
         """Requests of another seed, with drawn pictures even where the user's own are measured; not counted."""
         if self.plan.warm_up == 0:
-            return
+            return []
         spec = replace(self.plan.spec, files=(), questions=(), repeated_images=0.0, multi_turn=0.0)
         asked = conversations(spec, WARM_UP_SEED + self.seed, self.plan.warm_up)
         users = min(self.arrivals.concurrency or self.plan.warm_up, self.plan.warm_up)
         share = Share(self.target, tuple(asked), None, users)
-        asyncio.run(run(prepare(share), time.monotonic(), lambda _: None))
+        records: list[Record] = []
 
-    def _result(self, outcome: Outcome, server: dict | None) -> dict[str, Any]:
+        def ended(record: Record) -> None:
+            records.append(record)
+            progress(f"{self.title}, warm-up", len(records), self.plan.warm_up, records)
+
+        asyncio.run(run(prepare(share), time.monotonic(), ended))
+        return records
+
+    def _result(self, outcome: Outcome, server: dict | None, warm_up: list[Record]) -> dict[str, Any]:
         busiest = max(outcome.cpu_seconds, default=0.0)
         arrivals = asdict(self.arrivals)
         del arrivals["times"]
@@ -130,6 +137,7 @@ class _Cell:
             "arrivals": arrivals,
             "cache": self.cache,
             "seed": self.seed,
+            "warm_up": failures(warm_up),
             "interrupted": outcome.interrupted,
             "client_processes": len(outcome.cpu_seconds),
             # CPU seconds of the busiest client process / seconds of the cell.

@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
             printed and written.
     """
     if args.compare:
+        if args.json or args.html:
+            raise UserError("--compare prints a table and writes nothing: leave out --json and --html.")
         print(compare(*(read_result(path) for path in args.compare)))
         return 0
     try:

@@ -175,6 +175,16 @@ def test_the_page_loads_nothing_and_shows_the_cells(faults: FaultServer, load: L
     assert "src=" not in text and "href=" not in text and "@import" not in text
 
 
+def test_users_in_a_range_and_a_warm_up_that_fails(faults: FaultServer, load: Load) -> None:
+    # The first question is answered, and then every request, the warm-up's too, goes to the adapter.
+    arguments = ("--url", faults.url, "--model", "good", "--adapters", "429=1", "--concurrency", "1,2..4")
+    done = load(*arguments, *QUICK[:4], "--warm-up", "2", "--image-size", "32x32")
+    assert done.returncode == 1
+    for users in ("1 user", "2 users", "4 users"):
+        assert f"{users}, cold: warm-up: 2 failed, http 429" in done.stdout
+        assert f"{users}, cold, warm-up: 2 of 2, 2 failed" in done.stderr
+
+
 def test_the_key_is_sent_and_not_written(faults: FaultServer, load: Load, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     load("--url", faults.url, "--concurrency", "1", "--api-key", "very-secret", "--json", str(file), *QUICK)
@@ -192,6 +202,8 @@ def test_the_key_is_sent_and_not_written(faults: FaultServer, load: Load, tmp_pa
         (("--image-folder", "/no/such/folder"), "no images there"),
         (("--goodput", "speed:1"), "NAME:MILLISECONDS"),
         (("--extra-body", "[1]"), "expected a JSON object"),
+        (("--concurrency", "2,3..9"), "write the numbers out"),
+        (("--compare", "a.json", "b.json", "--html", "c.html"), "leave out --json and --html"),
     ],
 )
 def test_bad_input_is_one_message(load: Load, arguments: tuple[str, ...], message: str) -> None:

@@ -120,7 +120,16 @@ def test_a_trace_gives_times_and_lengths(tmp_path: Path) -> None:
     assert [talk.turns[0].output_tokens for talk in conversations(SPEC, 0, 3, lengths)][1] == 5
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "empty"), ("1\nx\n", "line 2"), ("2\n1\n", "sort the trace")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty"),
+        ("1\nx\n", "line 2"),
+        ("2\n1\n", "sort the trace"),
+        ('1\n{"time": 2, "output_tokens": 0}\n', "line 2: output_tokens 0"),
+        ('{"time": 2, "output_tokens": -4}\n', "line 1: output_tokens -4"),
+    ],
+)
 def test_a_broken_trace_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "trace"
     file.write_text(text)
