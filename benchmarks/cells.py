@@ -15,6 +15,7 @@ from qwen_vqa.benchmarks.server_state import ServerWatch
 from qwen_vqa.benchmarks.share import Share, prepare, run
 from qwen_vqa.benchmarks.summary import Bounds, failures, summarise
 from qwen_vqa.benchmarks.workload import Conversation, Shown, WorkloadSpec, conversations, known_pictures
+from qwen_vqa.plugin.errors import UserError
 
 # Above this share of a core, waiting for the client's own work begins to show in the latencies.
 SATURATED = 0.7
@@ -44,7 +45,11 @@ Progress = Callable[[str, int, int, list[Record]], None]
 
 
 def run_cells(plan: Plan, target: Target, progress: Progress) -> Iterator[dict[str, Any]]:
-    """Yield each cell's result as it ends; the last one is marked `interrupted` if Ctrl-C stopped it."""
+    """Yield each cell's result as it ends; the last one is marked `interrupted` if Ctrl-C stopped it.
+
+    Raises:
+        UserError: a client process stopped; what had ended was yielded.
+    """
     processes, shown = plan.processes or 1, Shown(plan.spec, plan.seed)
     for number, arrivals in enumerate(plan.cells):
         seed = plan.seed + number
@@ -59,9 +64,13 @@ def run_cells(plan: Plan, target: Target, progress: Progress) -> Iterator[dict[s
                 seed += 1000 * processes
                 asked = _draw(plan, seed, shown)
                 cell = replace(cell, seed=seed, asked=asked, title=f"{title}, {cache}, {processes} processes")
-                if cache == "warm":
-                    cell.measure(processes, progress)
-                again = cell.measure(processes, progress)
+                try:
+                    again = cell.measure(processes, progress)
+                    if cache == "warm" and not again["interrupted"]:
+                        again = cell.measure(processes, progress)
+                except UserError:
+                    yield result
+                    raise
                 # The finished cell is worth more than a part of its repetition.
                 result = result | {"interrupted": True} if again["interrupted"] else again
             yield result

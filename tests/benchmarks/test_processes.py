@@ -33,6 +33,28 @@ def test_ctrl_c_after_the_last_answer_keeps_the_cell(faults: FaultServer, monkey
     assert [(cell["summary"]["completed"], cell["interrupted"]) for cell in found] == [(4, True)]
 
 
+def test_a_repetition_that_is_cut_off_leaves_the_finished_cell(
+    faults: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Always too busy for one process; the cell's repetition with two gets Ctrl-C in its warm-up.
+    monkeypatch.setattr(cells, "SATURATED", -1.0)
+    monkeypatch.setattr(cells, "_cores", lambda: 2)
+    measured = []
+
+    def progress(title: str, *_: object) -> None:
+        if title not in measured:
+            measured.append(title)
+        if title.endswith("2 processes, warm-up"):
+            raise KeyboardInterrupt
+
+    plan = Plan(SPEC, (Arrivals("closed", concurrency=2),) * 2, requests=4, seed=1, warm_up=1)
+    found = list(run_cells(plan, Target(faults.url, None, 10.0), progress))
+    assert measured[-1].endswith("2 processes, warm-up")
+    assert [(cell["summary"]["completed"], cell["interrupted"], cell["client_processes"]) for cell in found] == [
+        (4, True, 1)
+    ]
+
+
 def test_a_ceiling_of_failed_requests_is_none() -> None:
     good, bad = Record(0, 0, "m", 1, 0, False, 0.0), Record(1, 0, "m", 1, 0, False, 0.0, error="connection")
     _check([good, good], 2)
