@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -59,6 +60,8 @@ def run_shares(dealt: list[Share], tick: Callable[[list[Record]], None], ready: 
     processes = []
     interrupt = _Interrupt()
     finished = False
+    # Where the first process has to start it, it unblocks the SIGINT that is to be hidden from that process.
+    resource_tracker.ensure_running()
     try:
         for share in dealt:
             ours, theirs = context.Pipe()
