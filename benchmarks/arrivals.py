@@ -72,7 +72,7 @@ def read_trace(path: Path) -> tuple[tuple[float, ...], tuple[int | None, ...]]:
     A JSON line is {"time": seconds, "output_tokens": n}; the second may be missing. Times count from the first one.
 
     Raises:
-        UserError: a line that is neither, or times that go backwards.
+        UserError: a line that is neither, times that go backwards, or an answer of no tokens.
     """
     times: list[float] = []
     lengths: list[int | None] = []
@@ -81,13 +81,15 @@ def read_trace(path: Path) -> tuple[tuple[float, ...], tuple[int | None, ...]]:
             row = json.loads(line)
             row = {"time": row} if isinstance(row, int | float) else row
             times.append(float(row["time"]))
-            lengths.append(int(row["output_tokens"]) if "output_tokens" in row else None)
+            lengths.append(int(row["output_tokens"]) if row.get("output_tokens") is not None else None)
         except (ValueError, TypeError, KeyError):
             raise UserError(
                 f'{path}, line {number}: expected seconds, or {{"time": seconds, "output_tokens": n}}.'
             ) from None
         if len(times) > 1 and times[-1] < times[-2]:
             raise UserError(f"{path}, line {number}: {times[-1]:g} s is before the line above it; sort the trace.")
+        if (length := lengths[-1]) is not None and length < 1:
+            raise UserError(f"{path}, line {number}: output_tokens {length}; an answer has 1 or more.")
         if not np.isfinite(times[-1]):
             raise UserError(f"{path}, line {number}: {times[-1]} is no time.")
     if not times:

@@ -17,6 +17,8 @@ from qwen_vqa.benchmarks.records import Record
 DONE = b"[DONE]"
 # Of a refusal's body, in Record.detail.
 DETAIL_CHARACTERS = 300
+# How vLLM ends an answer that it gave up.
+FAILED_REASONS = ("abort", "error")
 CONTENT_FIELDS = ("content", "reasoning_content", "reasoning", "tool_calls")
 
 
@@ -82,7 +84,8 @@ class Client:
         """Send and read to the end; fills in the record and returns the answer's text.
 
         Kinds of failure: `connection` (none was made, or it broke before the answer), `http NNN`, `timeout`,
-        `closed mid-stream` (no [DONE] and no finish_reason), `error event`, `bad JSON`, `no tokens`.
+        `closed mid-stream` (no [DONE] and no finish_reason), `error event`, `finish_reason abort` or `error`,
+        `bad JSON`, `no tokens`.
         """
         record.sent = self._now()
         answer: list[str] = []
@@ -129,7 +132,7 @@ class Client:
             event = json.loads(data)
             usage, choices = event.get("usage"), event.get("choices") or []
             delta = choices[0].get("delta") or {} if choices else {}
-            if "error" in event:
+            if event.get("error") is not None:
                 raise StreamError("error event", json.dumps(event["error"]))
             _take_usage(usage, record)
             if not choices:
@@ -139,7 +142,10 @@ class Client:
                 tokens = usage["completion_tokens"] - sum(count for _, count in record.chunks)
             else:
                 tokens = int(any(delta.get(name) for name in CONTENT_FIELDS))
-            finished = choices[0].get("finish_reason") is not None
+            reason = choices[0].get("finish_reason")
+            if reason in FAILED_REASONS:
+                raise StreamError(f"finish_reason {reason}", data.decode(errors="replace"))
+            finished = reason is not None
         except (ValueError, AttributeError, KeyError, TypeError, IndexError):
             raise StreamError("bad JSON", data.decode(errors="replace")) from None
         if tokens > 0:

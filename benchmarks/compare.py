@@ -1,5 +1,6 @@
 """Two results beside each other."""
 
+from collections import Counter
 from typing import Any
 
 from qwen_vqa.benchmarks.load_table import align
@@ -23,16 +24,28 @@ EQUAL = 0.03
 
 def compare(a: dict[str, Any], b: dict[str, Any]) -> str:
     """A table of the cells that both have, and first what makes them hard to compare."""
-    cells_a, cells_b = ({(c["label"], c["cache"]): c["summary"] for c in result["cells"]} for result in (a, b))
+    cells_a, cells_b = _cells(a), _cells(b)
     lines = [f"A: {_about(a)}", f"B: {_about(b)}", *_differences(a, b)]
     rows: list[tuple[str, ...]] = [("cell", "figure", "A", "B", "B / A", "")]
-    for key in cells_a:
-        if key in cells_b:
-            rows += _rows(", ".join(key), cells_a[key], cells_b[key])
-    only = [", ".join(key) for key in cells_a.keys() ^ cells_b.keys()]
+    for name in cells_a:
+        if name in cells_b:
+            lines += _unequal(f"other arrivals in {name}", cells_a[name]["arrivals"], cells_b[name]["arrivals"])
+            rows += _rows(name, cells_a[name]["summary"], cells_b[name]["summary"])
+    only = cells_a.keys() ^ cells_b.keys()
     if only:
         lines.append(f"in one of them alone, not shown: {'; '.join(sorted(only))}")
     return "\n".join([*lines, "", *align(rows)])
+
+
+def _cells(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By label and cache; of several alike, the later ones with their number."""
+    found: dict[str, dict[str, Any]] = {}
+    alike: Counter[str] = Counter()
+    for cell in result["cells"]:
+        name = f"{cell['label']}, {cell['cache']}"
+        alike[name] += 1
+        found[name if alike[name] == 1 else f"{name} ({alike[name]})"] = cell
+    return found
 
 
 def _rows(title: str, a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -61,17 +74,28 @@ def _about(result: dict[str, Any]) -> str:
     return f"{about['date']}, commit {about['git']}, {about['machine']['processor']}: {about['command']}"
 
 
+def _versions(result: dict[str, Any]) -> dict[str, str | None]:
+    """Of the packages beside the client, and what the server said of itself."""
+    return result["environment"]["versions"] | {"the server's vLLM": result["server"]["version"]}
+
+
+def _unequal(what: str, a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    names = sorted(a.keys() | b.keys())
+    return [f"careful: {what} ({n}: {a.get(n)} and {b.get(n)})" for n in names if a.get(n) != b.get(n)]
+
+
 def _differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     notes = []
     for name in ("processor", "cores"):
         left, right = (result["environment"]["machine"][name] for result in (a, b))
         if left != right:
             notes.append(f"careful: other machines ({name}: {left} and {right})")
-    for name in sorted(a["workload"].keys() | b["workload"].keys()):
-        left, right = (result["workload"].get(name) for result in (a, b))
-        if left != right:
-            notes.append(f"careful: other workloads ({name}: {left} and {right})")
+    notes += _unequal("other workloads", a["workload"], b["workload"])
+    notes += _unequal("other versions", *(_versions(result) for result in (a, b)))
+    notes += _unequal("other goodput bounds, ms", *(result["goodput_bounds_ms"] or {} for result in (a, b)))
     for name, result in (("A", a), ("B", b)):
         if result["interrupted"]:
             notes.append(f"careful: {name} was interrupted")
+        if result.get("error"):
+            notes.append(f"careful: {name} did not come to its end ({result['error']})")
     return notes

@@ -15,14 +15,14 @@ THREADS = ("VLLM_CPU_OMP_THREADS_BIND", "OMP_NUM_THREADS")
 SECRET_FLAGS = ("--api-key",)
 
 
-def environment(argv: list[str]) -> dict:
-    """What a result has to carry; a key on the command line is left out.
+def environment(argv: list[str], secret: str | None = None) -> dict:
+    """What a result has to carry; a key on the command line is left out: --api-key's value, and `secret` anywhere.
 
     `threads` are the user's own settings, which servers that are started from here inherit.
     """
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": command_line(argv),
+        "command": command_line(argv, secret),
         "machine": machine(),
         "versions": {name: found for name in (*PACKAGES, *QUANTISERS) if (found := _version(name))}
         | {"python": sys.version.split()[0]},
@@ -31,7 +31,7 @@ def environment(argv: list[str]) -> dict:
     }
 
 
-def command_line(argv: list[str]) -> str:
+def command_line(argv: list[str], secret: str | None = None) -> str:
     """As it was typed, without secrets."""
     shown: list[str] = []
     for word in argv:
@@ -40,7 +40,8 @@ def command_line(argv: list[str]) -> str:
         elif word.startswith(tuple(f"{flag}=" for flag in SECRET_FLAGS)):
             shown.append(word.partition("=")[0] + "=...")
         else:
-            shown.append(word)
+            # By its value, too: argparse takes --api-k for --api-key.
+            shown.append(word.replace(secret, "...") if secret else word)
     return shlex.join(shown)
 
 

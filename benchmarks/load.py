@@ -21,6 +21,7 @@ from qwen_vqa.benchmarks.load_page import page
 from qwen_vqa.benchmarks.load_table import cell_table
 from qwen_vqa.benchmarks.probe import Probed, probe
 from qwen_vqa.benchmarks.progress import Progress
+from qwen_vqa.benchmarks.repeats import repeat_notes
 from qwen_vqa.plugin.errors import UserError
 
 FORMAT = "qwen-vqa load 1"
@@ -36,34 +37,49 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print and write; returns 0, 1 with more failed requests than allowed, 130 after Ctrl-C.
 
     Raises:
-        UserError: bad flags, or a server that cannot be asked.
+        UserError: bad flags, a server that cannot be asked, or a client that stopped; what was measured before that is
+            printed and written.
     """
     if args.compare:
+        if args.json or args.html:
+            raise UserError("--compare prints a table and writes nothing: leave out --json and --html.")
         print(compare(*(read_result(path) for path in args.compare)))
         return 0
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        say("interrupted before anything was measured")
+        return INTERRUPTED
+
+
+def _run(args: argparse.Namespace) -> int:
     target = Target(args.url.rstrip("/"), args.api_key, args.timeout, extra_body=extra_body(args.extra_body))
     make_plan(args, "model")  # what is wrong with the flags is said before the server is asked
     probed = probe(target, args.model)
     plan = make_plan(args, args.model or probed.models[0])
     _check_models(plan, probed)
     result = measure(plan, probed, sys.argv)
-    print(cell_table(result))
-    _write(result, args.json, args.html)
+    if result["cells"] or not result["error"]:
+        print(cell_table(result))
+        _write(result, args.json, args.html)
+    if result["error"]:
+        raise UserError(result["error"])
     return _status(result, args.allowed_errors)
 
 
 def measure(plan: Plan, probed: Probed, argv: list[str]) -> dict[str, Any]:
-    """Run the cells and return all that the JSON holds."""
+    """Run the cells and return all that the JSON holds; `error` says what ended the run early, if anything did."""
     result: dict[str, Any] = {
         "format": FORMAT,
-        "environment": environment(argv),
+        "environment": environment(argv, probed.target.api_key),
         "server": {"url": probed.target.url, "version": probed.version, "models": probed.models},
         "workload": asdict(plan.spec) | {"requests": plan.requests, "warm_up": plan.warm_up},
         "goodput_bounds_ms": dict(plan.bounds.milliseconds) if plan.bounds else None,
-        "left_out": [*probed.left_out, *_repeats(plan)],
+        "left_out": [*probed.left_out, *repeat_notes(plan)],
         "client_ceiling": None,
         "cells": [],
         "interrupted": False,
+        "error": None,
     }
     try:
         ceiling = measure_ceiling(plan.spec)
@@ -75,6 +91,8 @@ def measure(plan: Plan, probed: Probed, argv: list[str]) -> dict[str, Any]:
                 result["interrupted"] = cell["interrupted"]
     except KeyboardInterrupt:
         result["interrupted"] = True
+    except UserError as error:
+        result["error"] = str(error)
     return result
 
 
@@ -99,13 +117,6 @@ def _check_models(plan: Plan, probed: Probed) -> None:
     for name, _ in plan.spec.models:
         if name not in probed.models:
             raise UserError(f"--adapters: the server has no {name}; it has {', '.join(probed.models)}.")
-
-
-def _repeats(plan: Plan) -> list[str]:
-    files = len(plan.spec.files)
-    if files and plan.requests * plan.spec.images_per_request > files:
-        return [f"the folder has {files} images for {plan.requests} requests: they repeat, and caches know them"]
-    return []
 
 
 def _announce(plan: Plan, probed: Probed, ceiling: Ceiling) -> None:
@@ -147,7 +158,10 @@ def say(text: str) -> None:
 def main() -> int:
     """As a script; the same as `qwen-vqa load`."""
     parser = argparse.ArgumentParser(
-        prog="load.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="load.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     build_parser(parser)
     started = time.monotonic()

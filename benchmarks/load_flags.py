@@ -10,11 +10,11 @@ from typing import Any
 
 from qwen_vqa.benchmarks.arrivals import Arrivals, read_trace
 from qwen_vqa.benchmarks.cells import Plan
+from qwen_vqa.benchmarks.number_list import number_list
+from qwen_vqa.benchmarks.own_files import image_files, read_questions
 from qwen_vqa.benchmarks.summary import Bounds
-from qwen_vqa.benchmarks.workload import Question, WorkloadSpec
+from qwen_vqa.benchmarks.workload import WorkloadSpec
 from qwen_vqa.plugin.errors import UserError
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=float, default=600.0, help="seconds for one request (default: %(default)s)")
     add("--extra-body", default="{}", help="JSON that is put into each request (default: %(default)s)")
     when = parser.add_argument_group("when requests are sent")
-    when.add_argument("--concurrency", help="closed loop: users, one cell each (default: 1,8,32)")
+    when.add_argument(
+        "--concurrency",
+        help="closed loop: users, one cell each; 1,2,4..64 goes on by the last factor, 8..64 doubles (default: 1,8,32)",
+    )
     when.add_argument("--rate", help="open loop: requests a second, one cell each; with ramp: 1-8 (default: none)")
     when.add_argument(
         "--arrivals", default="poisson", choices=["poisson", "gamma", "ramp"], help="of --rate (default: %(default)s)"
@@ -43,7 +46,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--image-size", default="640x480", help="drawn images, several with commas (default: %(default)s)"
     )
-    what.add_argument("--image-folder", type=Path, help="your own images in place of drawn ones (default: none)")
+    what.add_argument(
+        "--image-folder", type=Path, help="your own images, subfolders too, in place of drawn ones (default: none)"
+    )
     what.add_argument("--questions", type=Path, help="a question a line, or JSON with question, image (default: ours)")
     what.add_argument("--images-per-request", type=int, default=1, help="(default: %(default)s; 0: text alone)")
     what.add_argument(
@@ -123,9 +128,10 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _closed(args: argparse.Namespace) -> list[Arrivals]:
-    text = args.concurrency or ("" if args.rate or args.trace else "1,8,32")
-    numbers = [_number(part, "--concurrency", int) for part in text.split(",") if part]
-    return [Arrivals("closed", concurrency=int(number)) for number in numbers]
+    if args.concurrency is None and (args.rate or args.trace):
+        return []
+    text = "1,8,32" if args.concurrency is None else args.concurrency
+    return [Arrivals("closed", concurrency=number) for number in number_list(text, "--concurrency")]
 
 
 def _open(args: argparse.Namespace) -> list[Arrivals]:
@@ -168,7 +174,7 @@ def _spec(args: argparse.Namespace, model: str) -> WorkloadSpec:
         output_tokens=tokens,
     )
     if args.image_folder:
-        spec = replace(spec, files=_files(args.image_folder))
+        spec = replace(spec, files=image_files(args.image_folder))
     return replace(spec, questions=read_questions(args.questions)) if args.questions else spec
 
 
@@ -187,40 +193,3 @@ def _models(adapters: str, model: str) -> tuple[tuple[str, float], ...]:
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     return int(_number(width, "--image-size", int)), int(_number(height, "--image-size", int))
-
-
-def _files(folder: Path) -> tuple[str, ...]:
-    files = tuple(str(path) for path in sorted(folder.glob("*")) if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise UserError(f"--image-folder {folder}: no images there ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-    return files
-
-
-def read_questions(path: Path) -> tuple[Question, ...]:
-    """A question a line; a line of JSON has `question` and may have `image`, a URL or a path from the file's folder.
-
-    Raises:
-        UserError: the file cannot be read or is empty, a line has no question, an image is not there.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--questions {path}: {error}") from None
-    if not lines:
-        raise UserError(f"--questions {path}: the file is empty.")
-    return tuple(_question(line, f"{path}, line {number}", path.parent) for number, line in enumerate(lines, 1))
-
-
-def _question(line: str, where: str, folder: Path) -> Question:
-    if not line.startswith("{"):
-        return Question(line)
-    try:
-        row = json.loads(line)
-        question, image = row["question"], row.get("image")
-    except (ValueError, KeyError):
-        raise UserError(f'{where}: expected {{"question": "...", "image": "..."}}.') from None
-    if image and not image.startswith(("http://", "https://", "data:")):
-        image = str(folder / image)
-        if not Path(image).is_file():
-            raise UserError(f"{where}: there is no image {image}.")
-    return Question(question, image)

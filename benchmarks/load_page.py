@@ -44,9 +44,8 @@ def page(result: dict[str, Any]) -> str:
     cells = [cell for cell in result["cells"] if cell["summary"]["completed"]]
     about = result["environment"]
     title = f"Load on {result['workload']['models'][0][0]}"
-    interrupted = (
-        '<p class="bad">Interrupted: this is what was measured until then.</p>' if result["interrupted"] else ""
-    )
+    stopped = "Interrupted" if result["interrupted"] else result["error"]
+    interrupted = f'<p class="bad">{escape(stopped)}: this is what was measured until then.</p>' if stopped else ""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{STYLE}</style><body><h1>{escape(title)}</h1>"

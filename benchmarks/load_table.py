@@ -2,18 +2,24 @@
 
 from typing import Any
 
-COLUMNS = ("cell", "cache", "ok", "failed", "req/s", "tok/s", "TTFT p50", "p95", "p99", "TPOT p50", "p95")
-MORE = ("ITL p50", "p99", "e2e p50", "p95", "p99", "client CPU")
+from qwen_vqa.benchmarks.repeats import warm_remark
+
+COLUMNS = ("cell", "cache", "ok", "failed", "req/s", "tok/s", "client CPU")
+LATENCIES = {"TTFT": "ttft", "TPOT": "tpot", "ITL": "itl", "e2e": "e2e"}
+POINTS = ("mean", "p50", "p90", "p95", "p99", "max")
+# A client that sends later than this has a part in the latencies that one sees.
+LATE_MS = 10.0
 
 
 def cell_table(result: dict[str, Any]) -> str:
-    """Figures in ms, then the server's own, goodput and errors, then what was left out."""
-    rows = [(*COLUMNS, *MORE), *(_row(cell) for cell in result["cells"])]
-    lines = [*align(rows), ""]
+    """A row per cell, a row per latency and cell, then what the rows have no room for, then what was left out."""
+    rows = [COLUMNS, *(_row(cell) for cell in result["cells"])]
+    latencies = [_latency(name, cell) for name in LATENCIES for cell in result["cells"]]
+    lines = [*align(rows), "", *align([("ms", *POINTS), *latencies]), ""]
     for cell in result["cells"]:
         lines += [f"{cell['label']}, {cell['cache']}: {remark}" for remark in remarks(cell)]
     lines += [f"note: {note}" for note in result["left_out"]]
-    return "\n".join([*lines, "Times in ms, from the intended send time; see the JSON for every percentile."])
+    return "\n".join([*lines, "Latencies count from the intended send time."])
 
 
 def align(rows: list[tuple[str, ...]]) -> list[str]:
@@ -30,7 +36,7 @@ def align(rows: list[tuple[str, ...]]) -> list[str]:
 def remarks(cell: dict[str, Any]) -> list[str]:
     """What a cell's row has no room for: goodput, caches, queue, turns, errors with an example."""
     summary, server = cell["summary"], cell["server"]
-    found = []
+    found = [warm] if (warm := warm_remark(cell)) else []
     if "goodput_per_second" in summary:
         found.append(f"goodput {summary['goodput_per_second']:.2f}/s ({summary['good_share']:.0%} of requests)")
     if server:
@@ -39,15 +45,30 @@ def remarks(cell: dict[str, Any]) -> list[str]:
             f"image cache {_percent(server['mm_cache_hit_rate'])}, queued {_seconds(server['queue_seconds'])} on "
             f"average, waiting {_plain(server['waiting_max'])} at most, KV cache {_percent(server['kv_cache_max'])}"
         )
+        if server["fair_queue_seconds"] is not None:
+            found.append(
+                f"queue before the engine: {_seconds(server['fair_queue_seconds'])} on average, waiting "
+                f"{_plain(server['fair_queue_waiting_max'])} at most"
+            )
     if (turns := summary["later_turns"]) and turns["first_ttft"]:
         ratio = turns["later_ttft"]["p50"] / turns["first_ttft"]["p50"]
         found.append(f"later turns: TTFT p50 {turns['later_ttft']['p50']:.0f} ms, {ratio:.0%} of first turns'")
-    for kind, count in summary["errors"].items():
-        found.append(f"{count} failed, {kind}: {summary['error_examples'][kind][:120]}")
+    for part, failures in (("", summary), ("warm-up: ", cell["warm_up"])):
+        for kind, count in failures["errors"].items():
+            found.append(f"{part}{count} failed, {kind}: {failures['error_examples'][kind][:120]}")
     if summary["other_length"]:
         found.append(f"{summary['other_length']} answers had another length than asked for")
     if cell["not_sent"]:
         found.append(f"{cell['not_sent']} requests did not end or were not sent")
+    if (users := cell["arrivals"]["concurrency"]) and summary["requests"] + cell["not_sent"] < 2 * users:
+        found.append(
+            f"one wave: with fewer than {2 * users} requests, {users} users all begin at once and few ask again; "
+            "a server that keeps getting requests has other figures"
+        )
+    if (delay := summary["send_delay"]) and delay["p95"] > LATE_MS:
+        found.append(
+            f"the client sent late, by {delay['p95']:.0f} ms (p95) and {delay['max']:.0f} ms at most: latencies hold it"
+        )
     if cell["client_cpu_share"] > 0.7:
         found.append(f"the client was busy ({cell['client_cpu_share']:.0%} of a core): latencies hold its own waiting")
     return found
@@ -62,16 +83,14 @@ def _row(cell: dict[str, Any]) -> tuple[str, ...]:
         str(summary["failed"]),
         f"{summary['requests_per_second']:.2f}",
         f"{summary['output_tokens_per_second']:.1f}",
-        *_points(summary["ttft"], "p50", "p95", "p99"),
-        *_points(summary["tpot"], "p50", "p95"),
-        *_points(summary["itl"], "p50", "p99"),
-        *_points(summary["e2e"], "p50", "p95", "p99"),
         f"{cell['client_cpu_share']:.0%} x {cell['client_processes']}",
     )
 
 
-def _points(values: dict[str, float] | None, *names: str) -> list[str]:
-    return [f"{values[name]:.4g}" if values else "-" for name in names]
+def _latency(name: str, cell: dict[str, Any]) -> tuple[str, ...]:
+    values = cell["summary"][LATENCIES[name]]
+    points = (f"{values[point]:.4g}" if values else "-" for point in POINTS)
+    return (f"{name}  {cell['label']}, {cell['cache']}", *points)
 
 
 def _percent(share: float | None) -> str:

@@ -2,14 +2,32 @@
 
 import base64
 import io
-import mimetypes
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from qwen_vqa.plugin.errors import UserError
+
 JPEG_QUALITY = 90
+# By suffix, what `qwen-vqa serve` takes (HEIC where the server has pillow-heif).
+MEDIA_TYPES = {
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".avif": "image/avif",
+    ".heic": "image/heic",
+    ".heif": "image/heif",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".bmp": "image/bmp",
+    ".ppm": "image/x-portable-pixmap",
+    ".pgm": "image/x-portable-graymap",
+    ".pbm": "image/x-portable-bitmap",
+}
 
 
 @dataclass(frozen=True)
@@ -22,13 +40,18 @@ class Picture:
     source: str | None = None
 
     def url(self) -> str:
-        """What goes into `image_url`."""
+        """What goes into `image_url`.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
         if self.source is None:
             return _data_url("image/jpeg", draw(self.seed, self.width, self.height))
         if self.source.startswith(("http://", "https://", "data:")):
             return self.source
-        kind = mimetypes.guess_type(self.source)[0] or "image/jpeg"
-        return _data_url(kind, Path(self.source).read_bytes())
+        # An image that a question file names may have another suffix; servers look at the bytes.
+        kind = MEDIA_TYPES.get(Path(self.source).suffix.lower(), "image/jpeg")
+        return _data_url(kind, _read(self.source))
 
 
 def draw(seed: int, width: int, height: int) -> bytes:
@@ -44,6 +67,13 @@ def draw(seed: int, width: int, height: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
+
+
+def _read(source: str) -> bytes:
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise UserError(f"the image {source} cannot be read ({error.strerror}).") from None
 
 
 def _data_url(kind: str, data: bytes) -> str:

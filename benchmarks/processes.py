@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -14,6 +15,7 @@ from qwen_vqa.benchmarks.client import Target
 from qwen_vqa.benchmarks.records import Record
 from qwen_vqa.benchmarks.share import Prepared, Share, prepare, run
 from qwen_vqa.benchmarks.workload import Conversation
+from qwen_vqa.plugin.errors import UserError
 
 # Between "all are ready" and the first request, so that every process is awake.
 HEAD_START_SECONDS = 0.1
@@ -49,11 +51,17 @@ def run_shares(dealt: list[Share], tick: Callable[[list[Record]], None], ready: 
     """Run each share in a process of its own. `ready` is called right before the start, `tick` now and then.
 
     Ctrl-C stops the processes and returns what has ended, marked as interrupted.
+
+    Raises:
+        UserError: a process could not read its pictures, or died.
     """
     context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
     processes = []
     interrupt = _Interrupt()
+    finished = False
+    # Where the first process has to start it, it unblocks the SIGINT that is to be hidden from that process.
+    resource_tracker.ensure_running()
     try:
         for share in dealt:
             ours, theirs = context.Pipe()
@@ -64,10 +72,13 @@ def run_shares(dealt: list[Share], tick: Callable[[list[Record]], None], ready: 
             pipes.append(ours)
             processes.append(process)
         with interrupt:
-            return _collect(pipes, tick, ready, interrupt)
+            outcome = _collect(pipes, tick, ready, interrupt)
+        outcome.interrupted |= interrupt.asked  # also where it came after the last record
+        finished = not outcome.interrupted
+        return outcome
     finally:
         for process in processes:
-            if interrupt.asked:
+            if not finished:
                 process.terminate()
             process.join(STOP_SECONDS)
             if process.is_alive():
@@ -118,7 +129,7 @@ def _collect(
     ready()
     start = time.monotonic() + HEAD_START_SECONDS
     for pipe in pipes:
-        pipe.send(start)
+        _tell(pipe, start)
     running = list(pipes)
     until = float("inf")
     while running and time.monotonic() < until:
@@ -126,7 +137,7 @@ def _collect(
             outcome.interrupted = True
             until = time.monotonic() + STOP_SECONDS
             for pipe in running:
-                pipe.send(None)
+                _tell(pipe, None)
         _receive(running, outcome)
         tick(outcome.records)
     # What the interrupt cut off is neither an answer nor a failure of the server's.
@@ -147,15 +158,30 @@ def _receive(running: list[Connection], outcome: Outcome) -> None:
             running.remove(pipe)
 
 
+def _tell(pipe: Connection, message: float | None) -> None:
+    with contextlib.suppress(BrokenPipeError):  # it died, which the next look at its pipe says
+        pipe.send(message)
+
+
 def _message(pipe: Connection) -> Any:
     try:
-        return pipe.recv()
-    except EOFError:
-        raise RuntimeError("a client process died; its traceback is above") from None
+        message = pipe.recv()
+    except (EOFError, ConnectionResetError):
+        raise UserError(
+            "a client process died, and its cell with it; a traceback above says why, or else the system ended it "
+            "(memory?)."
+        ) from None
+    if isinstance(message, UserError):
+        raise message
+    return message
 
 
 def _child(pipe: Connection, share: Share) -> None:
-    prepared = prepare(share)
+    try:
+        prepared = prepare(share)
+    except UserError as error:
+        pipe.send(error)
+        return
     pipe.send("ready")
     pipe.send(asyncio.run(_run_until_told(prepared, pipe.recv(), pipe)))
 

@@ -6,7 +6,7 @@ from types import TracebackType
 
 from qwen_vqa.benchmarks.records import Record
 
-QUIET_SECONDS = 10.0
+LIVE_SECONDS, QUIET_SECONDS = 0.2, 10.0
 
 
 class Progress:
@@ -18,6 +18,8 @@ class Progress:
         self._started = 0.0
         self._last = 0.0
         self._done = 0
+        self._failed = 0
+        self._counted = 0  # of the records: each is looked at once
 
     def __enter__(self) -> "Progress":
         return self
@@ -31,17 +33,19 @@ class Progress:
     def show(self, title: str, done: int, count: int, records: list[Record]) -> None:
         """Called a few times a second with all records so far."""
         now = time.monotonic()
-        if title != self._title:
+        if title != self._title or done < self._done:
             if self._live and self._title:
                 print(file=sys.stderr)
-            self._title, self._started, self._last, self._done = title, now, now, 0
-        every = 0.0 if self._live else QUIET_SECONDS
+            self._title, self._started, self._last = title, now, now
+            self._done = self._failed = self._counted = 0
+        every = LIVE_SECONDS if self._live else QUIET_SECONDS
         if now - self._last < every and not (done == count and self._done < count):
             return
         self._done = done
         self._last = now
-        failed = sum(record.error is not None for record in records)
+        self._failed += sum(record.error is not None for record in records[self._counted :])
+        self._counted = len(records)
         took = max(now - self._started, 1e-3)
         eta = f", {took / done * (count - done):.0f} s left" if 0 < done < count else ""
-        line = f"load: {title}: {done} of {count}, {failed} failed, {done / took:.1f}/s{eta}"
+        line = f"load: {title}: {done} of {count}, {self._failed} failed, {done / took:.1f}/s{eta}"
         print(f"\r\x1b[2K{line}" if self._live else line, end="" if self._live else "\n", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What the server says of itself: vLLM's /metrics before, during and after a cell."""
+"""What the server says of itself: /metrics before, during and after a cell, vLLM's and `qwen-vqa serve`'s own."""
 
 import threading
 import urllib.error
@@ -24,11 +24,17 @@ GAUGES = {
     "waiting": "vllm:num_requests_waiting",
     "kv_cache": "vllm:kv_cache_usage_perc",
 }
+# The fair queue in which `qwen-vqa serve` holds requests before the engine; other servers have none.
+FAIR_QUEUE_COUNTERS = {
+    "fair_queue_seconds": "qwen_vqa_queue_wait_seconds_sum",
+    "fair_queued_requests": "qwen_vqa_queue_wait_seconds_count",
+}
+FAIR_QUEUE_GAUGES = {"fair_queue_waiting": "qwen_vqa_queue_waiting_requests"}
 FETCH_SECONDS = 5.0
 
 
 def read_metrics(url: str, headers: dict[str, str]) -> dict[str, float] | None:
-    """vLLM's metrics by our names, summed over its engines; None from a server that has none."""
+    """The server's metrics by our names, summed over its engines; None from a server without vLLM's."""
     address = url.rstrip("/").removesuffix("/v1") + "/metrics"
     try:
         with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=FETCH_SECONDS) as answer:
@@ -41,7 +47,9 @@ def read_metrics(url: str, headers: dict[str, str]) -> dict[str, float] | None:
         return None
     if not any(name.startswith("vllm:") for name in samples):
         return None
-    return {ours: samples.get(theirs, 0.0) for ours, theirs in (COUNTERS | GAUGES).items()}
+    found = {ours: samples.get(theirs, 0.0) for ours, theirs in (COUNTERS | GAUGES).items()}
+    fair_queue = (FAIR_QUEUE_COUNTERS | FAIR_QUEUE_GAUGES).items()
+    return found | {ours: samples[theirs] for ours, theirs in fair_queue if theirs in samples}
 
 
 @dataclass
@@ -68,7 +76,8 @@ class ServerWatch:
 
         Hit rates are shares of looked up tokens (prefix cache) and images (cache of processed images). `waiting` and
         `running` are requests, `kv_cache` a share; they are seen once in `interval`. `queue_seconds` is what a
-        request waited on average, by the server's count.
+        request waited on average in the engine, by the server's count; `fair_queue_seconds` and `fair_queue_waiting`
+        are the same of the queue before the engine that `qwen-vqa serve` has, and None elsewhere.
         """
         self._stop.set()
         if self._thread:
@@ -76,17 +85,18 @@ class ServerWatch:
         after = read_metrics(self.url, self.headers)
         if self._before is None or after is None:
             return None
-        gained = {name: after[name] - self._before[name] for name in COUNTERS}
+        gained = {name: after[name] - self._before[name] for name in after if name in COUNTERS | FAIR_QUEUE_COUNTERS}
         result: dict[str, float | None] = {
             "prefix_cache_hit_rate": _share(gained["prefix_cache_hits"], gained["prefix_cache_queries"]),
             "mm_cache_hit_rate": _share(gained["mm_cache_hits"], gained["mm_cache_queries"]),
             "queue_seconds": _share(gained["queue_seconds"], gained["queued_requests"]),
+            "fair_queue_seconds": _share(gained.get("fair_queue_seconds", 0), gained.get("fair_queued_requests", 0)),
             "preemptions": gained["preemptions"],
             "prompt_tokens": gained["prompt_tokens"],
             "generation_tokens": gained["generation_tokens"],
         }
-        for name in GAUGES:
-            values = [seen[name] for seen in self._seen]
+        for name in GAUGES | FAIR_QUEUE_GAUGES:
+            values = [seen[name] for seen in self._seen if name in seen]
             result[f"{name}_max"] = max(values, default=None)
             result[f"{name}_mean"] = sum(values) / len(values) if values else None
         return result

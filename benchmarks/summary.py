@@ -93,9 +93,8 @@ def summarise(records: list[Record], seconds: float, bounds: Bounds | None = Non
         "itl": distribution([gap for record in good for gap in record.inter_token_latencies]),
         "e2e": distribution([record.e2e for record in good]),
         "send_delay": distribution([record.sent - record.intended for record in records]),
-        "errors": dict(Counter(record.error for record in failed).most_common()),
         "error_share": len(failed) / len(records) if records else 0.0,
-        "error_examples": {record.error: record.detail for record in reversed(failed)},
+        **failures(records),
         "output_tokens": sum(record.output_tokens for record in good),
         "prompt_tokens": prompt,
         "image_tokens": sum(record.image_tokens or 0 for record in good),
@@ -109,6 +108,15 @@ def summarise(records: list[Record], seconds: float, bounds: Bounds | None = Non
         result["goodput_per_second"] = met / seconds
         result["good_share"] = met / len(records) if records else 0.0
     return result
+
+
+def failures(records: list[Record]) -> dict:
+    """Failed requests by kind, and the first message of each."""
+    failed = [record for record in records if record.error]
+    return {
+        "errors": dict(Counter(record.error for record in failed).most_common()),
+        "error_examples": {record.error: record.detail for record in reversed(failed)},
+    }
 
 
 def decode_speed(records: list[Record]) -> float | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from qwen_vqa.benchmarks.deck import Deck
 from qwen_vqa.benchmarks.pictures import Picture
 
 QUESTIONS = (
@@ -75,11 +76,25 @@ class Conversation:
     turns: tuple[Turn, ...]
 
 
+class Shown:
+    """What a run has asked about so far: its cells deal from the same decks, so that the user's own files and questions
+    come again only after all of them came."""
+
+    def __init__(self, spec: WorkloadSpec, seed: int) -> None:
+        random = np.random.default_rng([seed, 2])
+        self.files = Deck(spec.files, random)
+        self.questions = Deck(spec.questions, random)
+        self.pictures: set[Picture] = set()
+
+
 def conversations(
-    spec: WorkloadSpec, seed: int, count: int, lengths: tuple[int | None, ...] = ()
+    spec: WorkloadSpec, seed: int, count: int, lengths: tuple[int | None, ...] = (), shown: Shown | None = None
 ) -> list[Conversation]:
-    """Conversations with `count` requests in all; `lengths` (of a trace) set a conversation's output tokens."""
-    draw = _Draw(spec, seed)
+    """Conversations with `count` requests in all; `lengths` (of a trace) set a conversation's output tokens.
+
+    `shown` goes on from the cells before; None: nothing was shown.
+    """
+    draw = _Draw(spec, seed, shown or Shown(spec, seed))
     made: list[Conversation] = []
     requests = 0
     while requests < count:
@@ -90,53 +105,66 @@ def conversations(
     return made
 
 
+def known_pictures(talks: list[Conversation], ended: set[int]) -> float | None:
+    """Of the pictures in these requests, the share that came before among them: what a cold cache knows at most.
+
+    `ended` are the requests' numbers. Later turns bring the first turn's pictures again.
+    """
+    seen: set[Picture] = set()
+    known = count = 0
+    for talk in talks:
+        for turn in range(len(talk.turns)):
+            if talk.index + turn in ended:
+                for picture in talk.turns[0].pictures:
+                    known += picture in seen
+                    count += 1
+                    seen.add(picture)
+    return known / count if count else None
+
+
 class _Draw:
     """The state of drawing a workload: the random numbers, and the pictures that came before."""
 
-    def __init__(self, spec: WorkloadSpec, seed: int) -> None:
+    def __init__(self, spec: WorkloadSpec, seed: int, shown: Shown) -> None:
         self.spec = spec
-        self.seed = seed
         self.random = np.random.default_rng([seed, 0])
+        self.run = shown
         self.shown: list[tuple[Picture, ...]] = []
-        self.file_order = self.random.permutation(len(spec.files))
-        self.question_order = self.random.permutation(len(spec.questions))
-        self.drawn = 0
 
     def conversation(self, index: int, turns: int, length: int | None) -> Conversation:
         names = [name for name, _ in self.spec.models]
         model = names[self.random.choice(len(names), p=[share for _, share in self.spec.models])]
-        question = self._question(index)
+        question = self._question()
         pictures, repeated = self._pictures(question)
         first = Turn(question.text, pictures, length or self._length(), repeated)
         later = [Turn(self._pick(FOLLOW_UPS), (), length or self._length()) for _ in range(turns - 1)]
         return Conversation(index, model, (first, *later))
 
-    def _question(self, index: int) -> Question:
+    def _question(self) -> Question:
         if not self.spec.questions:
             # The number keeps prompts without an image apart, which a prefix cache would know again.
             number = f"{self.random.integers(10**6):06d}"
             words = (self._pick(WORDS) for _ in range(self.spec.text_words))
             return Question(" ".join((f"{number}:", *words, self._pick(QUESTIONS))))
-        return self.spec.questions[self.question_order[index % len(self.question_order)]]
+        return self.run.questions.deal()
 
     def _pictures(self, question: Question) -> tuple[tuple[Picture, ...], bool]:
         if question.image is not None:
             pictures = (Picture(source=question.image),)
-            repeated = pictures in self.shown
         elif self.spec.images_per_request == 0:
             return (), False
         elif self.shown and self.random.random() < self.spec.repeated_images:
             return self.shown[self.random.integers(len(self.shown))], True
         else:
             pictures = tuple(self._picture() for _ in range(self.spec.images_per_request))
-            repeated = self.drawn > len(self.spec.files) > 0
+        repeated = any(picture in self.run.pictures for picture in pictures)
+        self.run.pictures.update(pictures)
         self.shown.append(pictures)
         return pictures, repeated
 
     def _picture(self) -> Picture:
-        self.drawn += 1
         if self.spec.files:
-            return Picture(source=self.spec.files[self.file_order[(self.drawn - 1) % len(self.file_order)]])
+            return Picture(source=self.run.files.deal())
         width, height = self.spec.sizes[self.random.integers(len(self.spec.sizes))]
         return Picture(int(self.random.integers(2**62)), width, height)
 

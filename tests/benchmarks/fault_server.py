@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-MODELS = ("good", "closes", "error-event", "429", "slow", "bad-json", "empty", "json", "stalls", "groups", "plain")
+MODELS = (
+    *("good", "closes", "error-event", "429", "slow", "bad-json", "empty", "json", "stalls", "groups", "plain"),
+    *("aborts", "null-error"),
+)
 
 
 @dataclass
@@ -89,12 +92,15 @@ async def _stream(request: web.Request, response: web.StreamResponse, model: str
         return
     step = 3 if model == "groups" else 1
     for number in range(step, tokens + 1, step):
-        await response.write(_event(number, number + step > tokens, model != "plain"))
+        await response.write(_event(number, number + step > tokens, model))
         if number == step and model == "closes":
             assert request.transport is not None
             request.transport.abort()
         if number == step and model == "error-event":
             await response.write(b'data: {"error": {"message": "out of memory", "code": 500}}\n\ndata: [DONE]\n\n')
+            return
+        if number == step and model == "aborts":
+            await response.write(b'data: {"choices": [{"delta": {}, "finish_reason": "abort"}]}\n\ndata: [DONE]\n\n')
             return
         if number == step and model == "bad-json":
             await response.write(b'data: {"choices": [{"del\n\n')
@@ -102,8 +108,10 @@ async def _stream(request: web.Request, response: web.StreamResponse, model: str
     await response.write(b"data: [DONE]\n\n")
 
 
-def _event(number: int, last: bool, usage: bool) -> bytes:
+def _event(number: int, last: bool, model: str) -> bytes:
     event: dict = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop" if last else None}]}
-    if usage:
+    if model == "null-error":
+        event["error"] = None
+    if model != "plain":
         event["usage"] = {"prompt_tokens": 10, "completion_tokens": number, "total_tokens": 10 + number}
     return b"data: " + json.dumps(event).encode() + b"\n\n"

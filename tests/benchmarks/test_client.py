@@ -31,6 +31,7 @@ def ask(url: str, model: str, tokens: int = 6, timeout: float = 5.0, abilities: 
         ("closes", "closed mid-stream", ""),
         ("error-event", "error event", "out of memory"),
         ("429", "http 429", "slow down"),
+        ("aborts", "finish_reason abort", '"abort"'),
         ("bad-json", "bad JSON", '{"choices"'),
         ("empty", "no tokens", ""),
         ("json", "closed mid-stream", "0 events"),
@@ -58,6 +59,11 @@ def test_a_good_answer_has_ordered_times_and_the_servers_token_count(faults: Fau
     assert (record.output_tokens, record.prompt_tokens) == (6, 10)
     assert record.first_token and record.last_token
     assert 0 <= record.sent < record.first_token < record.last_token <= record.end
+
+
+def test_an_error_that_is_null_is_none(faults: FaultServer) -> None:
+    record = ask(faults.url, "null-error")
+    assert (record.error, record.output_tokens) == (None, 6)
 
 
 def test_tokens_that_come_together_share_their_gap(faults: FaultServer) -> None:

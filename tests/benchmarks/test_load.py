@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from qwen_vqa.benchmarks.load import read_result
+from qwen_vqa.benchmarks.pictures import draw
 from qwen_vqa.plugin.errors import UserError
 from tests.benchmarks.conftest import Load
 from tests.benchmarks.fault_server import FaultServer
@@ -81,6 +82,47 @@ def test_ctrl_c_writes_what_was_measured(faults: FaultServer, tmp_path: Path) ->
     assert "Interrupted" in page.read_text()
 
 
+@pytest.mark.parametrize("seconds", [0.2, 1.5, 3.0])
+def test_ctrl_c_before_the_first_cell_is_no_traceback(faults: FaultServer, tmp_path: Path, seconds: float) -> None:
+    file = tmp_path / "out.json"
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "load.py"), "--url", faults.url, "--model", "good"]
+    command += ["--requests", "5000", "--image-size", "32x32", "--json", str(file), "--output-tokens", "1"]
+    asked = len(faults.bodies)
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while len(faults.bodies) == asked and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(seconds)  # the client's own ceiling is being measured then
+    assert os.getpgid(process.pid) == process.pid
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT, errors
+    assert "Traceback" not in errors
+    assert not file.exists() or read_result(file)["interrupted"]
+
+
+def test_a_picture_that_is_gone_leaves_what_was_measured_before(faults: FaultServer, tmp_path: Path) -> None:
+    file, photos = tmp_path / "out.json", tmp_path / "photos"
+    photos.mkdir()
+    for number in range(2):
+        (photos / f"{number}.jpg").write_bytes(draw(number, 32, 32))
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "load.py"), "--url", faults.url, "--model", "good"]
+    command += ["--concurrency", "1,2", "--requests", "20", "--image-folder", str(photos), "--json", str(file)]
+    asked = len(faults.bodies)
+    process = subprocess.Popen(
+        [*command, "--output-tokens", "50", "--warm-up", "0"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    while len(faults.bodies) < asked + 3 and process.poll() is None:
+        time.sleep(0.02)
+    (photos / "1.jpg").unlink()
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "1.jpg cannot be read" in errors and "Traceback" not in errors
+    assert "the folder has 2 images for the 40 times" in output
+    result = read_result(file)
+    assert [cell["summary"]["completed"] for cell in result["cells"]] == [20]
+    assert "1.jpg" in result["error"]
+
+
 def test_several_processes_share_users_and_requests(faults: FaultServer, load: Load, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     asked = len(faults.bodies)
@@ -133,6 +175,16 @@ def test_the_page_loads_nothing_and_shows_the_cells(faults: FaultServer, load: L
     assert "src=" not in text and "href=" not in text and "@import" not in text
 
 
+def test_users_in_a_range_and_a_warm_up_that_fails(faults: FaultServer, load: Load) -> None:
+    # The first question is answered, and then every request, the warm-up's too, goes to the adapter.
+    arguments = ("--url", faults.url, "--model", "good", "--adapters", "429=1", "--concurrency", "1,2..4")
+    done = load(*arguments, *QUICK[:4], "--warm-up", "2", "--image-size", "32x32")
+    assert done.returncode == 1
+    for users in ("1 user", "2 users", "4 users"):
+        assert f"{users}, cold: warm-up: 2 failed, http 429" in done.stdout
+        assert f"{users}, cold, warm-up: 2 of 2, 2 failed" in done.stderr
+
+
 def test_the_key_is_sent_and_not_written(faults: FaultServer, load: Load, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     load("--url", faults.url, "--concurrency", "1", "--api-key", "very-secret", "--json", str(file), *QUICK)
@@ -150,6 +202,8 @@ def test_the_key_is_sent_and_not_written(faults: FaultServer, load: Load, tmp_pa
         (("--image-folder", "/no/such/folder"), "no images there"),
         (("--goodput", "speed:1"), "NAME:MILLISECONDS"),
         (("--extra-body", "[1]"), "expected a JSON object"),
+        (("--concurrency", "2,3..9"), "write the numbers out"),
+        (("--compare", "a.json", "b.json", "--html", "c.html"), "leave out --json and --html"),
     ],
 )
 def test_bad_input_is_one_message(load: Load, arguments: tuple[str, ...], message: str) -> None:

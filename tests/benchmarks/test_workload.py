@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from qwen_vqa.benchmarks.arrivals import Arrivals, read_trace
-from qwen_vqa.benchmarks.load_flags import read_questions
 from qwen_vqa.benchmarks.pictures import Picture
-from qwen_vqa.benchmarks.workload import Question, WorkloadSpec, conversations
+from qwen_vqa.benchmarks.workload import Question, Shown, WorkloadSpec, conversations, known_pictures
 from qwen_vqa.plugin.errors import UserError
 
 SPEC = WorkloadSpec((("base", 0.7), ("adapter", 0.3)), sizes=((64, 48), (32, 32)), output_tokens=(8, 24))
@@ -65,6 +64,27 @@ def test_a_folder_is_shown_once_before_it_repeats() -> None:
     assert [turn.repeated_image for turn in turns] == [False, False, False, True, True]
 
 
+def test_cells_go_on_where_the_one_before_left_the_folder_and_the_questions() -> None:
+    files = tuple(f"{number}.png" for number in range(10))
+    spec = WorkloadSpec(
+        (("m", 1.0),), files=files, questions=tuple(Question(f"{n}?") for n in range(10)), multi_turn=0.3
+    )
+    shown = Shown(spec, 4)
+    turns = [talk.turns[0] for seed in (4, 5, 6) for talk in conversations(spec, seed, 5, shown=shown)]
+    assert not any(turn.repeated_image for turn in turns[:10])
+    assert len({turn.pictures for turn in turns[:10]}) == len({turn.text for turn in turns[:10]}) == len(turns[:10])
+    assert all(turn.repeated_image for turn in turns[10:])
+
+
+def test_known_pictures_are_repeats_and_later_turns() -> None:
+    spec = WorkloadSpec((("m", 1.0),), questions=(Question("a?", "a.png"), Question("b?", "b.png")))
+    assert known_pictures(conversations(spec, 0, 6), set(range(6))) == pytest.approx(4 / 6)
+    talks = conversations(WorkloadSpec((("m", 1.0),), multi_turn=1.0, turns=3), 0, 6)
+    assert known_pictures(talks, set(range(6))) == pytest.approx(4 / 6)
+    assert known_pictures(talks, {0, 3}) == 0.0  # the later turns were not asked
+    assert known_pictures(conversations(WorkloadSpec((("m", 1.0),), images_per_request=0), 0, 6), {0}) is None
+
+
 def test_a_pictures_bytes_are_a_jpeg_of_its_size() -> None:
     assert Picture(3, 40, 30).url().startswith("data:image/jpeg;base64,")
 
@@ -100,23 +120,18 @@ def test_a_trace_gives_times_and_lengths(tmp_path: Path) -> None:
     assert [talk.turns[0].output_tokens for talk in conversations(SPEC, 0, 3, lengths)][1] == 5
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "empty"), ("1\nx\n", "line 2"), ("2\n1\n", "sort the trace")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty"),
+        ("1\nx\n", "line 2"),
+        ("2\n1\n", "sort the trace"),
+        ('1\n{"time": 2, "output_tokens": 0}\n', "line 2: output_tokens 0"),
+        ('{"time": 2, "output_tokens": -4}\n', "line 1: output_tokens -4"),
+    ],
+)
 def test_a_broken_trace_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "trace"
     file.write_text(text)
     with pytest.raises(UserError, match=message):
         read_trace(file)
-
-
-def test_questions_are_lines_or_json_with_an_image(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"x")
-    file = tmp_path / "questions"
-    file.write_text('What is it?\n{"question": "And this?", "image": "a.png"}\n')
-    assert read_questions(file) == (Question("What is it?"), Question("And this?", str(tmp_path / "a.png")))
-
-
-def test_a_question_about_a_missing_image_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "questions"
-    file.write_text('{"question": "And this?", "image": "gone.png"}\n')
-    with pytest.raises(UserError, match=r"line 1: there is no image .*gone.png"):
-        read_questions(file)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from qwen_vqa.benchmarks.load import read_result
+from qwen_vqa.benchmarks.load_table import remarks
 from qwen_vqa.serving.cli import main as qwen_vqa
 from tests.server import Server
 
@@ -32,10 +33,27 @@ def test_the_servers_own_counts_agree_with_the_clients(result: dict) -> None:
         assert cell["server"]["prompt_tokens"] == cell["summary"]["prompt_tokens"]
 
 
+def test_the_queue_before_the_engine_is_reported(result: dict) -> None:
+    for cell in result["cells"]:
+        assert 0 <= cell["server"]["fair_queue_seconds"] <= cell["summary"]["ttft"]["mean"] / 1000
+        assert any(remark.startswith("queue before the engine: ") for remark in remarks(cell))
+
+
 def test_a_warm_cell_finds_its_images_in_the_cache_and_a_cold_one_does_not(result: dict) -> None:
     cold, warm = (cell["server"]["mm_cache_hit_rate"] for cell in result["cells"])
     assert warm == pytest.approx(1.0)
     assert cold < 0.7  # later turns of a conversation bring its image again
+    assert cold == pytest.approx(result["cells"][0]["pictures_known"])
+
+
+def test_a_cold_cell_that_was_asked_before_is_not_called_cold(
+    tiny_server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--url", tiny_server.url, "--concurrency", "2", "--requests", "4", "--output-tokens", "4"]
+    arguments += ["--seed", "77", "--warm-up", "0", "--image-size", "90x60"]
+    for known in (False, True):
+        assert qwen_vqa(["load", *arguments]) == 0
+        assert ("caches were not cold: 100% of the pictures were known" in capsys.readouterr().out) is known
 
 
 def test_the_adapter_is_asked_too(result: dict) -> None:

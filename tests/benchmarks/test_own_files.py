@@ -1,0 +1,53 @@
+"""The user's own images and questions."""
+
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from qwen_vqa.benchmarks.own_files import image_files, read_questions
+from qwen_vqa.benchmarks.pictures import Picture
+from qwen_vqa.benchmarks.workload import Question
+from qwen_vqa.plugin.data_url import data_url_bytes
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.image_loader import DEFAULT_LIMITS, load_image
+
+
+@pytest.mark.parametrize(
+    ("suffix", "form"), [("jpg", "JPEG"), ("AVIF", "AVIF"), ("tif", "TIFF"), ("webp", "WEBP"), ("ppm", "PPM")]
+)
+def test_what_the_server_takes_is_found_in_subfolders_and_opens_there(tmp_path: Path, suffix: str, form: str) -> None:
+    data = BytesIO()
+    Image.new("RGB", (32, 24), "red").save(data, form)
+    for place in (tmp_path / "a" / "b", tmp_path / ".hidden"):
+        place.mkdir(parents=True)
+        (place / f"x.{suffix}").write_bytes(data.getvalue())
+    (tmp_path / "notes.txt").write_text("no image")
+    (file,) = image_files(tmp_path)
+    assert file == str(tmp_path / "a" / "b" / f"x.{suffix}")
+    assert load_image(data_url_bytes(Picture(source=file).url(), "x", DEFAULT_LIMITS)).size == (32, 24)
+
+
+def test_a_file_that_is_none_or_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "page.jpg").write_text("<html>not found</html>")
+    with pytest.raises(UserError, match=r"page.jpg is no image"):
+        image_files(tmp_path)
+    (tmp_path / "page.jpg").unlink()
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError, match=r"folder.png cannot be read"):
+        image_files(tmp_path)
+
+
+def test_questions_are_lines_or_json_with_an_image(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    file = tmp_path / "questions"
+    file.write_text('What is it?\n{"question": "And this?", "image": "a.png"}\n')
+    assert read_questions(file) == (Question("What is it?"), Question("And this?", str(tmp_path / "a.png")))
+
+
+def test_a_question_about_a_missing_image_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "questions"
+    file.write_text('{"question": "And this?", "image": "gone.png"}\n')
+    with pytest.raises(UserError, match=r"line 1: there is no image .*gone.png"):
+        read_questions(file)
