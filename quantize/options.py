@@ -31,7 +31,7 @@ FLOATING = ("float32", "bfloat16", "float16")
 # Libraries; in float32 one layer, its roundings, their gradients and best values.
 CALIBRATION_OVERHEAD = GIB
 COPIES_OF_A_LAYER = 6
-# Values in float32 that a token leaves in a layer until the backward pass, in widths of the hidden states and of the MLP.
+# Float32 values that a token leaves in a layer until the backward pass: in widths of the hidden states and of the MLP.
 HIDDEN_FOR_BACKWARD, INTERMEDIATE_FOR_BACKWARD = 14, 6
 
 
