@@ -59,6 +59,18 @@ def test_an_adapter_that_keeps_its_answers_is_carried_over(answering: Path, ques
     assert (tmp_path / "out" / "adapters" / "colours" / "adapter_config.json").exists()
 
 
+def test_questions_that_do_not_suit_an_adapter_measure_nothing(
+    with_adapter: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It answers none of them right on either base: that is no proof that it loses nothing."""
+    quantise(Options(with_adapter, tmp_path / "out", "int8", data=str(questions), samples=QUESTIONS))
+    found = json.loads((tmp_path / "out" / RECORD_FILE).read_text())["adapters"]["tiny-lora"]
+    assert (found["measured"], found["served"], "accuracy" in found) == (False, True, False)
+    assert (tmp_path / "out" / "adapters" / "tiny-lora").is_dir()
+    said = capsys.readouterr().out
+    assert f"of {QUESTIONS} questions it answers none right on the original base, so they do not suit it" in said
+
+
 def test_an_adapter_that_loses_its_answers_is_left_out(
     answering: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -166,8 +166,10 @@ def test_a_report_on_samples_that_do_not_fit(
 
 
 @pytest.fixture
-def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails the test when weights are loaded, as which the long work begins."""
+def no_loading(quantised: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails the test when weights are loaded, with which the long work begins."""
+    for scheme in ("int8", "int4", "fp8"):
+        quantised(scheme)
 
     def loaded(*args: object) -> None:
         raise AssertionError("weights were loaded")
@@ -190,7 +192,7 @@ def test_a_language_model_that_cannot_be_calibrated(questions: Path, tmp_path: P
 
 @pytest.mark.parametrize("bound", [-1.0, math.nan])
 def test_an_adapter_bound_that_cannot_be(bound: float, with_adapter: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--adapter-bound .*must be 0 points or more"):
+    with pytest.raises(UserError, match=r"--adapter-bound .*must be 0 points or more"):
         quantise(Options(with_adapter, tmp_path / "out", "int8", adapter_bound=bound))
 
 
