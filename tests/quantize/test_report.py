@@ -88,7 +88,7 @@ def test_a_merged_adapter_is_on_both_sides(with_adapter: Path, questions: Path, 
     assert 0 < numbers["kl"]["mean"] < 0.01
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.json", "report.md", "report.svg"]
     without = shutil.copytree(with_adapter, tmp_path / "without", ignore=shutil.ignore_patterns("adapters"))
-    with pytest.raises(UserError, match="has the adapter tiny-lora merged into it, and .* has none"):
+    with pytest.raises(UserError, match=r"has the adapter tiny-lora merged into it, and .* has none"):
         report([str(without), str(output), *arguments])
 
 
