@@ -50,10 +50,15 @@ def calibrate(
     quantised: list[torch.Tensor] | None = None
     number = len(decoder.layers)
     with tqdm(total=number * iterations, desc="calibrating", unit="step") as progress:
+
+        def count_step(*_: Any) -> None:
+            if torch.is_grad_enabled():  # and not for a layer's outputs before and after
+                progress.update()
+
         for index in range(number):
             progress.set_postfix_str(f"layer {index + 1} of {number}")
             block = DecoderBlock(decoder.layers[index].float(), decoder.rotary_emb)
-            block.register_forward_pre_hook(lambda *_: progress.update() if torch.is_grad_enabled() else None)
+            block.register_forward_pre_hook(count_step)
             quantised, hidden = _tune(block, model, processor, hidden, quantised, scheme, iterations, seed, dtype)
             for name, layer in block.layer.named_modules():
                 if isinstance(layer, nn.Linear):
