@@ -21,7 +21,7 @@ from qwen_vqa.quantize.report import main as report
 from qwen_vqa.quantize.run import main, quantise
 from qwen_vqa.serving.checks import checked_checkpoint
 from qwen_vqa.serving.quantised import adapter_note, check_quantised
-from qwen_vqa.train.checkpoint import save_checkpoint
+from qwen_vqa.train.checkpoint import load_processor, save_checkpoint
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 from tests.tiny import DEMO, tiny_config, tiny_processor
 
@@ -136,33 +136,43 @@ def data_with(answer: str, questions: Path, tmp_path: Path) -> str:
     return str(tmp_path / "data.jsonl")
 
 
+@pytest.fixture
+def joins_line_breaks(with_adapter: Path, tmp_path: Path) -> Path:
+    """The tiny checkpoint with a token for two line breaks, as Qwen2.5's vocabulary has it."""
+    folder = shutil.copytree(with_adapter, tmp_path / "joins")
+    processor = load_processor(folder)
+    processor.tokenizer.add_tokens(["\n\n"])
+    processor.save_pretrained(folder)
+    return folder
+
+
 ANSWERS = [("red " * 3000, r"sample 7 has \d+ tokens, more than 2048"), ("\nred", "may not begin with a line break")]
 
 
 @pytest.mark.parametrize(("answer", "message"), ANSWERS)
 @pytest.mark.parametrize("scheme", ["int4", "int8"])
 def test_samples_that_do_not_fit(
-    scheme: str, answer: str, message: str, with_adapter: Path, questions: Path, tmp_path: Path, no_loading: None
+    scheme: str, answer: str, message: str, joins_line_breaks: Path, questions: Path, tmp_path: Path, no_loading: None
 ) -> None:
     """Whether they calibrate or measure adapters."""
     data = data_with(answer, questions, tmp_path)
     with pytest.raises(UserError, match=message):
-        quantise(Options(with_adapter, tmp_path / "out", scheme, samples=12, data=data))
+        quantise(Options(joins_line_breaks, tmp_path / "out", scheme, samples=12, data=data))
 
 
 @pytest.mark.parametrize(("answer", "message"), ANSWERS)
 def test_a_report_on_samples_that_do_not_fit(
     answer: str,
     message: str,
-    with_adapter: Path,
+    joins_line_breaks: Path,
     quantised: Callable[..., Path],
     questions: Path,
     tmp_path: Path,
     no_loading: None,
 ) -> None:
-    data = data_with(answer, questions, tmp_path)
+    arguments = ["--no-speed", "--data", data_with(answer, questions, tmp_path), "-o", str(tmp_path / "out")]
     with pytest.raises(UserError, match=message):
-        report([str(with_adapter), str(quantised("int8")), "--no-speed", "--data", data, "-o", str(tmp_path / "out")])
+        report([str(joins_line_breaks), str(quantised("int8")), *arguments])
 
 
 @pytest.fixture
