@@ -31,8 +31,9 @@ FLOATING = ("float32", "bfloat16", "float16")
 # Libraries; in float32 one layer, its roundings, their gradients and best values.
 CALIBRATION_OVERHEAD = GIB
 COPIES_OF_A_LAYER = 6
-# Float32 values that a token leaves in a layer until the backward pass: in widths of the hidden states and of the MLP.
-HIDDEN_FOR_BACKWARD, INTERMEDIATE_FOR_BACKWARD = 14, 6
+# Float32 values that a token leaves in a layer for the backward pass, in widths of the hidden states and of the MLP: 9
+# and 4 are kept (counted on Qwen2's layer by torch's saved_tensors_hooks), and gradients stand beside them.
+HIDDEN_FOR_BACKWARD, INTERMEDIATE_FOR_BACKWARD = 10, 6
 
 
 @dataclass(frozen=True)
