@@ -55,8 +55,8 @@ def main(argv: list[str]) -> int:
     if not wants_report:
         quantise(options)
         return 0
-    from qwen_vqa.quantize.report import check_speed, default_folder
     from qwen_vqa.quantize.report import main as report
+    from qwen_vqa.quantize.report_inputs import check_speed, default_folder
 
     check_speed(FACTS[options.scheme])
     check_writable(default_folder(options.output))
