@@ -93,7 +93,7 @@ def side(word: str, shape: str, folder: Path, seed: int, eager: bool = False) ->
     if scheme_name != ORIGINAL and not quantised.exists():
         options = Options(original, quantised, scheme_name)
         scheme, selection = check(options)
-        write_quantised(original, quantised, scheme, selection, lambda _, w: scheme.quantise(w), options.record())
+        write_quantised(original, quantised, scheme, selection, lambda _, w: scheme.quantise(w), options.record(scheme))
     return Side(quantised, dtype or "auto", flags)
 
 

@@ -13,6 +13,8 @@ COMPRESSED_TENSORS = "compressed-tensors"
 BITSANDBYTES = "bitsandbytes"
 # What `qwen-vqa quantize` writes beside config.json: how the checkpoint was made and what was measured.
 RECORD_FILE = "quantization.json"
+# Of x86, as torch.cpu.get_capabilities() names them: what oneDNN's int8 products take.
+INT8_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class SchemeFacts:
         cpu: whether vLLM serves it on a CPU.
         capability: the least CUDA capability that vLLM serves it on.
         only_16_bits: whether its kernels take activations in 16 bits alone.
+        only_16_bits_on_cuda: whether those for CUDA do.
+        one_gpu: whether a checkpoint of it cannot be split between GPUs.
     """
 
     name: str
@@ -34,6 +38,8 @@ class SchemeFacts:
     cpu: bool
     capability: tuple[int, int]
     only_16_bits: bool = False
+    only_16_bits_on_cuda: bool = False
+    one_gpu: bool = False
 
     @property
     def in_4_bits(self) -> bool:
@@ -43,17 +49,60 @@ class SchemeFacts:
     @property
     def served_by(self) -> str:
         """What serves it, in words."""
-        return f"{'CPU, ' if self.cpu else ''}CUDA capability {'.'.join(map(str, self.capability))} or newer"
+        cuda = f"CUDA capability {'.'.join(map(str, self.capability))} or newer"
+        return f"{'CPU, ' if self.cpu else ''}{cuda}{', one GPU' if self.one_gpu else ''}, {self.float_types}"
+
+    @property
+    def float_types(self) -> str:
+        """As what the activations, and weights that are not quantised, are served, in words."""
+        if self.only_16_bits or (self.only_16_bits_on_cuda and not self.cpu):
+            return "in 16 bits"
+        return f"in 16 or 32 bits{' (CUDA: 16)' if self.only_16_bits_on_cuda else ''}"
+
+    def refuses(self, dtype: str) -> bool:
+        """Whether what serves it on this machine does not take activations of this float type."""
+        narrow = self.only_16_bits or (self.only_16_bits_on_cuda and _cuda_capability() is not None)
+        return narrow and dtype in ("float32", "float")
 
 
+# vLLM's cutlass_scaled_mm, which int8 and fp8 take on CUDA, gives float16 and bfloat16 alone.
 FACTS = {
     facts.name: facts
     for facts in (
-        SchemeFacts("int8", COMPRESSED_TENSORS, "W8A8: weights per channel, activations per token", True, (7, 5)),
-        SchemeFacts("int4", COMPRESSED_TENSORS, "W4A16 in groups, calibrated by AutoRound", True, (7, 5), True),
-        SchemeFacts("nf4", BITSANDBYTES, "4-bit NormalFloat, as QLoRA has it", True, (7, 0), True),
-        SchemeFacts("int8-bnb", BITSANDBYTES, "LLM.int8()", True, (7, 5)),
-        SchemeFacts("fp8", COMPRESSED_TENSORS, "W8A8 in float8_e4m3fn, activations per token", False, (8, 9)),
+        SchemeFacts(
+            "int8",
+            COMPRESSED_TENSORS,
+            "W8A8: weights per channel, activations per token",
+            cpu=True,
+            capability=(7, 5),
+            only_16_bits_on_cuda=True,
+        ),
+        SchemeFacts(
+            "int4",
+            COMPRESSED_TENSORS,
+            "W4A16 in groups, calibrated by AutoRound",
+            cpu=True,
+            capability=(7, 5),
+            only_16_bits=True,
+        ),
+        SchemeFacts(
+            "nf4",
+            BITSANDBYTES,
+            "4-bit NormalFloat, as QLoRA has it",
+            cpu=True,
+            capability=(7, 0),
+            only_16_bits=True,
+            one_gpu=True,
+        ),
+        SchemeFacts("int8-bnb", BITSANDBYTES, "LLM.int8()", cpu=True, capability=(7, 5), one_gpu=True),
+        SchemeFacts(
+            "fp8",
+            COMPRESSED_TENSORS,
+            "W8A8 in float8_e4m3fn, activations per token",
+            cpu=False,
+            capability=(8, 9),
+            only_16_bits_on_cuda=True,
+        ),
     )
 }
 
@@ -111,6 +160,21 @@ def why_not_served_here(facts: SchemeFacts) -> str | None:
     if capability >= facts.capability:
         return None
     return f"{facts.name} needs CUDA capability {needed}, and this GPU has {'.'.join(map(str, capability))}"
+
+
+def slower_here(facts: SchemeFacts) -> str | None:
+    """A note where a scheme is served on this machine, but not at the speed that it is for; None otherwise."""
+    if facts.name != "int8" or _cuda_capability() is not None:
+        return None
+    import torch
+
+    processor = torch.cpu.get_capabilities()
+    if processor.get("architecture") != "x86_64" or any(processor.get(name) for name in INT8_INSTRUCTIONS):
+        return None
+    return (
+        f"this processor cannot multiply 8-bit integers as they are ({' or '.join(INT8_INSTRUCTIONS)}): int8 saves "
+        "memory here, but is slower than on one that can, and may be slower than 16 bits"
+    )
 
 
 def _cuda_capability() -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from qwen_vqa.quantize.checkpoint import load_dequantised
 from qwen_vqa.quantize.quality import compare
 from qwen_vqa.quantize.samples import Sample
 from qwen_vqa.train.adapter import attach_adapter
-from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
 
 
 def measure_adapter(source: Path, quantised: Path, adapter: Path, questions: list[Sample]) -> dict[str, Any]:
@@ -22,12 +22,21 @@ def measure_adapter(source: Path, quantised: Path, adapter: Path, questions: lis
     return compare(original, rounded, load_processor(source), {adapter.name: questions})
 
 
+def merge(source: Path, name: str, output: Path) -> None:
+    """A copy of a checkpoint with an adapter merged into its weights, in their own dtype."""
+    model = load_reference(source)
+    model.language_model = attach_adapter(model.language_model, adapter_folders(source)[name]).merge_and_unload()
+    save_checkpoint(output, model, load_processor(source))
+    print(f"merged adapter {name} in {str(model.dtype).removeprefix('torch.')}", flush=True)
+
+
 def carry_adapters(
     source: Path, quantised: Path, questions: list[Sample] | None, bound: float
 ) -> dict[str, dict[str, Any]]:
     """Copy the adapters that keep their accuracy within `bound` points; returns what was found of each.
 
-    Without questions to measure on, all are copied and marked as not measured; the server says so then.
+    Without questions to measure on, or where none of them is answered right on the original base, an adapter is copied
+    and marked as not measured; the server says so then.
     """
     found: dict[str, dict[str, Any]] = {}
     for name, folder in adapter_folders(source).items():
@@ -35,7 +44,11 @@ def carry_adapters(
         if questions is not None:
             result = measure_adapter(source, quantised, folder, questions)
             row = result["accuracy"][name]
-            entry |= {"accuracy": row, "kl": result["kl"], "served": row["change"] >= -bound}
+            entry["kl"] = result["kl"]
+            if row["original"] == 0:
+                entry["measured"] = False
+            else:
+                entry |= {"accuracy": row, "served": row["change"] >= -bound}
         if entry["served"]:
             shutil.copytree(folder, quantised / ADAPTER_FOLDER / name)
         found[name] = entry
@@ -45,6 +58,11 @@ def carry_adapters(
 
 def describe(entry: dict[str, Any]) -> str:
     """One line about an adapter on a quantised base."""
+    if not entry["measured"] and "kl" in entry:
+        return (
+            f"not measured on the quantised base, although it is kept: of {entry['kl']['prompts']} questions it "
+            "answers none right on the original base, so they do not suit it; pass --data with questions that do"
+        )
     if not entry["measured"]:
         return "not measured on the quantised base: pass --data with more questions than calibrate"
     row = entry["accuracy"]

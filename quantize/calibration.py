@@ -2,12 +2,12 @@
 
 The reference model and the real processor make the first layer's input, image features included. Each layer is
 tuned on what the quantised layers before it give, and freed: memory holds the model in its own dtype, the hidden
-states of all samples twice, and one layer in float32 with its gradients.
+states of all samples three times (`options.calibration_bytes`), and one layer in float32 with its gradients.
 """
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ BFLOAT16_FROM_WIDTH = 1024
 def calibrate(
     model: QwenVqaForConditionalGeneration,
     processor: QwenVqaProcessor,
-    samples: list[Sample],
+    samples: Iterable[Sample],
     scheme: Int4,
     iterations: int,
     seed: int,
@@ -48,14 +48,25 @@ def calibrate(
     dtype = scale_dtype(model.language_model.dtype)
     results: dict[str, Tensors] = {}
     quantised: list[torch.Tensor] | None = None
-    for index in tqdm(range(len(decoder.layers)), desc="calibrating", unit="layer"):
-        block = DecoderBlock(decoder.layers[index].float(), decoder.rotary_emb)
-        quantised, hidden = _tune(block, model, processor, hidden, quantised, scheme, iterations, seed, dtype)
-        for name, layer in block.layer.named_modules():
-            if isinstance(layer, nn.Linear):
-                scale = layer.scale.reshape(layer.out_features, -1).to(dtype)  # type: ignore[operator] # a tensor
-                results[f"{LANGUAGE_MODEL}.model.layers.{index}.{name}"] = scheme.store(layer.weight.detach(), scale)
-        decoder.layers[index] = nn.Identity()
+    number = len(decoder.layers)
+    with tqdm(total=number * iterations, desc="calibrating", unit="step") as progress:
+
+        def count_step(*_: Any) -> None:
+            if torch.is_grad_enabled():  # and not for a layer's outputs before and after
+                progress.update()
+
+        for index in range(number):
+            progress.set_postfix_str(f"layer {index + 1} of {number}")
+            block = DecoderBlock(decoder.layers[index].float(), decoder.rotary_emb)
+            block.register_forward_pre_hook(count_step)
+            quantised, hidden = _tune(block, model, processor, hidden, quantised, scheme, iterations, seed, dtype)
+            for name, layer in block.layer.named_modules():
+                if isinstance(layer, nn.Linear):
+                    scale = layer.scale.reshape(layer.out_features, -1).to(dtype)  # type: ignore[operator] # a tensor
+                    stored = scheme.store(layer.weight.detach(), scale)
+                    results[f"{LANGUAGE_MODEL}.model.layers.{index}.{name}"] = stored
+            decoder.layers[index] = nn.Identity()
+            progress.update((index + 1) * iterations - progress.n)  # a layer may be done sooner
     return results
 
 
@@ -104,7 +115,7 @@ class _OneBlockModel(nn.Module):
 
 @torch.no_grad()
 def first_inputs(
-    model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, samples: list[Sample]
+    model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, samples: Iterable[Sample]
 ) -> list[torch.Tensor]:
     """Embeddings of all samples, image features in their places: float32 [1, T, D] each, zero behind their ends."""
     collate = ConversationCollator(processor)

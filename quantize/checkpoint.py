@@ -21,6 +21,7 @@ from qwen_vqa.quantize.scheme import Scheme, Tensors, scheme_from_config
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 
 SHARD_BYTES = 4 * 10**9
+PARTIAL = ".partial"
 INDEX_FILE = "model.safetensors.index.json"
 
 
@@ -34,9 +35,11 @@ def write_quantised(
 ) -> None:
     """Write a checkpoint like `source` whose selected layers hold what `quantise(layer, weight)` gives.
 
-    The folder appears under its name only when it is whole. Adapters are not copied.
+    The folder appears under its name only when it is whole; in an empty one that is there, config.json comes last.
+    Adapters are not copied.
     """
-    partial = output.with_name(f".{output.name}.partial")
+    exists = output.is_dir()  # perhaps as a mount point, or somebody's working directory: it stays
+    partial = output / PARTIAL if exists else output.with_name(f".{output.name}{PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -51,9 +54,12 @@ def write_quantised(
             config["dtype"] = "bfloat16"  # as which the server then takes what is not quantised
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (partial / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        if output.exists():
-            output.rmdir()
-        partial.rename(output)
+        if not exists:
+            partial.rename(output)
+            return
+        for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
+            path.rename(output / path.name)
+        partial.rmdir()
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -12,7 +12,7 @@ from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32,
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.quantize.scheme import GROUP_SIZES, Scheme, Tensors, compressed_tensors_config
 
-BITS = 4
+BITS, SCALE_BITS = 4, 16
 LOWEST, HIGHEST = -8, 7
 # Of vLLM's kernels: 32 on CPUs and in Marlin.
 TILE = 32
@@ -29,6 +29,7 @@ class Int4(Scheme):
         if group_size not in GROUP_SIZES:
             raise UserError(f"--group-size {group_size}: it must be one of {', '.join(map(str, GROUP_SIZES))}.")
         self.group_size = group_size
+        self.bits = BITS + SCALE_BITS / group_size
 
     def check_shapes(self, shapes: dict[str, tuple[int, int]]) -> None:
         """The group size must divide every input width, and the kernels' tiles every width."""

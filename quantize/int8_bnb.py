@@ -16,6 +16,7 @@ class Int8BitsAndBytes(Scheme):
     """Activations are rounded per token, but for features that reach the threshold in any of the tokens."""
 
     name = "int8-bnb"
+    bits = 8.0
 
     def quantise(self, weight: torch.Tensor) -> Tensors:
         """`weight` int8 [out, in], `SCB` float32 [out], and the layout's number, 0 for rows."""

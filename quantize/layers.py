@@ -36,14 +36,18 @@ class Selection:
 def select_layers(folder: Path, encoder: bool = False) -> Selection:
     """All Linear layers of the language model's blocks, and those of the vision encoder's with `encoder`."""
     skipped = (CONNECTOR, OUTPUT_LAYER) if encoder else (ENCODER, CONNECTOR, OUTPUT_LAYER)
-    with torch.device("meta"):
-        model = QwenVqaForConditionalGeneration(AutoConfig.from_pretrained(folder))
     shapes = {
         name: (module.out_features, module.in_features)
-        for name, module in model.named_modules()
+        for name, module in meta_model(folder).named_modules()
         if isinstance(module, torch.nn.Linear) and not name.startswith(skipped)
     }
     return Selection(shapes, skipped)
+
+
+def meta_model(folder: Path) -> QwenVqaForConditionalGeneration:
+    """A checkpoint's model without its weights."""
+    with torch.device("meta"):
+        return QwenVqaForConditionalGeneration(AutoConfig.from_pretrained(folder))
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -10,12 +10,14 @@ from qwen_vqa.quantize.scheme import Scheme, Tensors
 from qwen_vqa.train.rounded_weights import NF4 as SETTINGS
 
 BLOCK_SIZE = 64  # bitsandbytes' default
+BLOCKS_TOGETHER = 256  # whose scales, of 8 bits, share one in float32
 
 
 class NF4(Scheme):
     """Blocks of 64 weights share a scale, and 256 scales share another."""
 
     name = "nf4"
+    bits = 4 + (8 + 32 / BLOCKS_TOGETHER) / BLOCK_SIZE
 
     def check_shapes(self, shapes: dict[str, tuple[int, int]]) -> None:
         """Blocks may not run from one row into the next: the served layer's parts are cut at rows."""

@@ -1,5 +1,6 @@
 """What `qwen-vqa quantize` was asked to do, checked once, before anything long starts."""
 
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -20,15 +21,19 @@ from qwen_vqa.plugin.quantization import (
     why_not_served_here,
 )
 from qwen_vqa.plugin.registration import register_for_transformers
-from qwen_vqa.quantize.layers import Selection, select_layers, tensor_sizes
-from qwen_vqa.quantize.scheme import Scheme, check_scheme, make_scheme
+from qwen_vqa.quantize.calibration import BATCH, check_calibrates
+from qwen_vqa.quantize.checkpoint import PARTIAL
+from qwen_vqa.quantize.layers import Selection, meta_model, select_layers, tensor_sizes
+from qwen_vqa.quantize.scheme import Scheme, check_scheme, largest_group_size, make_scheme
 
 GIB = 2**30
-BITS = {"int8": 8.0, "int4": 4.25, "nf4": 4.13, "int8-bnb": 8.0, "fp8": 8.0}
 FLOATING = ("float32", "bfloat16", "float16")
-# Libraries and batches, and in float32 one layer, its roundings, their gradients and best values.
+# Libraries; in float32 one layer, its roundings, their gradients and best values.
 CALIBRATION_OVERHEAD = GIB
 COPIES_OF_A_LAYER = 6
+# Float32 values that a token leaves in a layer for the backward pass, in widths of the hidden states and of the MLP: 9
+# and 4 are kept (counted on Qwen2's layer by torch's saved_tensors_hooks), and gradients stand beside them.
+HIDDEN_FOR_BACKWARD, INTERMEDIATE_FOR_BACKWARD = 10, 6
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Options:
         output: folder to write; it must not exist, or be empty.
         scheme: a name in `plugin.quantization.FACTS`.
         encoder: quantise the vision encoder, too.
-        group_size: inputs that share a scale (int4).
+        group_size: inputs that share a scale (int4); None for the largest that divides all layers.
         samples: conversations that calibrate (int4), and that measure adapters.
         iterations: tuning steps a layer (int4).
         data: a data set as `train --data` names it; None for the demo's own pictures.
@@ -54,7 +59,7 @@ class Options:
     output: Path
     scheme: str
     encoder: bool = False
-    group_size: int = 128
+    group_size: int | None = None
     samples: int = 128
     iterations: int = 200
     data: str | None = None
@@ -63,11 +68,12 @@ class Options:
     adapter_bound: float = 2.0
     elsewhere: bool = False
 
-    def record(self) -> dict[str, Any]:
-        """For the checkpoint's quantization.json; paths by their last name alone."""
+    def record(self, scheme: Scheme) -> dict[str, Any]:
+        """For the checkpoint's quantization.json; the checkpoint by its last name alone."""
         fields = asdict(self)
         for name in ("output", "elsewhere"):
             del fields[name]
+        fields["group_size"] = getattr(scheme, "group_size", None)
         return fields | {"source": self.source.resolve().name, "data": self.data or "demo"}
 
 
@@ -80,22 +86,28 @@ def check(options: Options) -> tuple[Scheme, Selection]:
     check_scheme(options.scheme)
     check_checkpoint(options.source)
     check_not_quantised(options.source)
-    if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
-        raise UserError(f"the output folder {options.output} exists and is not empty; give another -o.")
+    _check_empty(options.output)
     _check_machine(options)
     for name in ("samples", "iterations"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: it must be at least 1.")
+    if not options.adapter_bound >= 0:  # NaN, too
+        raise UserError(f"--adapter-bound {options.adapter_bound:g}: it must be 0 points or more.")
     if options.merge_adapter is not None and options.merge_adapter not in adapter_folders(options.source):
         names = ", ".join(adapter_folders(options.source)) or "none"
         raise UserError(f"--merge-adapter {options.merge_adapter}: {options.source}/adapters has {names}.")
-    scheme = make_scheme(options.scheme, options.group_size)
     register_for_transformers()
     selection = select_layers(options.source, options.encoder)
+    group_size = options.group_size
+    scheme = make_scheme(options.scheme, largest_group_size(selection.shapes) if group_size is None else group_size)
     scheme.check_shapes(selection.shapes)
-    _check_disk(options, selection)
+    needed = output_bytes(options.source, scheme, selection)
+    if options.merge_adapter:  # the merged 16-bit checkpoint stands beside it for a while
+        needed += sum(tensor_sizes(options.source).values())
+    check_writable(options.output, needed)
     if scheme.calibrated:
-        _check_memory(options, selection)
+        model = meta_model(options.source)
+        check_calibrates(model.config.text_config.model_type, model.language_model)
     return scheme, selection
 
 
@@ -114,6 +126,12 @@ def check_not_quantised(folder: Path) -> None:
     )
 
 
+def _check_empty(output: Path) -> None:
+    # What a run that was killed left behind does not count.
+    if output.exists() and (not output.is_dir() or any(path.name != PARTIAL for path in output.iterdir())):
+        raise UserError(f"the output folder {output} exists and is not empty; give another -o.")
+
+
 def _check_machine(options: Options) -> None:
     facts = FACTS[options.scheme]
     package = {"int4": "auto_round"}.get(options.scheme) or ("bitsandbytes" if facts.method == BITSANDBYTES else None)
@@ -129,37 +147,55 @@ def _check_machine(options: Options) -> None:
         )
 
 
-def _check_disk(options: Options, selection: Selection) -> None:
-    needed = output_bytes(options.source, options.scheme, selection)
-    if options.merge_adapter:  # the merged 16-bit checkpoint stands beside it for a while
-        needed += sum(tensor_sizes(options.source).values())
-    folder = next(parent for parent in options.output.resolve().parents if parent.is_dir())
-    free = shutil.disk_usage(folder).free
+def check_writable(folder: Path, needed: int = 0) -> None:
+    """Whether a folder can be made, or written into, and its disk has room for so many bytes.
+
+    Raises:
+        UserError: it cannot, or has not.
+    """
+    there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"-o {folder}: {there} is a file. Give another folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"-o {folder}: {there} cannot be written to. Give another folder, or the right to write there.")
+    free = shutil.disk_usage(there).free
     if free < needed:
         raise UserError(
-            f"not enough disk: the checkpoint needs {needed / GIB:.2f} GiB, and {folder} has {free / GIB:.2f} free. "
+            f"not enough disk: the checkpoint needs {needed / GIB:.2f} GiB, and {there} has {free / GIB:.2f} free. "
             "Free some, or give an -o on another disk."
         )
 
 
-def output_bytes(source: Path, scheme: str, selection: Selection) -> int:
+def output_bytes(source: Path, scheme: Scheme, selection: Selection) -> int:
     """Bytes of weights that a checkpoint will have in a scheme, within a percent or two."""
     kept = sum(size for name, size in tensor_sizes(source).items() if selection.layer_of(name) is None)
-    return kept + int(sum(rows * width for rows, width in selection.shapes.values()) * BITS[scheme] / 8)
+    return kept + int(sum(rows * width for rows, width in selection.shapes.values()) * scheme.bits / 8)
 
 
-def _check_memory(options: Options, selection: Selection) -> None:
-    """Calibration holds the model as it is stored, and all samples' hidden states three times in float32."""
-    config = AutoConfig.from_pretrained(options.source).text_config
-    weights = sum(tensor_sizes(options.source).values())
-    positions = min(config.max_position_embeddings, 512)
-    hidden = 3 * 4 * options.samples * positions * config.hidden_size
-    layer = sum(rows * width for rows, width in selection.shapes.values()) // config.num_hidden_layers
-    needed = weights + hidden + CALIBRATION_OVERHEAD + COPIES_OF_A_LAYER * 4 * layer
+def check_memory(options: Options, selection: Selection, longest: int) -> None:
+    """Raises UserError where calibration, with samples of up to `longest` tokens, needs more memory than is free."""
+    hidden, rest = calibration_bytes(options, selection, longest)
     available = psutil.virtual_memory().available
-    if needed > available:
+    if hidden + rest > available:
         raise UserError(
-            f"not enough memory to calibrate: about {needed / GIB:.1f} GiB are needed ({weights / GIB:.1f} of weights, "
-            f"{hidden / GIB:.1f} of samples), and {available / GIB:.1f} are free. Lower --samples, or take --scheme "
-            "int8 or nf4, which need no calibration."
+            f"not enough memory to calibrate: about {(hidden + rest) / GIB:.1f} GiB are needed, {hidden / GIB:.1f} of "
+            f"them for {options.samples} samples of up to {longest} tokens, and {available / GIB:.1f} are free. Lower "
+            "--samples, leave the longest samples out of --data, or take --scheme int8 or nf4, which need no "
+            "calibration."
         )
+
+
+def calibration_bytes(options: Options, selection: Selection, longest: int) -> tuple[int, int]:
+    """About what calibration holds at once: for the samples, and beside them.
+
+    Every sample, as long as the longest, has its hidden states three times in float32: before a layer, behind it, and
+    behind its quantised form. Beside them stand the weights as they are stored, a layer in float32 with what it is
+    tuned by, and what a batch leaves for the backward pass.
+    """
+    text = AutoConfig.from_pretrained(options.source).text_config
+    weights = sum(tensor_sizes(options.source).values())
+    hidden = 3 * 4 * options.samples * longest * text.hidden_size
+    layer = COPIES_OF_A_LAYER * 4 * sum(rows * width for rows, width in selection.shapes.values())
+    widths = HIDDEN_FOR_BACKWARD * text.hidden_size + INTERMEDIATE_FOR_BACKWARD * text.intermediate_size
+    batch = 4 * min(BATCH, options.samples) * longest * widths
+    return hidden, weights + CALIBRATION_OVERHEAD + layer // text.num_hidden_layers + batch

@@ -11,19 +11,13 @@ from typing import Any
 import torch
 
 from qwen_vqa.benchmarks.environment import environment
-from qwen_vqa.plugin.checkpoint import check_checkpoint
-from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.quantization import RECORD_FILE, quantization_config, scheme_of
-from qwen_vqa.plugin.registration import register_for_transformers
 from qwen_vqa.quantize.checkpoint import load_dequantised
-from qwen_vqa.quantize.options import check_not_quantised
 from qwen_vqa.quantize.picture import draw_report
 from qwen_vqa.quantize.quality import compare, layer_errors
+from qwen_vqa.quantize.report_inputs import checked, default_folder, questions, read_record, with_adapter
 from qwen_vqa.quantize.samples import Sample
-from qwen_vqa.quantize.sources import samples_of
 from qwen_vqa.quantize.speed import Load, Side, measure
 from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.demo.evaluate import SKILLS
 
 WORST_LAYERS = 5
 LAYER_SAMPLES = 32
@@ -36,32 +30,37 @@ def main(argv: list[str]) -> int:
         UserError: a folder is no checkpoint, A is quantised or B is not, or there is nothing to measure on.
     """
     args = parser().parse_args(argv)
-    register_for_transformers()
-    check_checkpoint(args.original)
-    check_checkpoint(args.quantised)
-    check_not_quantised(args.original)
-    config = quantization_config(args.quantised)
-    if config is None:
-        raise UserError(f"{args.quantised} is not quantised; the order is: the original, then the quantised one.")
-    groups = questions(args)
-    output = args.output or args.quantised.with_name(f"{args.quantised.name}-report")
-    report = {"original": args.original.name, "quantised": args.quantised.name, "scheme": scheme_of(config).name}
+    args.original, args.quantised = args.original.resolve(), args.quantised.resolve()
+    output = args.output or default_folder(args.quantised)
+    scheme = checked(args, output)
+    record = read_record(args.quantised)
+    args.seed = record.get("seed", 0) if args.seed is None else args.seed
+    groups = questions(args, record)
+    report = {"original": args.original.name, "quantised": args.quantised.name, "scheme": scheme.name}
+    report |= {"merged_adapter": record.get("merge_adapter")}
     report |= {"seed": args.seed, "environment": environment(["qwen-vqa", "quantize", "report", *argv])}
     report |= {"disk": disk(args.original, args.quantised)}
-    if groups is not None:
-        report |= quality(args.original, args.quantised, groups)
-    if not args.no_speed:
-        load = Load(tuple(args.users), args.tokens, args.rounds, args.seed)
-        print(f"measuring speed: users {args.users}, {args.tokens} tokens each, {args.rounds} rounds", flush=True)
-        sides = measure([Side(folder, args.dtype) for folder in (args.original, args.quantised)], load)
-        report["speed"] = {name: side.summary() for name, side in zip(("original", "quantised"), sides, strict=True)}
+    with with_adapter(args.original, record.get("merge_adapter"), output) as original:
+        if groups is not None:
+            report |= quality(original, args.quantised, groups)
+        write(report, output)  # the servers may yet fail
+        if not args.no_speed:
+            load = Load(tuple(args.users), args.tokens, args.rounds, args.seed)
+            print(f"measuring speed: users {args.users}, {args.tokens} tokens each, {args.rounds} rounds", flush=True)
+            sides = measure([Side(folder, args.dtype) for folder in (original, args.quantised)], load)
+            names = ("original", "quantised")
+            report["speed"] = {name: side.summary() for name, side in zip(names, sides, strict=True)}
+            write(report, output)
+    print(f"\n{table(report)}\nwrote {output}/report.json, report.md, report.svg")
+    return 0
+
+
+def write(report: dict[str, Any], output: Path) -> None:
+    """The report in its three forms."""
     output.mkdir(parents=True, exist_ok=True)
     (output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    text = table(report)
-    (output / "report.md").write_text(text, encoding="utf-8")
+    (output / "report.md").write_text(table(report), encoding="utf-8")
     (output / "report.svg").write_text(draw_report(report), encoding="utf-8")
-    print(f"\n{text}\nwrote {output}/report.json, report.md, report.svg")
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,9 +76,7 @@ def parser() -> argparse.ArgumentParser:
     add("quantised", type=Path, metavar="B", help="what `qwen-vqa quantize` made of it")
     add("--data", help="questions with answers, as `train --data` names them (default, for the demo: its skills)")
     add("-n", "--number", type=int, default=300, help="questions, for the demo of each skill (default: %(default)s)")
-    add(
-        "--seed", type=int, default=0, help="that calibration had, so that other samples measure (default: %(default)s)"
-    )
+    add("--seed", type=int, help="of the samples' order and of the load (default: the seed that B was made with, or 0)")
     add("--users", type=int, nargs="+", default=[1, 16], help="at once (default: 1 16)")
     add("--tokens", type=int, default=64, help="of an answer when decoding is timed (default: %(default)s)")
     add("--rounds", type=int, default=2, help="turns that each server gets (default: %(default)s)")
@@ -87,22 +84,6 @@ def parser() -> argparse.ArgumentParser:
     add("--no-speed", action="store_true", help="leave out the servers: disk and answers alone")
     add("-o", "--output", type=Path, metavar="DIR", help="where the report goes (default: B-report)")
     return made
-
-
-def questions(args: argparse.Namespace) -> dict[str, list[Sample]] | None:
-    """Held-out samples by group; None where there is no data and the model is not the demo's.
-
-    Raises:
-        UserError: the data has nothing left beside what calibrated.
-    """
-    samples = samples_of(args.original, args.data, args.seed)
-    if samples is None:
-        print("no --data: answers are not compared", flush=True)
-        return None
-    record_file = args.quantised / RECORD_FILE
-    record = json.loads(record_file.read_text(encoding="utf-8")) if record_file.is_file() else {}
-    skip = record.get("samples", 0) if record.get("scheme") == "int4" else 0
-    return samples.held_out(skip, args.number, SKILLS)
 
 
 def quality(original: Path, quantised: Path, groups: dict[str, list[Sample]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,17 +15,17 @@ from tqdm import tqdm
 
 from qwen_vqa.plugin.checkpoint import adapter_folders
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.quantization import FACTS, RECORD_FILE
-from qwen_vqa.quantize.adapters import carry_adapters
+from qwen_vqa.plugin.quantization import FACTS, RECORD_FILE, slower_here
+from qwen_vqa.quantize.adapters import carry_adapters, merge
+from qwen_vqa.quantize.calibration import calibrate
 from qwen_vqa.quantize.checkpoint import write_quantised
 from qwen_vqa.quantize.int4 import Int4
 from qwen_vqa.quantize.layers import Selection
-from qwen_vqa.quantize.options import GIB, Options, check
-from qwen_vqa.quantize.samples import DemoSamples, Sample, UserSamples
+from qwen_vqa.quantize.options import GIB, Options, check, check_memory, check_writable
+from qwen_vqa.quantize.samples import DemoSamples, Sample, UserSamples, longest_sample
 from qwen_vqa.quantize.scheme import Scheme, Tensors
 from qwen_vqa.quantize.sources import demo_checkpoint, samples_of
-from qwen_vqa.train.adapter import attach_adapter
-from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
+from qwen_vqa.train.checkpoint import load_processor, load_reference
 
 HELP = """\
 Turn a checkpoint's language model into 8 or 4 bits. Encoder, connector and output layer stay in 16 bits, and so do
@@ -51,13 +52,17 @@ def main(argv: list[str]) -> int:
     args = vars(parser().parse_args(argv))
     wants_report = args.pop("report")
     options = Options(**{**args, "source": args["source"] or demo_checkpoint()})
-    quantise(options)
-    if wants_report:
-        from qwen_vqa.quantize.report import main as report
+    if not wants_report:
+        quantise(options)
+        return 0
+    from qwen_vqa.quantize.report import main as report
+    from qwen_vqa.quantize.report_inputs import check_speed, default_folder
 
-        data = ["--data", options.data] if options.data else []
-        return report([str(options.source), str(options.output), "--seed", str(options.seed), *data])
-    return 0
+    check_speed(FACTS[options.scheme])
+    check_writable(default_folder(options.output))
+    quantise(options)
+    data = ["--data", options.data] if options.data else []
+    return report([str(options.source), str(options.output), *data])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     add("--scheme", required=True, choices=list(FACTS), help="see above")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
     add("--encoder", action="store_true", help="quantise the vision encoder, too (int4: without calibration)")
-    add("--group-size", type=int, default=128, help="int4: inputs that share a scale (default: %(default)s)")
+    add("--group-size", type=int, help="int4: inputs that share a scale (default: 128, 64 or 32, the first to divide)")
     add("--data", help="conversations, as `train --data` names them (default, for the demo: its own pictures)")
     add("--samples", type=int, default=128, help="int4: conversations to calibrate with (default: %(default)s)")
     add("--iterations", type=int, default=200, help="int4: tuning steps for each layer (default: %(default)s)")
@@ -96,21 +101,27 @@ def parser() -> argparse.ArgumentParser:
 
 def quantise(options: Options) -> None:
     """Write the checkpoint, and what was done into its quantization.json."""
+    options = replace(options, source=options.source.resolve(), output=options.output.resolve())
     scheme, selection = check(options)
-    samples = samples_of(options.source, options.data, options.seed)
+    processor = load_processor(options.source)
+    samples = samples_of(options.source, options.data, options.seed, processor)
+    calibrating = Calibrating([], [])
     if scheme.calibrated:
         if samples is None:
             raise UserError("--scheme int4 is calibrated on your own data: pass --data, as for `train`.")
-        samples.check(options.samples)
-    questions = None if options.merge_adapter else adapter_questions(options, samples)
+        calibrating = Calibrating(samples.calibration(options.samples), samples.identities(options.samples))
+        check_memory(options, selection, longest_sample(calibrating.samples, processor))
+    questions = None if options.merge_adapter else adapter_questions(options, samples, calibrating.identities)
+    longest_sample(questions or [], processor)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    print(f"quantising {options.source}: {len(selection.shapes)} layers to {options.scheme}", flush=True)
+    print(f"quantising {options.source}: {len(selection.shapes)} layers to {describe(scheme)}", flush=True)
     if options.merge_adapter:
-        with tempfile.TemporaryDirectory(dir=options.output.resolve().parent) as merged:
+        with tempfile.TemporaryDirectory(dir=options.output.parent) as merged:
             merge(options.source, options.merge_adapter, Path(merged))
-            _write(options, Path(merged), scheme, selection, samples)
+            _write(options, Path(merged), scheme, selection, calibrating)
     else:
-        _write(options, options.source, scheme, selection, samples)
+        _write(options, options.source, scheme, selection, calibrating)
         found = carry_adapters(options.source, options.output, questions, options.adapter_bound)
         record = json.loads((options.output / RECORD_FILE).read_text(encoding="utf-8"))
         (options.output / RECORD_FILE).write_text(json.dumps(record | {"adapters": found}, indent=2) + "\n")
@@ -122,46 +133,46 @@ def quantise(options: Options) -> None:
     )
 
 
-def adapter_questions(options: Options, samples: UserSamples | DemoSamples | None) -> list[Sample] | None:
+@dataclass(frozen=True)
+class Calibrating:
+    """The samples that calibrate, and what they are known by later."""
+
+    samples: list[Sample]
+    identities: list[str]
+
+
+def describe(scheme: Scheme) -> str:
+    """The scheme as it was chosen, and what is to be said of it on this machine."""
+    groups = f" in groups of {scheme.group_size} (--group-size)" if isinstance(scheme, Int4) else ""
+    slower = slower_here(FACTS[scheme.name])
+    return f"{scheme.name}{groups}" + (f"; {slower}" if slower else "")
+
+
+def adapter_questions(
+    options: Options, samples: UserSamples | DemoSamples | None, calibrated: list[str]
+) -> list[Sample] | None:
     """Questions to measure adapters with, up to `--samples`, none of which calibrated; None where there are none."""
     if samples is None or not adapter_folders(options.source):
         return None
     if isinstance(samples, DemoSamples):
         return samples.adapter_questions(max(options.samples, 400))
-    calibrated = options.samples if options.scheme == "int4" else 0
-    if len(samples.order) == calibrated:
+    if len(samples.order) == len(calibrated):
         return None
     [questions] = samples.held_out(calibrated, options.samples).values()
     return questions
 
 
-def merge(source: Path, name: str, output: Path) -> None:
-    """A copy of a checkpoint with an adapter merged into its weights, in their own dtype."""
-    model = load_reference(source)
-    model.language_model = attach_adapter(model.language_model, adapter_folders(source)[name]).merge_and_unload()
-    save_checkpoint(output, model, load_processor(source))
-    print(f"merged adapter {name} in {str(model.dtype).removeprefix('torch.')}", flush=True)
-
-
-def _write(
-    options: Options,
-    source: Path,
-    scheme: Scheme,
-    selection: Selection,
-    samples: UserSamples | DemoSamples | None,
-) -> None:
+def _write(options: Options, source: Path, scheme: Scheme, selection: Selection, calibrating: Calibrating) -> None:
     calibrated: dict[str, Tensors] = {}
-    if isinstance(scheme, Int4) and samples is not None:
-        from qwen_vqa.quantize.calibration import calibrate
-
-        chosen = samples.calibration(options.samples)
-        model = load_reference(source)
-        calibrated = calibrate(model, load_processor(source), chosen, scheme, options.iterations, options.seed)
+    if isinstance(scheme, Int4):
+        model, processor = load_reference(source), load_processor(source)
+        calibrated = calibrate(model, processor, calibrating.samples, scheme, options.iterations, options.seed)
         del model
+    record = options.record(scheme) | {"calibrated_on": calibrating.identities}
     with tqdm(total=len(selection.shapes), desc="writing", unit="layer") as progress:
 
         def tensors(layer: str, weight: torch.Tensor) -> Tensors:
             progress.update()
             return calibrated.pop(layer, None) or scheme.quantise(weight)
 
-        write_quantised(source, options.output, scheme, selection, tensors, options.record())
+        write_quantised(source, options.output, scheme, selection, tensors, record)

@@ -29,6 +29,8 @@ class Scheme(ABC):
     """
 
     name: ClassVar[str]
+    # Of storage for each weight, with the scales that groups or blocks share; those of whole rows are left out.
+    bits: float
     # Whether `quantise` is only the starting point of a calibration.
     calibrated: ClassVar[bool] = False
 
@@ -54,6 +56,15 @@ class Scheme(ABC):
     def round_activations(self, inputs: torch.Tensor) -> torch.Tensor:
         """A layer's input [..., in] as the server's kernel sees it: weight-only schemes leave it alone."""
         return inputs
+
+
+def largest_group_size(shapes: dict[str, tuple[int, int]]) -> int:
+    """The largest group size that divides the inputs of all layers (name to [out, in]).
+
+    Where none does it is the smallest, at which `check_shapes` says so.
+    """
+    widths = {width for _, width in shapes.values()}
+    return max((size for size in GROUP_SIZES if not any(width % size for width in widths)), default=GROUP_SIZES[0])
 
 
 def make_scheme(name: str, group_size: int = 128) -> Scheme:

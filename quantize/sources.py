@@ -3,13 +3,16 @@
 from importlib.resources import files
 from pathlib import Path
 
+from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.quantize.samples import DemoSamples, UserSamples
 
 
-def samples_of(source: Path, data: str | None, seed: int) -> UserSamples | DemoSamples | None:
-    """The user's data; for the demo its own; None where there is neither."""
+def samples_of(
+    source: Path, data: str | None, seed: int, processor: QwenVqaProcessor
+) -> UserSamples | DemoSamples | None:
+    """The user's data, as the checkpoint's processor sees it; for the demo its own; None where there is neither."""
     if data is not None:
-        return UserSamples(data, seed)
+        return UserSamples(data, seed, processor)
     return DemoSamples(seed) if is_demo(source) else None
 
 

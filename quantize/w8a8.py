@@ -17,6 +17,7 @@ class W8A8(Scheme):
     `number_type` is what compressed-tensors calls the numbers ("int", "float"), `largest` the largest of them.
     """
 
+    bits = 8.0
     number_type: ClassVar[str]
     largest: ClassVar[float]
 

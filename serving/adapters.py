@@ -8,6 +8,7 @@ vLLM never has more numbers than slots. (vLLM's `lora_int_id`; an adapter of the
 
 import asyncio
 import re
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from qwen_vqa.plugin.adapter import AdapterError, check_adapter, linear_layers
 from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.serving.log import say
 from qwen_vqa.serving.models_in_use import ModelsInUse
 from qwen_vqa.serving.refusals import RefusedError
 
@@ -41,14 +43,23 @@ class AdapterChanges:
         most: adapters held at once, those that are leaving included.
         max_rank: for which vLLM has room.
         in_use: the requests that run.
+        note: what is to be said of an adapter (name, folder) on this base once it is loaded; None on a 16-bit base.
     """
 
-    def __init__(self, config: QwenVqaConfig, most: int, max_rank: int, in_use: ModelsInUse):
+    def __init__(
+        self,
+        config: QwenVqaConfig,
+        most: int,
+        max_rank: int,
+        in_use: ModelsInUse,
+        note: Callable[[str, Path], str] | None = None,
+    ):
         self._config = config
         self._layers = linear_layers(config)
         self._most = most
         self._max_rank = max_rank
         self._in_use = in_use
+        self._note = note
         self._one_at_a_time = asyncio.Lock()
         # Unloaded, but still answering requests that came before: by name, the number it holds and who waits for it.
         self._leaving: dict[str, tuple[int, asyncio.Task]] = {}
@@ -78,6 +89,8 @@ class AdapterChanges:
             # What requests carry along must not say `load_inplace`: vLLM would read the folder again in every step.
             adapter.load_inplace = False
             served.lora_requests[adapter.lora_name] = adapter
+            if self._note is not None:
+                say(self._note(adapter.lora_name, Path(path)))
 
     async def unload(self, name: str, served: OpenAIServingModels) -> None:
         """Serve an adapter no more. Requests that run are answered to their end.

@@ -3,6 +3,8 @@
 import socket
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from fastapi import FastAPI
 from vllm.config import ModelConfig
@@ -23,6 +25,7 @@ from qwen_vqa.serving.media import QwenVqaMediaConnector
 from qwen_vqa.serving.metrics import watch
 from qwen_vqa.serving.model_card import attach_model_card
 from qwen_vqa.serving.models_in_use import ModelsInUse
+from qwen_vqa.serving.quantised import adapter_note
 from qwen_vqa.serving.request_images import RequestImagesMiddleware
 from qwen_vqa.serving.request_log import RequestLogMiddleware
 from qwen_vqa.serving.token_count import attach_token_count
@@ -69,7 +72,8 @@ def build_server_app(
     attach_model_card(app)
     in_use = ModelsInUse()
     if args.guard.rules.is_open(ROUTE_GROUP):
-        changes = AdapterChanges(model_config.hf_config, args.max_adapters, args.max_lora_rank, in_use)
+        note = partial(adapter_note, Path(args.model), args.scheme) if args.scheme else None
+        changes = AdapterChanges(model_config.hf_config, args.max_adapters, args.max_lora_rank, in_use, note)
         attach_adapter_routes(app, changes)
     attach_ready(app, lifecycle, port_is_ours)
     # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics: what is

@@ -167,7 +167,7 @@ def _parse(argv: list[str]) -> Namespace:
     # brought, and answers the next request for that image with 500.
     parser.set_defaults(mm_processor_cache_type="shm", mm_processor_cache_gb=None)
     # Its lines tell of what this command says itself; with --uvicorn-log-level info they are back.
-    parser.set_defaults(tool_strict_level=STRICT_LEVEL, uvicorn_log_level="warning")
+    parser.set_defaults(tool_strict_level=STRICT_LEVEL, uvicorn_log_level="warning", scheme=None)
     args = parser.parse_args(argv)
     args.model = args.model_tag or str(DEMO_CHECKPOINT)
     if args.mm_processor_cache_gb is None:
@@ -218,9 +218,10 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
 
     from qwen_vqa.serving.cpu_choices import complete_for_cpu
     from qwen_vqa.serving.engine import choose_executor
-    from qwen_vqa.serving.quantised import check_quantised
+    from qwen_vqa.serving.quantised import check_quantised, scheme_in_memory
     from qwen_vqa.serving.threads import NO_CHOICE
 
+    args.scheme = scheme_in_memory(args, checkpoint)
     for note in check_quantised(args, checkpoint):
         say(note)
     choose_executor(args, say)

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -15,6 +17,7 @@ from qwen_vqa.quantize.run import quantise
 from qwen_vqa.quantize.samples import Sample, UserSamples
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.collator import ConversationCollator
+from tests.server import serving
 
 QUESTIONS = 12
 
@@ -59,6 +62,18 @@ def test_an_adapter_that_keeps_its_answers_is_carried_over(answering: Path, ques
     assert (tmp_path / "out" / "adapters" / "colours" / "adapter_config.json").exists()
 
 
+def test_questions_that_do_not_suit_an_adapter_measure_nothing(
+    with_adapter: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It answers none of them right on either base: that is no proof that it loses nothing."""
+    quantise(Options(with_adapter, tmp_path / "out", "int8", data=str(questions), samples=QUESTIONS))
+    found = json.loads((tmp_path / "out" / RECORD_FILE).read_text())["adapters"]["tiny-lora"]
+    assert (found["measured"], found["served"], "accuracy" in found) == (False, True, False)
+    assert (tmp_path / "out" / "adapters" / "tiny-lora").is_dir()
+    said = capsys.readouterr().out
+    assert f"of {QUESTIONS} questions it answers none right on the original base, so they do not suit it" in said
+
+
 def test_an_adapter_that_loses_its_answers_is_left_out(
     answering: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,3 +83,19 @@ def test_an_adapter_that_loses_its_answers_is_left_out(
     assert found["accuracy"]["quantised"] < 98.0
     assert not (tmp_path / "out" / "adapters").exists()
     assert "loses more than --adapter-bound 2 and is left out" in capsys.readouterr().out
+
+
+def test_an_adapter_that_comes_while_it_runs_is_said_to_be_unmeasured(
+    quantised: Callable[..., Path], tiny_adapter: Path, tmp_path: Path
+) -> None:
+    key = "operator-secret-0123456789"
+    entry = {"name": "operator", "key": key, "admin": True}
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": [entry]}))
+    flags = ["--dtype", "float32", "--enforce-eager", "--open-routes", "adapters"]
+    flags += ["--api-keys-file", str(tmp_path / "keys.json")]
+    with serving(tmp_path / "log", str(quantised("int8")), *flags) as server:
+        body = {"lora_name": "later", "lora_path": str(tiny_adapter)}
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = httpx.post(f"{server.url}/load_lora_adapter", json=body, headers=headers, timeout=120)
+        assert answer.status_code == 200
+        assert "adapter later was not measured on this int8 base" in server.log.read_text()

@@ -1,21 +1,23 @@
 """What a checkpoint holds, and what turning it back gives, without a server."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from qwen_vqa.plugin.quantization import quantization_config
+from qwen_vqa.plugin.quantization import RECORD_FILE, quantization_config
 from qwen_vqa.quantize.calibration import calibrate
 from qwen_vqa.quantize.checkpoint import RoundedLinear, load_dequantised
 from qwen_vqa.quantize.int4 import Int4
 from qwen_vqa.quantize.layers import select_layers, tensor_sizes
 from qwen_vqa.quantize.options import Options, output_bytes
 from qwen_vqa.quantize.quality import compare, layer_errors
-from qwen_vqa.quantize.run import quantise
+from qwen_vqa.quantize.run import main, quantise
 from qwen_vqa.quantize.samples import UserSamples
-from qwen_vqa.quantize.scheme import make_scheme
+from qwen_vqa.quantize.scheme import GROUP_SIZES, largest_group_size, make_scheme, scheme_from_config
 from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 
@@ -42,7 +44,9 @@ def test_encoder_connector_and_embeddings_stay(scheme: str, quantised: Callable[
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
     selection = select_layers(with_adapter)
     assert len(selection.shapes) == 14
-    assert sum(after.values()) == pytest.approx(output_bytes(with_adapter, scheme, selection), rel=0.02)
+    assert sum(after.values()) == pytest.approx(
+        output_bytes(with_adapter, make_scheme(scheme, 64), selection), rel=0.02
+    )
 
 
 def test_the_encoder_is_quantised_on_request(quantised: Callable[..., Path]) -> None:
@@ -76,6 +80,68 @@ def test_calibration_beats_rounding_to_nearest(with_adapter: Path, questions: Pa
 
     nearest = {name: scheme.quantise(original.get_submodule(name).weight.data) for name in tuned}
     assert error(tuned) < 0.9 * error(nearest)
+
+
+def test_calibration_shows_each_step(with_adapter: Path, questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first layer of a large model takes long: what is left is told before it is done."""
+    samples, model = UserSamples(str(questions)).calibration(4), load_reference(with_adapter)
+    calibrate(model, load_processor(with_adapter), samples, Int4(64), iterations=12, seed=0)
+    steps = [int(step) for step in re.findall(r"(\d+)/24 \[", capsys.readouterr().err)]
+    assert steps[-1] == 24
+    assert any(0 < step < 12 for step in steps)
+
+
+def test_pictures_are_kept_at_the_processors_size(with_adapter: Path, questions: Path) -> None:
+    """And give the same pixels."""
+    processor = load_processor(with_adapter)
+    [whole], [kept] = (
+        UserSamples(str(questions)).calibration(1),
+        UserSamples(str(questions), 0, processor).calibration(1),
+    )
+    assert (whole["images"][0].size, kept["images"][0].size) == ((90, 60), (64, 64))
+    pixels = [
+        processor.image_processor(sample["images"], return_tensors="pt")["pixel_values"] for sample in (whole, kept)
+    ]
+    assert torch.equal(*pixels)
+
+
+@pytest.mark.parametrize(("width", "size"), [(384, 128), (192, 64), (160, 32)])
+def test_the_group_size_is_the_largest_that_divides(width: int, size: int) -> None:
+    assert largest_group_size({"a": (64, 1024), "b": (64, width)}) == size
+
+
+@pytest.mark.parametrize("size", GROUP_SIZES)
+def test_the_bits_of_int4_are_those_of_its_tensors(size: int) -> None:
+    scheme = Int4(size)
+    tensors = scheme.quantise(torch.randn(64, 1024))
+    stored = sum(t.numel() * t.element_size() for name, t in tensors.items() if name != "weight_shape")
+    assert 8 * stored / (64 * 1024) == scheme.bits
+
+
+def test_the_demo_without_a_group_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """128 does not divide its width of 192. Merging the adapter spares its measurement."""
+    arguments = ["--scheme", "int4", "--samples", "4", "--iterations", "2", "--merge-adapter", "sentences"]
+    assert main([*arguments, "-o", str(tmp_path / "out")]) == 0
+    assert "to int4 in groups of 64 (--group-size)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / RECORD_FILE).read_text())["group_size"] == 64
+    assert scheme_from_config(quantization_config(tmp_path / "out")).group_size == 64
+
+
+def test_an_empty_working_directory_as_output(
+    with_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays the same folder: it may be a mount point."""
+    monkeypatch.chdir(tmp_path)
+    before = tmp_path.stat().st_ino
+    quantise(Options(with_adapter, Path(), "int8"))
+    assert Path.cwd().stat().st_ino == before
+    assert load_dequantised(tmp_path).config.text_config.hidden_size == 128
+    assert not (tmp_path / ".partial").exists()
+
+
+def test_merging_into_a_folder_that_is_not_there_yet(with_adapter: Path, tmp_path: Path) -> None:
+    quantise(Options(with_adapter, tmp_path / "new" / "folder" / "out", "int8", merge_adapter="tiny-lora"))
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["out"]
 
 
 def test_merging_is_done_before_rounding(with_adapter: Path, tmp_path: Path) -> None:
