@@ -67,7 +67,7 @@ class UserSamples:
     def _sample(self, index: int) -> Sample:
         row = Row.from_arrow(self.rows[index])
         images = [open_image(picture.source) for picture in row.images]
-        return {"sample_id": row.sample_id, "messages": row.messages, "images": images}
+        return {"sample_id": row.sample_id, "messages": row.messages, "images": images, "answers": row.answers}
 
 
 class DemoSamples:
