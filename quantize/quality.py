@@ -6,7 +6,7 @@ stands, a few kilobytes a token: from those come its distributions again, which 
 
 import gc
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,12 +105,10 @@ def compare(
     samples = [sample for group in groups.values() for sample in group]
     with tqdm(total=2 * len(samples), desc="comparing answers", unit="answer") as progress:
         before = _asked(original, processor, samples, progress)
-        gc.collect()  # transformers' models are in cycles of references
         found = []
-        for first, second in zip(before, answers(quantised(), processor, samples), strict=True):
+        for first, second in zip(before, answers(_alone(quantised), processor, samples), strict=True):
             found.append((first.right, second.right, divergence(first, second)))
             progress.update()
-    gc.collect()
     pairs = iter([(first, second) for first, second, _ in found])
     rows = {name: [next(pairs) for _ in group] for name, group in groups.items()}
     return {"accuracy": accuracy_table(rows), "kl": kl_summary([kl for _, _, kl in found])}
@@ -118,10 +116,15 @@ def compare(
 
 def _asked(load: Loader, processor: QwenVqaProcessor, samples: list[Sample], progress: tqdm) -> list[Answer]:
     found = []
-    for answer in answers(load(), processor, samples):
+    for answer in answers(_alone(load), processor, samples):
         found.append(answer)
         progress.update()
     return found
+
+
+def _alone(load: Loader) -> QwenVqaForConditionalGeneration:
+    gc.collect()  # what was let go may still hold itself in a cycle of references
+    return load()
 
 
 def divergence(original: Answer, quantised: Answer) -> float:
@@ -141,7 +144,7 @@ def kl_summary(divergences: list[float]) -> dict[str, float]:
     }
 
 
-def accuracy_table(groups: dict[str, list[tuple[float, float]]]) -> dict[str, dict[str, Any]]:
+def accuracy_table(groups: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, dict[str, Any]]:
     """A row for each group of scores, and for all where there are several."""
     table = {name: accuracy_row(pairs) for name, pairs in groups.items() if pairs}
     if len(table) > 1:
@@ -149,7 +152,7 @@ def accuracy_table(groups: dict[str, list[tuple[float, float]]]) -> dict[str, di
     return table
 
 
-def accuracy_row(pairs: list[tuple[float, float]]) -> dict[str, Any]:
+def accuracy_row(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """Scores from 0 to 1, or right and wrong, of (original, quantised) on the same questions: their means in percent
     with 95% intervals, and the difference with its own.
     """
@@ -209,7 +212,7 @@ def layer_errors(
 
 
 def _measure(quantised: DequantisedLayers, name: str, sums: list[float]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def hook(module: nn.Linear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         exact = inputs[0].float()
         rounded = nn.functional.linear(quantised.scheme.round_activations(exact), quantised.weight(name))
         wrong = rounded - nn.functional.linear(exact, module.weight.float())  # the biases are the same

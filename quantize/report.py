@@ -19,7 +19,7 @@ from qwen_vqa.quantize.options import check_not_quantised
 from qwen_vqa.quantize.picture import draw_report
 from qwen_vqa.quantize.quality import compare, layer_errors
 from qwen_vqa.quantize.samples import Sample
-from qwen_vqa.quantize.served import prompts_of, served_accuracy
+from qwen_vqa.quantize.served import prompts_of, served_accuracy, served_label
 from qwen_vqa.quantize.sources import samples_of
 from qwen_vqa.quantize.speed import Load, Side, measure, servable
 from qwen_vqa.train.checkpoint import load_processor, load_reference
@@ -169,13 +169,6 @@ def table(report: dict[str, Any]) -> str:
         for layer, error in list(report["layer_errors"].items())[:WORST_LAYERS]:
             lines.append(f"| error of {layer} | | {100 * error:.2f}% | |")
     return "\n".join(lines) + "\n"
-
-
-def served_label(served: dict[str, Any]) -> str:
-    """What the servers' answers are scored by."""
-    if served["metric"] == "exact match":
-        return "exact match, served (one answer a question)"
-    return "VQA accuracy, served" if served["metric"] == "VQA accuracy" else "VQA accuracy or exact match, served"
 
 
 def _served_lines(served: dict[str, Any]) -> list[str]:

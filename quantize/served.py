@@ -52,3 +52,10 @@ def served_accuracy(original: list[Reply], quantised: list[Reply]) -> dict[str, 
             for side, replies in (("original", original), ("quantised", quantised))
         },
     }
+
+
+def served_label(served: dict[str, Any]) -> str:
+    """What the servers' answers are scored by."""
+    if served["metric"] == "exact match":
+        return "exact match, served (one answer a question)"
+    return "VQA accuracy, served" if served["metric"] == "VQA accuracy" else "VQA accuracy or exact match, served"
