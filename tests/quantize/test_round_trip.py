@@ -17,7 +17,7 @@ from qwen_vqa.train.evaluation.server_model import data_url
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.server_process import started_server
 from tests.plugin.engine import Answer, Engine, Request
-from tests.tiny import picture
+from tests.tiny import picture, user
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 PROMPT = f"<|im_start|>user\n{IMAGE}what is it<|im_end|>\n<|im_start|>assistant\n"
@@ -122,10 +122,13 @@ def test_the_serve_command_answers(scheme: str, quantised: Callable[..., Path], 
     with started_server([str(folder), "--enforce-eager", "--max-model-len", "512"]) as (address, _):
         plain, adapted = ask(address, folder.name), ask(address, "tiny-lora")
     served = Served(scheme, folder, in_16_bits, "bfloat16", TOLERANCE_16_BITS)
-    reference = served.reference
-    assert served.distance(reference, ONE_IMAGE, plain) < served.tolerance
+    reference, processor = served.reference, load_processor(folder)
+    messages = [user(*ONE_IMAGE.images, "what is it")]
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    asked = Request(text, ONE_IMAGE.images)  # as the command's template has it
+    assert served.distance(reference, asked, plain) < served.tolerance
     reference.language_model = attach_adapter(reference.language_model, folder / "adapters" / "tiny-lora")
-    assert served.distance(reference, ONE_IMAGE, adapted) < 2 * served.tolerance
+    assert served.distance(reference, asked, adapted) < 2 * served.tolerance
 
 
 def ask(address: str, model: str) -> Answer:
