@@ -24,10 +24,8 @@ from qwen_vqa.serving import DEMO_CHECKPOINT
 from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.demo.example_data import write_data_sets
 from qwen_vqa.train.evaluation.questions import OWN, prompts, read_questions
-from qwen_vqa.train.evaluation.results import Results
-from qwen_vqa.train.evaluation.run import evaluate
 from qwen_vqa.train.evaluation.scoring import Mean, Scored
-from qwen_vqa.train.evaluation.server_model import ServerModel
+from qwen_vqa.train.evaluation.served import ask_server
 from qwen_vqa.train.export import ADAPTER_NAME
 from qwen_vqa.train.server_process import started_server
 
@@ -112,16 +110,14 @@ def measure(folder: Path, adapter: str | None, data: list[str], seed: int) -> di
     Raises:
         UserError: a request failed.
     """
-    questions, left_out = read_questions([DataSource.parse(text) for text in data], seed)
+    questions, _ = read_questions([DataSource.parse(text) for text in data], seed)
     asked = prompts(questions, [OWN], seed)
-    results = Results({}, len(asked), left_out)
     with started_server([str(folder), "--dtype", "bfloat16"], stdout=subprocess.DEVNULL) as (address, _):
-        model = ServerModel.find(f"{address}/v1", adapter, "none", max_tokens=MAX_TOKENS, concurrency=16, timeout=300)
-        print(f"asking {model.name} of {folder}: {len(asked)} questions", flush=True)
-        evaluate(model, asked, results)
-    if results.stopped or results.failed:
-        raise UserError(f"{folder}: {results.stopped or results.failed[0].fault}")
-    scored = [Scored.of(reply) for reply in results.replies]
+        replies = ask_server(f"{address}/v1", adapter, asked, str(folder), MAX_TOKENS)
+    fault = next((reply.fault for reply in replies if reply.fault), None)
+    if fault is not None:
+        raise UserError(f"{folder}: {fault}")
+    scored = [Scored.of(reply) for reply in replies]
     groups = {name: [one.accuracy for one in scored if one.reply.prompt.question.data_set == name] for name in FORMS}
     means = {name: Mean.of(scores) for name, scores in (groups | {"all": [one.accuracy for one in scored]}).items()}
     return {name: asdict(mean) for name, mean in means.items() if mean}

@@ -4,22 +4,30 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER, adapter_folders
 from qwen_vqa.quantize.checkpoint import load_dequantised
+from qwen_vqa.quantize.memory import comparison_dtype
 from qwen_vqa.quantize.quality import compare
 from qwen_vqa.quantize.samples import Sample
 from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
+from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 
 
 def measure_adapter(source: Path, quantised: Path, adapter: Path, questions: list[Sample]) -> dict[str, Any]:
     """Accuracy and KL divergence of the adapter on the original base and on the quantised one."""
-    original, rounded = load_reference(source, torch.float32), load_dequantised(quantised, torch.float32)
-    for model in (original, rounded):
+    dtype = comparison_dtype(source)
+
+    def adapted(model: QwenVqaForConditionalGeneration) -> QwenVqaForConditionalGeneration:
         model.language_model = attach_adapter(model.language_model, adapter)
-    return compare(original, rounded, load_processor(source), {adapter.name: questions})
+        return model
+
+    return compare(
+        lambda: adapted(load_reference(source, dtype)),
+        lambda: adapted(load_dequantised(quantised, dtype)),
+        load_processor(source),
+        {adapter.name: questions},
+    )
 
 
 def merge(source: Path, name: str, output: Path) -> None:

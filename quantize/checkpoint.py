@@ -149,6 +149,34 @@ def load_dequantised(folder: Path, dtype: torch.dtype | None = None) -> QwenVqaF
     return model.eval()
 
 
+class DequantisedLayers:
+    """The quantised layers of a checkpoint, in memory one at a time.
+
+    Attributes:
+        names: of the layers.
+        scheme: which rounds what goes into them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        check_checkpoint(folder)
+        fields = quantization_config(folder)
+        if fields is None:
+            raise UserError(f"{folder} is not quantised.")
+        self.scheme = scheme_from_config(fields)
+        self.names = tuple(select_layers(folder, encoder=_encoder_is_quantised(folder)).shapes)
+        self._files = {name: path for path in weight_files(folder) for name in _names(path)}
+
+    def weight(self, layer: str) -> torch.Tensor:
+        """[out, in] in float32"""
+        parts: Tensors = {}
+        for name, path in self._files.items():
+            leaf = name.removeprefix(f"{layer}.")
+            if leaf != name and leaf.startswith(self.scheme.tensor_names()):
+                with safe_open(path, "pt") as file:
+                    parts[leaf] = file.get_tensor(name)
+        return self.scheme.dequantise(parts)
+
+
 def _make_rounded(layer: nn.Module, scheme: Scheme) -> None:
     layer.__class__ = RoundedLinear
     layer.scheme = scheme  # type: ignore[assignment] # a plain attribute, no module

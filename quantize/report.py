@@ -8,17 +8,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from qwen_vqa.benchmarks.environment import environment
-from qwen_vqa.quantize.checkpoint import load_dequantised
+from qwen_vqa.quantize.checkpoint import DequantisedLayers, load_dequantised
+from qwen_vqa.quantize.memory import comparison_dtype
 from qwen_vqa.quantize.picture import draw_report
 from qwen_vqa.quantize.quality import compare, layer_errors
 from qwen_vqa.quantize.report_inputs import checked, default_folder, questions, read_record, with_adapter
 from qwen_vqa.quantize.samples import Sample
-from qwen_vqa.quantize.speed import Load, Side, measure
+from qwen_vqa.quantize.served import prompts_of, served_accuracy, served_label
+from qwen_vqa.quantize.speed import Load, Side, measure, servable
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 
+SIDES = ("original", "quantised")
 WORST_LAYERS = 5
 LAYER_SAMPLES = 32
 
@@ -41,26 +42,18 @@ def main(argv: list[str]) -> int:
     report |= {"seed": args.seed, "environment": environment(["qwen-vqa", "quantize", "report", *argv])}
     report |= {"disk": disk(args.original, args.quantised)}
     with with_adapter(args.original, record.get("merge_adapter"), output) as original:
+        sides = [Side(folder, args.dtype) for folder in (original, args.quantised)]
+        if not args.no_speed:
+            servable(sides)  # said before the long comparison
         if groups is not None:
             report |= quality(original, args.quantised, groups)
-        write(report, output)  # the servers may yet fail
+        write(report, output)  # stands, whatever a server does
         if not args.no_speed:
             load = Load(tuple(args.users), args.tokens, args.rounds, args.seed)
             print(f"measuring speed: users {args.users}, {args.tokens} tokens each, {args.rounds} rounds", flush=True)
-            sides = measure([Side(folder, args.dtype) for folder in (original, args.quantised)], load)
-            names = ("original", "quantised")
-            report["speed"] = {name: side.summary() for name, side in zip(names, sides, strict=True)}
-            write(report, output)
-    print(f"\n{table(report)}\nwrote {output}/report.json, report.md, report.svg")
+            report |= speed(sides, load, groups)
+    print(f"\n{write(report, output)}\nwrote {output}/report.json, report.md, report.svg")
     return 0
-
-
-def write(report: dict[str, Any], output: Path) -> None:
-    """The report in its three forms."""
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    (output / "report.md").write_text(table(report), encoding="utf-8")
-    (output / "report.svg").write_text(draw_report(report), encoding="utf-8")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,19 +80,48 @@ def parser() -> argparse.ArgumentParser:
 
 
 def quality(original: Path, quantised: Path, groups: dict[str, list[Sample]]) -> dict[str, Any]:
-    """Accuracy, KL divergence and layer errors, in the original's dtype turned to float32."""
-    before, after = load_reference(original, torch.float32), load_dequantised(quantised, torch.float32)
-    processor = load_processor(original)
-    result = compare(before, after, processor, groups)
+    """Accuracy, KL divergence and layer errors, one model in memory at a time.
+
+    Raises:
+        UserError: there is no memory for a model.
+    """
+    dtype, processor = comparison_dtype(original), load_processor(original)
     some = [sample for samples in groups.values() for sample in samples[: max(1, LAYER_SAMPLES // len(groups))]]
-    return result | {"layer_errors": layer_errors(before, after, processor, some)}
+    errors = layer_errors(load_reference(original, dtype), DequantisedLayers(quantised), processor, some)
+    result = compare(
+        lambda: load_reference(original, dtype), lambda: load_dequantised(quantised, dtype), processor, groups
+    )
+    return result | {"layer_errors": errors, "compared_in": str(dtype).removeprefix("torch.")}
+
+
+def speed(sides: list[Side], load: Load, groups: dict[str, list[Sample]] | None) -> dict[str, Any]:
+    """Speed, memory and load time of both servers, and how well they answer the held-out questions.
+
+    Raises:
+        UserError: a server does not start, or does not answer.
+    """
+    found = measure(sides, load, prompts_of(groups or {}))
+    result: dict[str, Any] = {"speed": {name: one.summary() for name, one in zip(SIDES, found, strict=True)}}
+    if groups:
+        result["served"] = served_accuracy(*(one.replies for one in found))
+    return result
+
+
+def write(report: dict[str, Any], output: Path) -> str:
+    """The report's files; returns the table."""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    text = table(report)
+    (output / "report.md").write_text(text, encoding="utf-8")
+    (output / "report.svg").write_text(draw_report(report), encoding="utf-8")
+    return text
 
 
 def disk(original: Path, quantised: Path) -> dict[str, int]:
     """Bytes of weights in each folder, adapters left out."""
     return {
         name: sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        for name, folder in (("original", original), ("quantised", quantised))
+        for name, folder in zip(SIDES, (original, quantised), strict=True)
     }
 
 
@@ -111,11 +133,9 @@ def table(report: dict[str, Any]) -> str:
     lines.append(f"| weights on disk | {_mib(before)} | {_mib(after)} | {100 * after / before:.0f}% |")
     if "speed" in report:
         lines += _speed_lines(report["speed"]["original"], report["speed"]["quantised"])
-    for name, row in report.get("accuracy", {}).items():
-        lines.append(
-            f"| {name} (n {row['n']}) | {_share(row, 'original')} | {_share(row, 'quantised')} | "
-            f"{row['change']:+.1f} points ({row['change_ci'][0]:+.1f} to {row['change_ci'][1]:+.1f}) |"
-        )
+    if "served" in report:
+        lines += _served_lines(report["served"])
+    lines += [_accuracy_line(f"right to the letter, {name}", row) for name, row in report.get("accuracy", {}).items()]
     if "kl" in report:
         kl = report["kl"]
         lines.append(
@@ -126,6 +146,21 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _served_lines(served: dict[str, Any]) -> list[str]:
+    lines = [_accuracy_line(f"{served_label(served)}, {name}", row) for name, row in served["accuracy"].items()]
+    unanswered = {side: len(served["unanswered"][side]) for side in SIDES}
+    if any(unanswered.values()):
+        lines.append(f"| questions without an answer | {unanswered['original']} | {unanswered['quantised']} | |")
+    return lines
+
+
+def _accuracy_line(label: str, row: dict[str, Any]) -> str:
+    return (
+        f"| {label} (n {row['n']}) | {_share(row, 'original')} | {_share(row, 'quantised')} | "
+        f"{row['change']:+.1f} points ({row['change_ci'][0]:+.1f} to {row['change_ci'][1]:+.1f}) |"
+    )
+
+
 def _speed_lines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     lines = [
         *(
@@ -134,6 +169,8 @@ def _speed_lines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             for key, when in (("ready_bytes", "memory when ready"), ("resident_bytes", "memory after the run"))
         ),
         f"| load, seconds | {before['load_seconds']:.0f} | {after['load_seconds']:.0f} | |",
+        f"| float type of the servers | {before['dtype']} | {after['dtype']} | |",
+        f"| servers measured | {'side by side' if before['side_by_side'] else 'one after the other'} | | |",
     ]
     for phase in ("decode", "prefill"):
         key = f"{phase}_tokens_per_second"

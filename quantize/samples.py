@@ -87,7 +87,7 @@ class UserSamples:
 
     def _sample(self, row: Row) -> Sample:
         images = [self._kept(open_image(picture.source)) for picture in row.images]
-        return {"sample_id": row.sample_id, "messages": row.messages, "images": images}
+        return {"sample_id": row.sample_id, "messages": row.messages, "images": images, "answers": row.answers}
 
     def _kept(self, image: Image.Image) -> Image.Image:
         """A photograph takes a hundred times the memory of its canvas, and hundreds of them are kept for hours."""

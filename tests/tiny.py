@@ -26,7 +26,9 @@ def tiny_processor(image_position: ImagePosition = "inline") -> QwenVqaProcessor
     return QwenVqaProcessor(QwenVqaImageProcessor(64, 32), tokenizer, chat_template(image_position))
 
 
-def tiny_config(processor: QwenVqaProcessor, text_type: str = "qwen2", tied: bool = True) -> QwenVqaConfig:
+def tiny_config(
+    processor: QwenVqaProcessor, text_type: str = "qwen2", tied: bool = True, intermediate: int = 192
+) -> QwenVqaConfig:
     """Two layers each; head sizes that vLLM's CPU attention has."""
     return QwenVqaConfig(
         ViTConfig(
@@ -42,7 +44,7 @@ def tiny_config(processor: QwenVqaProcessor, text_type: str = "qwen2", tied: boo
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
-            intermediate_size=192,
+            intermediate_size=intermediate,
             vocab_size=len(processor.tokenizer),
             max_position_embeddings=1024,
             tie_word_embeddings=tied,
@@ -73,10 +75,12 @@ def make_checkpoint(
     image_position: ImagePosition = "inline",
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    intermediate: int = 192,
 ) -> Path:
     """A tiny checkpoint folder."""
     processor = tiny_processor(image_position)
-    save_checkpoint(folder, tiny_model(tiny_config(processor, text_type, tied), seed).to(dtype), processor)
+    config = tiny_config(processor, text_type, tied, intermediate)
+    save_checkpoint(folder, tiny_model(config, seed).to(dtype), processor)
     return folder
 
 

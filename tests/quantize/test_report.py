@@ -1,17 +1,29 @@
 """The report: its arithmetic, its files, and its measurements on real servers."""
 
+import contextlib
 import json
 import math
-from collections.abc import Callable
+import subprocess
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import torch
 
-from qwen_vqa.quantize.quality import accuracy_row, divergence, wilson
-from qwen_vqa.quantize.report import main as report
-from qwen_vqa.quantize.speed import Load, Side, measure
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.quantize import memory, quality, report, speed
+from qwen_vqa.quantize.quality import LOGITS_AT_ONCE, Answer, accuracy_row, answers, divergence, wilson
+from qwen_vqa.quantize.samples import DemoSamples, UserSamples
+from qwen_vqa.quantize.served import prompts_of, served_accuracy, served_label
+from qwen_vqa.quantize.speed import Load, Side, measure, servable
+from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.collator import ConversationCollator
+from qwen_vqa.train.evaluation.metrics import vqa_accuracy
+from qwen_vqa.train.evaluation.replies import Reply
+from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 
 
 def test_a_share_has_wilsons_interval() -> None:
@@ -31,29 +43,206 @@ def test_no_change_is_not_certain() -> None:
     assert (low, high) == (pytest.approx(-0.65, abs=0.01), pytest.approx(0.65, abs=0.01))
 
 
+def test_soft_scores_have_the_same_interval_where_they_are_whole() -> None:
+    whole = accuracy_row([(1.0, 1.0)] * 90 + [(1.0, 0.0)] * 6 + [(0.0, 1.0)] * 4)
+    assert whole["change_ci"] == pytest.approx(
+        accuracy_row([(True, False)] * 6 + [(False, True)] * 4 + [(True, True)] * 90)["change_ci"]
+    )
+    soft = accuracy_row([(1.0, 1.0)] * 90 + [(1.0, 0.7)] * 6 + [(0.7, 1.0)] * 4)
+    assert soft["change"] == pytest.approx(-0.6)
+    assert soft["change_ci"][1] - soft["change_ci"][0] < whole["change_ci"][1] - whole["change_ci"][0]
+
+
+def answer(shares: list[list[float]], tokens: list[int]) -> Answer:
+    """One whose output layer leaves the states [positions, vocabulary] as they are."""
+    return Answer(torch.tensor(shares).log(), torch.tensor(tokens), torch.nn.Identity())
+
+
 def test_divergence_of_two_distributions() -> None:
-    before, after = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
-    assert divergence(before, after) == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+    before, after = answer([[0.5, 0.5], [0.9, 0.1]], [0, 0]), answer([[0.25, 0.75], [0.9, 0.1]], [0, 0])
+    assert divergence(before, after) == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2)
 
 
-def test_its_files(with_adapter: Path, quantised: Callable[..., Path], questions: Path, tmp_path: Path) -> None:
-    arguments = [str(with_adapter), str(quantised("int4")), "--data", str(questions), "--no-speed", "-o", str(tmp_path)]
-    assert report(arguments) == 0
-    numbers = json.loads((tmp_path / "report.json").read_text())
+def test_an_answer_is_right_to_the_letter() -> None:
+    shares = [[0.6, 0.4]] * (LOGITS_AT_ONCE + 1)
+    assert answer(shares, [0] * len(shares)).right
+    assert not answer(shares, [0] * (len(shares) - 1) + [1]).right
+
+
+def test_answers_are_those_of_whole_logits(with_adapter: Path, questions: Path) -> None:
+    samples, processor = UserSamples(str(questions)).calibration(12), load_processor(with_adapter)
+    model = load_reference(with_adapter, torch.float32)
+    batch = ConversationCollator(processor)(samples)
+    labels = batch.pop("labels")
+    with torch.inference_mode():
+        logits = model(**batch).logits[:, :-1]
+    for row, label, found in zip(logits, labels[:, 1:], answers(model, processor, samples), strict=True):
+        expected = row[label >= 0].log_softmax(-1)
+        torch.testing.assert_close(torch.cat(list(found.log_probs())), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_one_model_is_in_memory_at_a_time(
+    with_adapter: Path, quantised: Callable[..., Path], questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 3B in float32 is 12 GiB; two of them are what this machine has. And no logits of whole prompts."""
+    models: list[weakref.ref] = []
+    rows: list[int] = []
+
+    def watched(load: Callable[..., QwenVqaForConditionalGeneration]) -> Callable[..., QwenVqaForConditionalGeneration]:
+        def loaded(*arguments: Any) -> QwenVqaForConditionalGeneration:
+            assert not any(model() for model in models)
+            model = load(*arguments)
+            model.get_output_embeddings().register_forward_hook(
+                lambda _, inputs, output: rows.append(output[..., 0].numel())
+            )
+            models.append(weakref.ref(model))
+            return model
+
+        return loaded
+
+    monkeypatch.setattr(quality, "LOGITS_AT_ONCE", 2)
+    for name in ("load_reference", "load_dequantised"):
+        monkeypatch.setattr(report, name, watched(getattr(report, name)))
+    samples = {"questions": UserSamples(str(questions)).calibration(12)}
+    report.quality(with_adapter, quantised("int8"), samples)
+    assert len(models) == 3  # the layers' errors, and both sides' answers
+    assert rows
+    assert max(rows) <= 2
+
+
+def test_too_little_memory_is_said_first(
+    with_adapter: Path, in_16_bits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = {dtype: memory.comparison_bytes(in_16_bits, dtype) for dtype in ("float32", "bfloat16")}
+    assert memory.comparison_dtype(in_16_bits) == torch.float32
+    monkeypatch.setattr(memory, "free_bytes", lambda: needed["float32"] - 1)
+    assert memory.comparison_dtype(in_16_bits) == torch.bfloat16
+    assert "answers are compared in bfloat16: there is no memory for float32" in capsys.readouterr().out
+    for module in (memory, speed):
+        monkeypatch.setattr(module, "free_bytes", lambda: needed["bfloat16"] - 1)
+    with pytest.raises(UserError, match=r"not enough memory to compare answers: 1\.0 GiB are needed"):
+        memory.comparison_dtype(in_16_bits)
+    with pytest.raises(UserError, match="not enough memory to serve"):
+        servable([Side(in_16_bits)])
+
+
+@pytest.fixture(scope="module")
+def reported(
+    with_adapter: Path, quantised: Callable[..., Path], questions: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a whole report, with servers."""
+    folder = tmp_path_factory.mktemp("report")
+    arguments = [str(with_adapter), str(quantised("int4")), "--data", str(questions), "-o", str(folder)]
+    assert report.main([*arguments, "--users", "1", "2", "--tokens", "8", "--rounds", "1"]) == 0
+    return folder
+
+
+def test_its_numbers(reported: Path) -> None:
+    numbers = json.loads((reported / "report.json").read_text())
     assert numbers["accuracy"]["questions"]["n"] == 12 - 4  # the others calibrated
     assert numbers["kl"]["mean"] > 0
+    assert numbers["compared_in"] == "float32"
     assert len(numbers["layer_errors"]) == 14
-    assert "| weights on disk |" in (tmp_path / "report.md").read_text()
-    picture = ElementTree.parse(tmp_path / "report.svg")
-    assert "weights on disk" in "".join(picture.getroot().itertext())
+    for side in numbers["speed"].values():
+        assert side["decode_tokens_per_second"].keys() == side["prefill_tokens_per_second"].keys() == {"1", "2"}
+        assert side["decode_tokens_per_second"]["1"] == pytest.approx(1000 / side["tpot_ms"]["1"])
+        speeds = [*side["decode_tokens_per_second"].values(), *side["prefill_tokens_per_second"].values()]
+        assert all(speed > 0 for speed in speeds)
+        assert side["resident_bytes"] > 2**28
+        assert side["ready_bytes"] > 2**28
+        assert side["load_seconds"] > 1
+        assert side["side_by_side"]
+    assert numbers["served"]["metric"] == "VQA accuracy"
+    assert numbers["served"]["accuracy"]["questions"]["n"] == 8
+    assert numbers["served"]["unanswered"] == {"original": [], "quantised": []}
 
 
-def test_speed_is_measured_on_two_servers(with_adapter: Path, quantised: Callable[..., Path]) -> None:
-    sides = [Side(with_adapter, "float32"), Side(quantised("int8"), "float32")]
-    for side in measure(sides, Load(users=(1, 2), tokens=8, rounds=1)):
-        assert side.decode.keys() == side.prefill.keys() == {1, 2}
-        assert side.decode[1] == pytest.approx([1000 / side.tpot[1][0]])
-        assert all(speed > 0 for each in (*side.decode.values(), *side.prefill.values()) for speed in each)
-        assert side.resident_bytes > 2**28
-        assert side.ready_bytes > 2**28
-        assert side.load_seconds > 1
+def test_its_table(reported: Path) -> None:
+    lines = (reported / "report.md").read_text().splitlines()
+    labels = [line.split("|")[1].strip() for line in lines if line.startswith("|")]
+    assert labels[2:13] == [
+        "weights on disk",
+        "memory when ready, all processes",
+        "memory after the run, all processes",
+        "load, seconds",
+        "float type of the servers",
+        "servers measured",
+        "decode, 1 user, tokens/s",
+        "decode, 2 users, tokens/s",
+        "prefill, 1 user, tokens/s",
+        "prefill, 2 users, tokens/s",
+        "VQA accuracy, served, questions (n 8)",
+    ]
+    assert labels[13:15] == ["right to the letter, questions (n 8)", "KL divergence, nats (8 prompts)"]
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+
+def test_its_picture(reported: Path) -> None:
+    texts = [text.text for text in ElementTree.parse(reported / "report.svg").getroot().iter() if text.text]
+    for label in (
+        "weights on disk",
+        "memory when ready",
+        "memory after the run",
+        "decode, 1 user",
+        "decode, 2 users",
+        "prefill, 1 user",
+        "prefill, 2 users",
+    ):
+        assert label in texts
+
+
+def test_servers_that_do_not_fit_are_measured_one_after_the_other(
+    with_adapter: Path, quantised: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And memory is read before any question, none of which is asked where there is no round."""
+    events: list[str] = []
+    start, read = speed.started_server, speed.resident_bytes
+
+    @contextlib.contextmanager
+    def started(arguments: list[str], **more: Any) -> Iterator[tuple]:
+        with start(arguments, **more) as (address, process):
+            events.append("start")
+            yield address, process
+        events.append("stop")
+
+    def memory_of(process: subprocess.Popen) -> int:
+        events.append("memory")
+        return read(process)
+
+    sides = [Side(folder, "float32", ("--enforce-eager",)) for folder in (with_adapter, quantised("int8"))]
+    needed = [memory.server_bytes(side.folder, "float32", speed.KV_CACHE_BYTES) for side in sides]
+    monkeypatch.setattr(speed, "started_server", started)
+    monkeypatch.setattr(speed, "resident_bytes", memory_of)
+    monkeypatch.setattr(speed, "free_bytes", lambda: sum(needed) - 1)
+    monkeypatch.setattr(speed, "probe", lambda *_: pytest.fail("a question before memory was read"))
+    found = measure(sides, Load(rounds=0))
+    assert events == ["start", "memory", "memory", "stop"] * 2
+    assert not any(one.side_by_side for one in found)
+    assert all(one.ready_bytes > 2**28 for one in found)
+
+
+def test_what_a_server_is_asked_and_how_that_is_scored(questions: Path) -> None:
+    groups = UserSamples(str(questions)).held_out(4, 8)
+    asked = prompts_of(groups)
+    [messages] = {len(prompt.messages) for prompt in asked}
+    assert messages == 1  # without the answer
+    targets = [prompt.question.target for prompt in asked]
+    right, wrong = (
+        [Reply(p, f"{t.upper()}.") for p, t in zip(asked, targets, strict=True)],
+        [Reply(p, "none") for p in asked],
+    )
+    found = served_accuracy(right, [*wrong[:-1], Reply(asked[-1], fault="timed out")])
+    [row] = found["accuracy"].values()
+    assert (found["metric"], row["n"], row["original"]) == ("VQA accuracy", 7, pytest.approx(75))
+    assert row["quantised"] == pytest.approx(100 * vqa_accuracy("none", asked[0].question.answers))
+    assert found["unanswered"]["quantised"] == [f"{asked[-1].question.question_id}: timed out"]
+
+
+def test_one_answer_a_question_is_exact_match() -> None:
+    groups = DemoSamples().held_out(0, 2, ("colour", "count"))
+    asked = prompts_of(groups)
+    right = [Reply(prompt, prompt.question.target) for prompt in asked]
+    found = served_accuracy(right, right)
+    assert found["metric"] == "exact match"
+    assert served_label(found) == "exact match, served (one answer a question)"
+    assert {name: row["n"] for name, row in found["accuracy"].items()} == {"colour": 2, "count": 2, "all": 4}

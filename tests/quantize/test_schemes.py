@@ -10,7 +10,7 @@ import torch
 
 from qwen_vqa.plugin.quantization import RECORD_FILE, quantization_config
 from qwen_vqa.quantize.calibration import calibrate
-from qwen_vqa.quantize.checkpoint import RoundedLinear, load_dequantised
+from qwen_vqa.quantize.checkpoint import DequantisedLayers, RoundedLinear, load_dequantised
 from qwen_vqa.quantize.int4 import Int4
 from qwen_vqa.quantize.layers import select_layers, tensor_sizes
 from qwen_vqa.quantize.options import Options, output_bytes
@@ -75,7 +75,7 @@ def test_calibration_beats_rounding_to_nearest(with_adapter: Path, questions: Pa
         model = load_reference(with_adapter)
         for name, parts in tensors.items():
             model.get_submodule(name).weight.data = scheme.dequantise(parts)
-        result = compare(original, model, processor, {"all": samples})
+        result = compare(lambda: original, lambda: model, processor, {"all": samples})
         return result["kl"]["mean"]
 
     nearest = {name: scheme.quantise(original.get_submodule(name).weight.data) for name in tuned}
@@ -160,9 +160,7 @@ def test_merging_is_done_before_rounding(with_adapter: Path, tmp_path: Path) -> 
 def test_layer_errors_name_the_worst_first(quantised: Callable[..., Path], with_adapter: Path, questions: Path) -> None:
     samples, processor = UserSamples(str(questions)).calibration(4), load_processor(with_adapter)
     errors = {
-        scheme: layer_errors(
-            load_reference(with_adapter), load_dequantised(quantised(scheme), torch.float32), processor, samples
-        )
+        scheme: layer_errors(load_reference(with_adapter), DequantisedLayers(quantised(scheme)), processor, samples)
         for scheme in ("int8", "nf4")
     }
     assert errors["nf4"].keys() == select_layers(with_adapter).shapes.keys()
