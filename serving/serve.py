@@ -44,6 +44,7 @@ options:
                          arithmetic of that type float32, where there is the memory)
   --output-layer O       on a CPU, where input and output embeddings are the same numbers: packed (faster where several
                          answers are decoded at once) or shared (holds them once; default with 4-bit checkpoints)
+  --max-num-batched-tokens N  tokens of one step of the engine, of prompts and answers together (default: on a CPU 512)
   --lora-modules N=PATH  more adapters, beside those in the folder
   --max-adapters N       adapters held at once, where --open-routes adapters lets an admin's key load and unload them:
                          POST /v1/load_lora_adapter, /v1/unload_lora_adapter (default: 4, or those there at the start)

@@ -222,7 +222,7 @@ def test_servers_that_do_not_fit_are_measured_one_after_the_other(
 
 
 def test_what_a_server_is_asked_and_how_that_is_scored(questions: Path) -> None:
-    groups = UserSamples(str(questions)).held_out(4, 8)
+    groups = UserSamples(str(questions)).held_out((), 8)
     asked = prompts_of(groups)
     [messages] = {len(prompt.messages) for prompt in asked}
     assert messages == 1  # without the answer
@@ -239,7 +239,7 @@ def test_what_a_server_is_asked_and_how_that_is_scored(questions: Path) -> None:
 
 
 def test_one_answer_a_question_is_exact_match() -> None:
-    groups = DemoSamples().held_out(0, 2, ("colour", "count"))
+    groups = DemoSamples().held_out((), 2, ("colour", "count"))
     asked = prompts_of(groups)
     right = [Reply(prompt, prompt.question.target) for prompt in asked]
     found = served_accuracy(right, right)
