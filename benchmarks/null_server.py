@@ -5,6 +5,7 @@ python -m qwen_vqa.benchmarks.null_server --port 8001
 
 import argparse
 import asyncio
+import contextlib
 import json
 
 from aiohttp import web
@@ -27,11 +28,12 @@ async def _chat(request: web.Request) -> web.StreamResponse:
     body = await request.json()
     tokens = body.get("max_tokens") or body["max_completion_tokens"]
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await response.prepare(request)
-    for number in range(1, tokens + 1):
-        await response.write(_event(number, "stop" if number == tokens else None))
-        await asyncio.sleep(0)  # so that events travel one by one, as a model's do
-    await response.write(b"data: [DONE]\n\n")
+    with contextlib.suppress(ConnectionResetError):  # the client was stopped
+        await response.prepare(request)
+        for number in range(1, tokens + 1):
+            await response.write(_event(number, "stop" if number == tokens else None))
+            await asyncio.sleep(0)  # so that events travel one by one, as a model's do
+        await response.write(b"data: [DONE]\n\n")
     return response
 
 

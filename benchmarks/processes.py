@@ -177,6 +177,13 @@ def _message(pipe: Connection) -> Any:
 
 
 def _child(pipe: Connection, share: Share) -> None:
+    # Once the parent has let go of the pipe, as after Ctrl-C, there is nobody left to tell. If it has not, it sees the
+    # end of the pipe, and says that this process died.
+    with contextlib.suppress(OSError, EOFError):
+        _answer(pipe, share)
+
+
+def _answer(pipe: Connection, share: Share) -> None:
     try:
         prepared = prepare(share)
     except UserError as error:
@@ -190,7 +197,12 @@ async def _run_until_told(prepared: Prepared, start: float, pipe: Connection) ->
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_reader(pipe.fileno(), stop.set)
+
+    def emit(record: Record) -> None:
+        with contextlib.suppress(OSError):  # of each request that ends after Ctrl-C, in a task of its own
+            pipe.send(record)
+
     try:
-        return await run(prepared, start, pipe.send, stop)
+        return await run(prepared, start, emit, stop)
     finally:
         loop.remove_reader(pipe.fileno())
