@@ -27,7 +27,7 @@ class QwenVqaConfig(PretrainedConfig):
 
     model_type = MODEL_TYPE
     # Auto classes, since the parts are of many kinds; transformers annotates config classes and reads a plain dict.
-    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # type: ignore[dict-item] # noqa: RUF012
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # type: ignore[dict-item] # noqa: RUF012 - as transformers has it
     is_composition = True
 
     def __init__(

@@ -13,7 +13,7 @@ class QwenVqaProcessorKwargs(ProcessingKwargs, total=False):
     """Defaults of a call: a ChatML prompt brings all its control tokens itself."""
 
     # transformers reads a plain class attribute of its TypedDict, which typing knows nothing of.
-    _defaults = {"text_kwargs": {"padding": False, "add_special_tokens": False}}  # type: ignore[misc] # noqa: RUF012
+    _defaults = {"text_kwargs": {"padding": False, "add_special_tokens": False}}  # type: ignore[misc] # noqa: RUF012 - as transformers has it
 
 
 class QwenVqaProcessor(ProcessorMixin):

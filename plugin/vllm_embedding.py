@@ -29,7 +29,7 @@ def hold_embeddings_once(language_model: nn.Module, vllm_config: VllmConfig) -> 
 
     Call it before the weights are loaded, on a CPU.
     """
-    setting = vllm_config.additional_config.get(SETTING, PACKED)  # type: ignore[union-attr]
+    setting = vllm_config.additional_config.get(SETTING, PACKED)  # type: ignore[union-attr] # ours is a dict
     outputs = list(_unquantised(language_model, ParallelLMHead))
     tied = vllm_config.model_config.hf_config.get_text_config().tie_word_embeddings
     shared = setting == SHARED and tied
