@@ -10,6 +10,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.output_layer import OUTPUT_LAYERS, PACKED, SETTING, SHARED
 from qwen_vqa.serving.adapter_slots import slot_bytes
 from qwen_vqa.serving.checks import CheckedCheckpoint, checkpoint_dtype
+from qwen_vqa.serving.compile_cache import choose_compile_cache
 from qwen_vqa.serving.float_type import choose_float_type
 from qwen_vqa.serving.memory import DTYPE_BYTES, GIB, kv_bytes_per_token, kv_cache_bytes, output_layer_bytes
 from qwen_vqa.serving.threads import Machine, choose_threads
@@ -72,7 +73,7 @@ def complete_for_cpu(args: Namespace, checkpoint: CheckedCheckpoint, say: Callab
     if args.enable_lora:
         say("torch.compile is off: vLLM does not compile with adapters on a CPU")
     elif not args.enforce_eager:
-        say("torch.compile is on: faster answers after a longer start (--enforce-eager turns it off)")
+        say(f"torch.compile is on: {choose_compile_cache(os.environ)} (--enforce-eager turns it off)")
 
 
 def check_no_speculation(args: Namespace) -> None:

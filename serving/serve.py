@@ -16,6 +16,7 @@ from qwen_vqa.plugin.checkpoint import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
 from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
+from qwen_vqa.serving.compile_cache import keep_kernels
 from qwen_vqa.serving.listener import add_life_flags, check_same_listener, listen_flags
 from qwen_vqa.serving.log import say, set_format
 from qwen_vqa.serving.tool_calls import STRICT_LEVEL, complete_tool_calls
@@ -131,6 +132,7 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
     os.environ.setdefault("VLLM_MEDIA_CONNECTOR", "qwen_vqa")
     # For vLLM's processes: what their libraries say to developers, on every start and stop.
     os.environ.setdefault("PYTHONWARNINGS", QUIET)
+    keep_kernels(os.environ)
     say("checking the checkpoint and the installation")
     from qwen_vqa.serving.checks import check_plugin, checked_checkpoint, register_imported_model
 

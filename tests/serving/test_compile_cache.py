@@ -1,0 +1,52 @@
+"""What is compiled at the first start is there at the second, where the user wants it."""
+
+import os
+from pathlib import Path
+
+from qwen_vqa.serving.compile_cache import choose_compile_cache, keep_kernels
+from qwen_vqa.train.server_process import started_server
+
+
+def test_kernels_are_kept_in_vllms_cache():
+    chosen = {"VLLM_CACHE_ROOT": "/caches/vllm", "XDG_CACHE_HOME": "/home/caches"}
+    keep_kernels(chosen)
+    assert chosen["TORCHINDUCTOR_CACHE_DIR"] == "/caches/vllm/torch_compile_cache/inductor"
+    chosen = {"XDG_CACHE_HOME": "/home/caches"}
+    keep_kernels(chosen)
+    assert chosen["TORCHINDUCTOR_CACHE_DIR"] == "/home/caches/vllm/torch_compile_cache/inductor"
+
+
+def test_what_the_user_chose_stands(tmp_path: Path):
+    theirs = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "theirs"), "VLLM_CACHE_ROOT": str(tmp_path)}
+    before = dict(theirs)
+    keep_kernels(theirs)
+    assert f"find it in {tmp_path / 'theirs'}" in choose_compile_cache(theirs)
+    assert theirs == {**before, "VLLM_USE_AOT_COMPILE": "0"}
+    ahead = {"VLLM_USE_AOT_COMPILE": "1"}
+    assert "find it" not in choose_compile_cache(ahead)
+    assert ahead == {"VLLM_USE_AOT_COMPILE": "1"}
+
+
+def test_a_place_that_cannot_be_written_is_said_and_left_to_pytorch(tmp_path: Path):
+    (tmp_path / "file").touch()
+    chosen = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "file" / "cache")}
+    assert f"{tmp_path / 'file' / 'cache'} cannot be written: Not a directory" in choose_compile_cache(chosen)
+    assert "TORCHINDUCTOR_CACHE_DIR" not in chosen
+
+
+def test_a_second_start_compiles_nothing(tiny_checkpoint: Path, tmp_path: Path):
+    """vLLM's own cache would be written, but cannot be read again."""
+    surroundings = {**os.environ, "VLLM_CACHE_ROOT": str(tmp_path), "VLLM_LOGGING_LEVEL": "INFO"}
+    surroundings.pop("TORCHINDUCTOR_CACHE_DIR", None)  # set by PyTorch, if an earlier test compiled
+    compiled: list[set[Path]] = []
+    for start in ("first", "second"):
+        log = tmp_path / f"{start}.log"
+        with (
+            log.open("w") as output,
+            started_server([str(tiny_checkpoint), "--max-model-len", "512"], output, output, surroundings),
+        ):
+            pass
+        assert "Compiling model again" not in log.read_text()
+        compiled.append(set((tmp_path / "torch_compile_cache" / "inductor").glob("**/*.so")))
+    first, second = compiled
+    assert first and second == first
