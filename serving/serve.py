@@ -126,8 +126,10 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
     """
     started = time.monotonic()
     set_format(listen_flags(argv).log_format)
-    # vLLM reads these when it is imported; what the user set stays.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    # vLLM and PyTorch read these when they are imported; what the user set stays.
+    if "VLLM_LOGGING_LEVEL" not in os.environ:
+        os.environ.update(VLLM_LOGGING_LEVEL="ERROR")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_MEDIA_CONNECTOR", "qwen_vqa")
     # For vLLM's processes: what their libraries say to developers, on every start and stop.

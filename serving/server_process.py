@@ -3,6 +3,7 @@
 The first descriptor is the listening socket, the second this end of the socket pair to the supervisor.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -10,6 +11,11 @@ import sys
 import threading
 
 from qwen_vqa.plugin.errors import UserError
+
+# vLLM warns of a Triton without a CPU backend before its log is set up, so that its level does not hold there yet. The
+# engine's process imports this module, too.
+if os.environ.get("VLLM_LOGGING_LEVEL", "ERROR") == "ERROR":
+    logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
 
 
 class ToSupervisor:

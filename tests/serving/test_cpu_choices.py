@@ -62,3 +62,10 @@ def test_guessing_tokens_is_refused_with_the_reason():
 )
 def test_the_server_says_what_it_chose(demo_server: Server, choice: str):
     assert f"qwen-vqa: {choice}" in demo_server.log.read_text()
+
+
+def test_libraries_do_not_talk_into_the_start(demo_server: Server):
+    start, serving, _ = demo_server.log.read_text().partition("\nserving ")
+    assert serving
+    lines = [line for part in start.splitlines() if (line := part.strip())]
+    assert [line for line in lines if not line.startswith(("qwen-vqa: ", "Loading safetensors"))] == []
