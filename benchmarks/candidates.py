@@ -86,7 +86,7 @@ class Maker:
             Candidate("e-q8", "(e) llama.cpp, text, 8 bits", "q8_0", self._llama("q8_0"), text_only=True),
         ]
         first = every[SHORT[ours] != ""]
-        return [*every, Candidate(f"{first.key}-again", f"{first.name}, again", ours, first.make)]
+        return [*every, Candidate("ours-again", f"{first.name}, again", ours, first.make)]
 
     def _checkpoint(self) -> Path:
         return shape_checkpoint(self.shape, self.folder / self.shape)

@@ -50,6 +50,8 @@ def test_what_a_server_started_is_stopped_with_it(tmp_path: Path, monkeypatch: p
 def test_keys_are_each_candidates_own() -> None:
     maker = Maker("0.5b", Path("unused"), Path("unused"), 32, 8)
     keys = [candidate.key for candidate in maker.candidates("float32", "bfloat16")]
+    # --only names them before it is known which type is the faster.
+    assert keys == [candidate.key for candidate in maker.candidates("bfloat16", "float32")]
     assert len(keys) == len(set(keys))
     assert {"ours", "ours-int8", "a", "b", "c", "d", "e", "e-q8"} <= set(keys)
 
