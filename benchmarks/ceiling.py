@@ -64,7 +64,7 @@ def _check(records: list[Record], requests: int) -> None:
 
 
 @contextlib.contextmanager
-def null_server() -> Iterator[str]:
+def null_server(*flags: str) -> Iterator[str]:
     """A null server in a process of its own; gives its address with /v1.
 
     Raises:
@@ -73,7 +73,7 @@ def null_server() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "qwen_vqa.benchmarks.null_server", "--port", str(port)]
+    command = [sys.executable, "-m", "qwen_vqa.benchmarks.null_server", "--port", str(port), *flags]
     # A session of its own: a terminal's Ctrl-C is for us, who then stop it.
     process = subprocess.Popen(command, start_new_session=True)
     try:

@@ -1,6 +1,9 @@
-"""A server that answers at once, without a model: what is measured against it is the client.
+"""A server without a model: what is measured against it is the client.
 
 python -m qwen_vqa.benchmarks.null_server --port 8001
+python -m qwen_vqa.benchmarks.null_server --ttft 500 --itl 40
+
+It answers at once, or to the clock: then what a load generator ought to find is known.
 """
 
 import argparse
@@ -11,11 +14,19 @@ import json
 from aiohttp import web
 
 MODEL = "null"
+TTFT = web.AppKey("ttft", float)
+ITL = web.AppKey("itl", float)
 
 
-def application() -> web.Application:
-    """OpenAI's chat route, streaming as many one-letter tokens as asked for, with usage in each event."""
+def application(ttft: float = 0, itl: float = 0) -> web.Application:
+    """OpenAI's chat route, streaming as many one-letter tokens as asked for, with usage in each event.
+
+    Args:
+        ttft: seconds from a request's arrival to its first token.
+        itl: seconds from each token to the next. Each is due at a time of its own: one that is late delays no other.
+    """
     app = web.Application(client_max_size=2**28)
+    app[TTFT], app[ITL] = ttft, itl
     app.add_routes([web.get("/v1/models", _models), web.post("/v1/chat/completions", _chat)])
     return app
 
@@ -25,14 +36,17 @@ async def _models(_: web.Request) -> web.Response:
 
 
 async def _chat(request: web.Request) -> web.StreamResponse:
+    loop = asyncio.get_running_loop()
+    first = loop.time() + request.app[TTFT]
     body = await request.json()
     tokens = body.get("max_tokens") or body["max_completion_tokens"]
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     with contextlib.suppress(ConnectionResetError):  # the client was stopped
         await response.prepare(request)
         for number in range(1, tokens + 1):
+            # Also where nothing is to be waited for: so events travel one by one, as a model's do.
+            await asyncio.sleep(max(0, first + (number - 1) * request.app[ITL] - loop.time()))
             await response.write(_event(number, "stop" if number == tokens else None))
-            await asyncio.sleep(0)  # so that events travel one by one, as a model's do
         await response.write(b"data: [DONE]\n\n")
     return response
 
@@ -48,7 +62,11 @@ def main() -> None:
     """Serve on this machine until stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8001, help="(default: %(default)s)")
-    web.run_app(application(), host="127.0.0.1", port=parser.parse_args().port, print=None, access_log=None)
+    parser.add_argument("--ttft", type=float, default=0, help="milliseconds to the first token (default: %(default)s)")
+    parser.add_argument("--itl", type=float, default=0, help="milliseconds between tokens (default: %(default)s)")
+    args = parser.parse_args()
+    app = application(args.ttft / 1000, args.itl / 1000)
+    web.run_app(app, host="127.0.0.1", port=args.port, print=None, access_log=None)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qwen_vqa.benchmarks.ceiling import null_server
 from qwen_vqa.benchmarks.load import read_result
 from qwen_vqa.benchmarks.pictures import draw
 from qwen_vqa.plugin.errors import UserError
@@ -36,6 +37,19 @@ def test_a_stall_of_the_server_counts_for_all_who_would_have_waited(
         if stalled <= row["intended"] <= stalled + 0.8:
             assert row["end"] - row["intended"] >= stalled + 0.95 - row["intended"]
     assert sum(row["end"] - row["intended"] > 0.3 for row in rows) >= 60
+
+
+def test_a_server_that_answers_to_the_clock_is_measured_as_what_it_is(load: Load, tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    with null_server("--ttft", "300", "--itl", "40") as url:
+        done = load("--url", url, "--concurrency", "2", *QUICK, "--json", str(file))
+    assert done.returncode == 0, done.stderr
+    found = read_result(file)["cells"][0]["summary"]
+    # Late by what this machine is late; never early.
+    assert 300 <= found["ttft"]["p50"] < 400
+    assert 39 <= found["tpot"]["p50"] < 55
+    seconds = 0.3 + 5 * 0.04
+    assert 0.7 * 2 / seconds < found["requests_per_second"] <= 2 / seconds
 
 
 def test_failed_requests_beyond_the_bound_are_status_1(faults: FaultServer, load: Load) -> None:
