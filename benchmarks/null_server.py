@@ -13,7 +13,7 @@ import json
 
 from aiohttp import web
 
-MODEL = "null"
+MODEL = "null-server"  # guidellm takes "null" for no model
 TTFT = web.AppKey("ttft", float)
 ITL = web.AppKey("itl", float)
 
