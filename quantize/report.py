@@ -61,8 +61,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="qwen-vqa quantize report",
         description="Measure a quantised checkpoint against its original: disk, memory, load time, speed with one and "
-        "with many users (two servers, asked in turns), the answers' VQA accuracy (exact match where few people answered "
-        "a question), KL divergence of the next token, and the layers with the largest errors.",
+        "with many users (two servers, asked in turns), the answers' VQA accuracy (exact match where few people "
+        "answered a question), KL divergence of the next token, and the layers with the largest errors.",
         epilog="example: qwen-vqa quantize report my-model my-model-int8 --data train.jsonl -o my-report",
     )
     add = made.add_argument
