@@ -1,6 +1,7 @@
 """What the whole session shares: tiny checkpoints, made once."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import pytest
 
 # Read when `datasets` is imported: the tests' Arrow files do not belong into the user's cache.
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="qwen-vqa-tests-")
+
+# A job in the background ignores Ctrl-C, and so would whatever the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import qwen_vqa.train  # noqa: F401 - registers the model with transformers
 from tests.tiny import make_adapter, make_checkpoint
