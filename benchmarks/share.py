@@ -59,11 +59,13 @@ async def run(
         sender = _Sender(prepared, Client(prepared.share.target, session, start), emit)
         work = asyncio.create_task(sender.open_loop() if prepared.share.times is not None else sender.closed_loop())
         stopping = asyncio.create_task(stop.wait()) if stop else None
-        await asyncio.wait([work, stopping] if stopping else [work], return_when=asyncio.FIRST_COMPLETED)
-        for task in (work, stopping):
-            if task is not None and not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        try:
+            await asyncio.wait([work, stopping] if stopping else [work], return_when=asyncio.FIRST_COMPLETED)
+        finally:  # also where this is cancelled: nothing may still be sending when the session closes
+            for task in (work, stopping):
+                if task is not None and not task.done():
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
         if not work.cancelled():
             work.result()  # an error of ours, with its traceback
     return cpu_seconds() - used
@@ -88,21 +90,19 @@ class _Sender:
             for number in waiting:
                 await self._converse(number, time.monotonic() - self.client.start)
 
-        await asyncio.gather(*(user() for _ in range(self.prepared.share.users)))
+        await _together([asyncio.create_task(user()) for _ in range(self.prepared.share.users)])
 
     async def open_loop(self) -> None:
         assert self.prepared.share.times is not None
-        running = []
+        running: list[asyncio.Task[None]] = []
         try:
             for number, intended in enumerate(self.prepared.share.times):
                 await asyncio.sleep(max(0.0, self.client.start + intended - time.monotonic()))
                 running.append(asyncio.create_task(self._converse(number, intended)))
         except asyncio.CancelledError:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await _end(running)
             raise
-        await asyncio.gather(*running)
+        await _together(running)
 
     async def _converse(self, number: int, intended: float) -> None:
         conversation = self.prepared.share.conversations[number]
@@ -130,3 +130,19 @@ class _Sender:
                 return
             messages.append({"role": "assistant", "content": answer})
             intended = record.end
+
+
+async def _together(tasks: list[asyncio.Task[None]]) -> None:
+    """Wait for all. Where one fails or this is cancelled, so are the others, and this waits until they have ended;
+    gather alone would come back at the first that did."""
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        await _end(tasks)
+        raise
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
