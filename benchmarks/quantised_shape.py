@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load_table import align
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from qwen_vqa.quantize.speed import Side
@@ -55,6 +56,7 @@ def main() -> int:
     add("--eager", action="store_true", help="servers do not compile, and load sooner; results go to OUT/eager")
     add("-o", "--output", type=Path, required=True, metavar="OUT", help="for checkpoints and results")
     args = parser.parse_args()
+    quiet_libraries()
     from qwen_vqa.quantize.speed import Load, measure
 
     results = args.output / "eager" if args.eager else args.output

@@ -3,8 +3,8 @@
 
 def register() -> None:
     """vLLM's entry point `vllm.general_plugins`: teach Transformers and vLLM the model."""
-    from qwen_vqa.plugin.quantization import quiet_bitsandbytes
+    from qwen_vqa.plugin.quiet import quiet_libraries
     from qwen_vqa.plugin.registration import register_all
 
-    quiet_bitsandbytes()
+    quiet_libraries()
     register_all()

@@ -1,7 +1,6 @@
 """The 8- and 4-bit schemes that a checkpoint can have, how its config.json says so, and what serves them."""
 
 import json
-import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,13 +104,6 @@ FACTS = {
         ),
     )
 }
-
-
-def quiet_bitsandbytes() -> None:
-    """Keep its warnings out of every command: it asks for a package from a hub, and tells of each cast to float16."""
-    logger = logging.getLogger("bitsandbytes")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.ERROR)
 
 
 def quantization_config(folder: Path) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.quantization import quiet_bitsandbytes
+from qwen_vqa.plugin.quiet import quiet_libraries
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ JOBS = {
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 a job's own negative result, 2 bad input."""
     arguments = sys.argv[1:] if argv is None else argv
-    quiet_bitsandbytes()
+    quiet_libraries()
     try:
         if arguments and arguments[0] in JOBS and JOBS[arguments[0]].passes_flags_on:
             return import_module(JOBS[arguments[0]].module).main(arguments[1:])

@@ -3,7 +3,6 @@
 The first descriptor is the listening socket, the second this end of the socket pair to the supervisor.
 """
 
-import logging
 import os
 import signal
 import socket
@@ -11,11 +10,9 @@ import sys
 import threading
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.quiet import quiet_libraries
 
-# vLLM warns of a Triton without a CPU backend before its log is set up, so that its level does not hold there yet. The
-# engine's process imports this module, too.
-if os.environ.get("VLLM_LOGGING_LEVEL", "ERROR") == "ERROR":
-    logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
+quiet_libraries()  # here, because the engine's process imports this module, too
 
 
 class ToSupervisor:

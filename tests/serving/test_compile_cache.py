@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
 from qwen_vqa.serving.compile_cache import choose_compile_cache, keep_kernels
 from qwen_vqa.train.server_process import started_server
 
@@ -14,6 +16,13 @@ def test_kernels_are_kept_in_vllms_cache():
     chosen = {"XDG_CACHE_HOME": "/home/caches"}
     keep_kernels(chosen)
     assert chosen["TORCHINDUCTOR_CACHE_DIR"] == "/home/caches/vllm/torch_compile_cache/inductor"
+
+
+def test_what_pytorch_set_in_the_process_that_started_the_server_is_no_choice():
+    """A benchmark that has imported PyTorch hands it on."""
+    inherited = {"VLLM_CACHE_ROOT": "/caches/vllm", "TORCHINDUCTOR_CACHE_DIR": default_cache_dir()}
+    keep_kernels(inherited)
+    assert inherited["TORCHINDUCTOR_CACHE_DIR"] == "/caches/vllm/torch_compile_cache/inductor"
 
 
 def test_what_the_user_chose_stands(tmp_path: Path):
@@ -37,7 +46,6 @@ def test_a_place_that_cannot_be_written_is_said_and_left_to_pytorch(tmp_path: Pa
 def test_a_second_start_compiles_nothing(tiny_checkpoint: Path, tmp_path: Path):
     """vLLM's own cache would be written, but cannot be read again."""
     surroundings = {**os.environ, "VLLM_CACHE_ROOT": str(tmp_path), "VLLM_LOGGING_LEVEL": "INFO"}
-    surroundings.pop("TORCHINDUCTOR_CACHE_DIR", None)  # set by PyTorch, if an earlier test compiled
     compiled: list[set[Path]] = []
     for start in ("first", "second"):
         log = tmp_path / f"{start}.log"
