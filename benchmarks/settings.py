@@ -1,21 +1,28 @@
-"""One checkpoint behind `qwen-vqa serve` with several settings, one after another in one run, the first one again at
-the end: what the settings are worth on this machine.
+"""One checkpoint behind `qwen-vqa serve` with several settings: what the settings are worth on this machine.
+
+They are measured one after another in one run, the first one again at the end; or, with --turns, their servers stand at
+the same time and are asked in turns, so that what else the machine does falls on all of them.
 
 python benchmarks/settings.py runs/shapes/0.5b --setting "serve's choice:" \\
     --setting "vLLM's threads: VLLM_CPU_OMP_THREADS_BIND=auto" --setting "float32: --dtype float32"
+python benchmarks/settings.py runs/shapes/0.5b-int8 --turns 6 --requests 4 --concurrency 1 \\
+    --setting "mixed:" --setting "packed: --output-layer packed"
 
 A setting is a name, a colon, and words: NAME=VALUE goes into the server's environment, anything else is a flag of it.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,27 +61,81 @@ class Setting:
         return cls(name.strip(), variables, tuple(word for word in split if not VARIABLE.match(word)))
 
 
-def measure(model: str, setting: Setting, args: argparse.Namespace, seed: int) -> dict[str, Any]:
+def measure(setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
     """Start the server, ask it, stop it: seconds until it was ready, and the cells' summaries.
 
     Raises:
         UserError: it did not start, or could not be measured.
     """
-    flags = [model, *setting.flags, "--served-model-name", "measured"]
-    surroundings = {**os.environ, **setting.variables}
+    with _server(setting, args) as (address, seconds):
+        return {"ready_seconds": seconds, "cells": _ask(setting, address, args, args.seed)}
+
+
+def measure_in_turns(settings: list[Setting], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The same of each setting, with all servers standing at once: cells have the means over the turns, with the median
+    of what each turn had as a multiple of the first setting's; and the turns themselves.
+
+    Raises:
+        UserError: a server did not start, or could not be measured.
+    """
+    turns: list[list[list[dict[str, Any]]]] = [[] for _ in settings]
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(_server(setting, args)) for setting in settings]
+        for turn in range(args.turns):
+            order = range(len(settings))
+            for index in order if turn % 2 == 0 else reversed(order):  # what grows or falls steadily cancels out
+                print(f"settings: turn {turn + 1} of {args.turns}: {settings[index].name}", file=sys.stderr, flush=True)
+                warm_up = None if turn == 0 else 0
+                turns[index].append(_ask(settings[index], servers[index][0], args, args.seed + turn, warm_up))
+    return [
+        {"ready_seconds": seconds, "cells": means(own, turns[0]), "turns": own}
+        for (_, seconds), own in zip(servers, turns, strict=True)
+    ]
+
+
+@contextlib.contextmanager
+def _server(setting: Setting, args: argparse.Namespace) -> Iterator[tuple[str, float]]:
+    """Its address, and after how many seconds it was ready."""
+    flags = [args.model, *setting.flags, "--served-model-name", "measured"]
     output = None if args.verbose else subprocess.DEVNULL
     started = time.monotonic()
-    with started_server(flags, stdout=output, environment=surroundings) as (address, _):
-        ready = time.monotonic() - started
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "load.json"
-            command = [sys.executable, "-m", "qwen_vqa.benchmarks.load", "--url", f"{address}/v1", "--json", str(file)]
-            command += ["--concurrency", args.concurrency, "--requests", str(args.requests), "--seed", str(seed)]
-            command += ["--output-tokens", str(args.output_tokens)]
-            if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode not in (0, 1):
-                raise UserError(f"{setting.name} could not be measured; the reason is above.")
-            cells = read_result(file)["cells"]
-    return {"ready_seconds": ready, "cells": [{"label": cell["label"], **cell["summary"]} for cell in cells]}
+    with started_server(flags, stdout=output, environment={**os.environ, **setting.variables}) as (address, _):
+        yield address, time.monotonic() - started
+
+
+def _ask(
+    setting: Setting, address: str, args: argparse.Namespace, seed: int, warm_up: int | None = None
+) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "load.json"
+        command = [sys.executable, "-m", "qwen_vqa.benchmarks.load", "--url", f"{address}/v1", "--json", str(file)]
+        command += ["--concurrency", args.concurrency, "--requests", str(args.requests), "--seed", str(seed)]
+        command += ["--output-tokens", str(args.output_tokens)]
+        command += [] if warm_up is None else ["--warm-up", str(warm_up)]
+        if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode not in (0, 1):
+            raise UserError(f"{setting.name} could not be measured; the reason is above.")
+        return [{"label": cell["label"], **cell["summary"]} for cell in read_result(file)["cells"]]
+
+
+def means(turns: list[list[dict[str, Any]]], first: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Cells over the turns of a setting, beside those of the first one."""
+    cells = []
+    for number, cell in enumerate(turns[0]):
+        own, beside = ([turn[number] for turn in each] for each in (turns, first))
+        mean: dict[str, Any] = {"label": cell["label"], "failed": sum(one["failed"] for one in own)}
+        rates = [one["requests_per_second"] for one in own]
+        mean["requests_per_second"] = statistics.mean(rates)
+        ratios = [
+            rate / base["requests_per_second"]
+            for rate, base in zip(rates, beside, strict=True)
+            if base["requests_per_second"]
+        ]
+        mean["against_first"] = statistics.median(ratios) if ratios else None
+        for name in ("ttft", "tpot"):
+            answered = [one[name] for one in own if one[name]]
+            mean[name] = {at: statistics.mean(one[at] for one in answered) for at in ("p50", "p95") if answered}
+        cells.append(mean)
+    return cells
 
 
 def table(results: list[tuple[str, dict[str, Any]]]) -> str:
@@ -86,13 +147,15 @@ def table(results: list[tuple[str, dict[str, Any]]]) -> str:
     for name, result in results:
         for cell in result["cells"]:
             ttft, tpot = cell["ttft"] or {}, cell["tpot"] or {}
+            alone = cell["requests_per_second"] / first[cell["label"]] if first.get(cell["label"]) else None
+            against = cell.get("against_first", alone)
             rows.append(
                 (
                     name,
                     f"{result['ready_seconds']:.1f}",
                     cell["label"],
                     f"{cell['requests_per_second']:.3f}",
-                    f"{cell['requests_per_second'] / first[cell['label']]:.2f}" if first.get(cell["label"]) else "-",
+                    f"{against:.2f}" if against else "-",
                     *(f"{ttft[at]:.0f}" if ttft else "-" for at in ("p50", "p95")),
                     f"{tpot['p50']:.1f}" if tpot else "-",
                     str(cell["failed"]),
@@ -110,20 +173,35 @@ def main() -> int:
     add("--concurrency", default="1,8", help="users at once (default: %(default)s)")
     add("--requests", type=int, default=16, help="in each cell (default: %(default)s)")
     add("--output-tokens", type=int, default=32, help="(default: %(default)s)")
-    add("--seed", type=int, default=1, help="of the first setting's requests (default: %(default)s)")
+    add(
+        "--turns",
+        type=int,
+        default=0,
+        help="servers stand at once and are asked so often in turns (default: they do not)",
+    )
+    add("--seed", type=int, default=1, help="of the requests; each turn has the next one (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write everything there (default: not written)")
     add("--verbose", action="store_true", help="show what the servers say")
     args = parser.parse_args()
     settings = [Setting.parse(text) for text in args.setting or ["serve's choice:"]]
     results: list[tuple[str, dict[str, Any]]] = []
+    if args.turns:
+        names = [setting.name for setting in settings]
+        results = list(zip(names, measure_in_turns(settings, args), strict=True))
+        return _show(results, args)
     for number, setting in enumerate([*settings, *(settings[:1] if len(settings) > 1 else [])]):
         name = f"{setting.name}, again" if number == len(settings) else setting.name
         print(f"settings: {number + 1}: {name}", file=sys.stderr, flush=True)
-        results.append((name, measure(args.model, setting, args, args.seed)))
-        print(table(results), flush=True)
-        if args.json:
-            found = {"environment": environment(sys.argv), "settings": dict(results)}
-            args.json.write_text(json.dumps(found, indent=1) + "\n")
+        results.append((name, measure(setting, args)))
+        _show(results, args)
+    return 0
+
+
+def _show(results: list[tuple[str, dict[str, Any]]], args: argparse.Namespace) -> int:
+    print(table(results), flush=True)
+    if args.json:
+        found = {"environment": environment(sys.argv), "settings": dict(results)}
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 

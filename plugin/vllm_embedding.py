@@ -3,6 +3,9 @@
 vLLM packs both for oneDNN's products and keeps what it packed: numbers that input and output share are then held three
 times (vllm/model_executor/layers/vocab_parallel_embedding.py). A table in which rows are only looked up needs no
 packing, and of an output layer the packed form is enough.
+
+With a few answers at once, a product with the output layer is as long as its reading: where float32 is served, tied
+numbers are then read where they take half as much, in the input's 16-bit table.
 """
 
 from collections.abc import Iterator
@@ -11,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from vllm.config import VllmConfig
+from vllm.config import CompilationMode, VllmConfig
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 from vllm.model_executor.layers.vocab_parallel_embedding import (
     ParallelLMHead,
@@ -19,9 +22,13 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
     VocabParallelEmbedding,
 )
 
-from qwen_vqa.plugin.output_layer import PACKED, SETTING, SHARED
+from qwen_vqa.plugin.output_layer import MIXED, SETTING, SHARED
 
 ROWS = 8192  # compared at once, so that comparing takes little memory
+# So many answers are multiplied with the 16-bit table; with more, arithmetic counts, and the packed layer's is better.
+FEW = 4
+# A smaller table is read in less than what it takes to start its product.
+LEAST_TABLE_BYTES = 2**25
 
 
 def hold_embeddings_once(language_model: nn.Module, vllm_config: VllmConfig) -> None:
@@ -29,19 +36,33 @@ def hold_embeddings_once(language_model: nn.Module, vllm_config: VllmConfig) -> 
 
     Call it before the weights are loaded, on a CPU.
     """
-    setting = vllm_config.additional_config.get(SETTING, PACKED)  # type: ignore[union-attr] # ours is a dict
+    setting = vllm_config.additional_config.get(SETTING, MIXED)  # type: ignore[union-attr] # ours is a dict
     outputs = list(_unquantised(language_model, ParallelLMHead))
     tied = vllm_config.model_config.hf_config.get_text_config().tie_word_embeddings
     shared = setting == SHARED and tied
+    inputs = [
+        layer for layer in _unquantised(language_model, VocabParallelEmbedding) if not isinstance(layer, ParallelLMHead)
+    ]
+    compiles = vllm_config.compilation_config.mode != CompilationMode.NONE
+    table = inputs[0] if setting == MIXED and tied and compiles and len(inputs) == 1 else None
     for layer in outputs:
-        layer.quant_method = SharedOutputLayer() if shared else PackedOutputLayer()
+        layer.quant_method = SharedOutputLayer() if shared else PackedOutputLayer(table)
     if not outputs:  # some models multiply with the input embeddings themselves
         return
     named = vllm_config.model_config.hf_config.dtype
     stored = getattr(torch, named) if isinstance(named, str) else named
-    for layer in _unquantised(language_model, VocabParallelEmbedding):
-        if not isinstance(layer, ParallelLMHead):
-            layer.quant_method = InputEmbedding(None if shared else stored)
+    for layer in inputs:
+        layer.quant_method = InputEmbedding(None if shared else stored)
+
+
+def compile_output_layer(language_model: nn.Module) -> None:
+    """Compile what is multiplied with 16-bit tables, which takes seconds at a first start, before anybody waits for it.
+
+    Call it when all weights are loaded and packed.
+    """
+    for layer in language_model.modules():
+        if isinstance(layer, ParallelLMHead) and isinstance(layer.quant_method, PackedOutputLayer):
+            layer.quant_method.compile()
 
 
 def _unquantised(model: nn.Module, kind: type[VocabParallelEmbedding]) -> Iterator[VocabParallelEmbedding]:
@@ -74,10 +95,45 @@ class InputEmbedding(UnquantizedEmbeddingMethod):
 
 
 class PackedOutputLayer(UnquantizedEmbeddingMethod):
-    """oneDNN's packed weight, and no other."""
+    """oneDNN's packed weight, and no other of its own.
+
+    Args:
+        inputs: the input embeddings, if they are the same numbers; None: the packed weight alone is used.
+    """
+
+    def __init__(self, inputs: VocabParallelEmbedding | None = None) -> None:
+        self.inputs = inputs
 
     def process_weights_after_loading(self, layer: Any) -> None:
+        self.served = layer.weight.dtype
         dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
+
+    def compile(self) -> None:
+        """For each number of answers that meets the 16-bit table; nothing where none does."""
+        table = self._table()
+        for answers in range(1, FEW + 1) if table is not None else ():
+            multiply(torch.zeros(answers, table.shape[1], dtype=self.served), table)
+
+    def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        table = self._table() if len(x) <= FEW and bias is None else None
+        return super().apply(layer, x, bias) if table is None else multiply(x, table)
+
+    def _table(self) -> torch.Tensor | None:
+        """Of 16 bits, where that is smaller than what is packed, and large enough to be worth it."""
+        table = None if self.inputs is None else self.inputs.weight
+        if table is None or self.served != torch.float32 or table.dtype == self.served:
+            return None
+        return table if table.nbytes >= LEAST_TABLE_BYTES else None
+
+
+@torch.compile(dynamic=False)
+def multiply(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Rows [n, D] in float32 times a table [V, D] of 16 bits, which are exact in float32: logits [n, V].
+
+    Compiled, it reads the table once and widens it in registers; PyTorch has no such product of two types.
+    """
+    wide = table.to(x.dtype)
+    return torch.stack([(wide * row).sum(-1) for row in x.unbind()])
 
 
 class SharedOutputLayer(UnquantizedEmbeddingMethod):

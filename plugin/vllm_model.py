@@ -27,7 +27,7 @@ from vllm.utils.tensor_schema import TensorSchema, TensorShape
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.host_memory import release_free_memory
 from qwen_vqa.plugin.vllm_connector import Connector
-from qwen_vqa.plugin.vllm_embedding import hold_embeddings_once
+from qwen_vqa.plugin.vllm_embedding import compile_output_layer, hold_embeddings_once
 from qwen_vqa.plugin.vllm_lora_device import give_empty_weights
 from qwen_vqa.plugin.vllm_processing import (
     QwenVqaDummyInputsBuilder,
@@ -144,6 +144,7 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
         if current_platform.is_cpu():
             if self.takes_adapters:
                 give_empty_weights(self.language_model)
+            compile_output_layer(self.language_model)
             release_free_memory()
 
     def get_mm_mapping(self) -> MultiModelKeys:

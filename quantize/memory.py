@@ -1,5 +1,7 @@
 """Memory for a report: what comparing answers takes, and what servers take, before either starts."""
 
+import resource
+import sys
 from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,6 +49,12 @@ def comparison_bytes(original: Path, dtype: str) -> int:
     """A model in a dtype, and beside it the output layer of the other."""
     text = AutoConfig.from_pretrained(original).text_config
     return weight_bytes(original, dtype) + text.vocab_size * text.hidden_size * DTYPE_BYTES[dtype] + ROOM
+
+
+def most_memory_bytes() -> int:
+    """What this process has held at most since it started, by getrusage."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib if sys.platform == "darwin" else 1024 * kib
 
 
 def served_dtype(folder: Path, dtype: str, kv_cache: int) -> str:

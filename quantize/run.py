@@ -21,6 +21,7 @@ from qwen_vqa.quantize.calibration import calibrate
 from qwen_vqa.quantize.checkpoint import write_quantised
 from qwen_vqa.quantize.int4 import Int4
 from qwen_vqa.quantize.layers import Selection
+from qwen_vqa.quantize.memory import most_memory_bytes
 from qwen_vqa.quantize.options import GIB, Options, check, check_memory, check_writable
 from qwen_vqa.quantize.samples import DemoSamples, Sample, UserSamples, longest_sample
 from qwen_vqa.quantize.scheme import Scheme, Tensors
@@ -129,7 +130,8 @@ def quantise(options: Options) -> None:
     before = sum(path.stat().st_size for path in options.source.glob("*.safetensors"))
     print(
         f"wrote {options.output}: {size / GIB:.3f} GiB of weights, {100 * size / before:.0f}% of the original's, in "
-        f"{time.monotonic() - started:.0f} s\nserve it: qwen-vqa serve {options.output}"
+        f"{time.monotonic() - started:.0f} s and at most {most_memory_bytes() / GIB:.1f} GiB of memory\n"
+        f"serve it: qwen-vqa serve {options.output}"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.output_layer import OUTPUT_LAYERS, PACKED, SETTING, SHARED
+from qwen_vqa.plugin.output_layer import MIXED, OUTPUT_LAYERS, PACKED, SETTING, SHARED
 from qwen_vqa.serving.adapter_slots import slot_bytes
 from qwen_vqa.serving.checks import CheckedCheckpoint, checkpoint_dtype
 from qwen_vqa.serving.compile_cache import choose_compile_cache
@@ -30,8 +30,10 @@ def add_cpu_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--output-layer",
         choices=OUTPUT_LAYERS,
-        help="on a CPU, with tied embeddings: packed beside the input embeddings, faster where several answers are "
-        f"decoded at once, or {SHARED} with them (default: {SHARED} with 4-bit checkpoints, else {PACKED})",
+        help=f"on a CPU, with tied embeddings: {PACKED} beside the input embeddings, faster where several answers are "
+        f"decoded at once, {SHARED} with them, or {MIXED}: {PACKED}, and up to four answers at once are decoded from "
+        f"the input embeddings where these are 16 bits and float32 is served, and torch.compile is on (default: "
+        f"{SHARED} with 4-bit checkpoints, else {MIXED})",
     )
 
 
@@ -115,10 +117,10 @@ def choose_output_layer(args: Namespace, checkpoint: CheckedCheckpoint) -> str |
     in_4_bits = checkpoint.scheme is not None and checkpoint.scheme.in_4_bits
     note = None
     if args.output_layer is None:
-        args.output_layer = SHARED if tied and in_4_bits else PACKED
+        args.output_layer = SHARED if tied and in_4_bits else MIXED
         if args.output_layer == SHARED:
             note = (
-                f"output layer: {SHARED} with the input embeddings, to save memory; --output-layer {PACKED} decodes "
+                f"output layer: {SHARED} with the input embeddings, to save memory; --output-layer {MIXED} decodes "
                 "several answers at once faster"
             )
     args.additional_config = {SETTING: args.output_layer, **(args.additional_config or {})}

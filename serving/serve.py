@@ -44,7 +44,8 @@ options:
   --dtype DTYPE          auto, bfloat16, float16 or float32 (default: auto, the checkpoint's; on a CPU without
                          arithmetic of that type float32, where there is the memory)
   --output-layer O       on a CPU, where input and output embeddings are the same numbers: packed (faster where several
-                         answers are decoded at once) or shared (holds them once; default with 4-bit checkpoints)
+                         answers are decoded at once), shared (holds them once; default with 4-bit checkpoints) or mixed
+                         (packed, but up to 4 answers are decoded from the 16-bit input side; default otherwise)
   --max-num-batched-tokens N  tokens of one step of the engine, of prompts and answers together (default: on a CPU 512)
   --lora-modules N=PATH  more adapters, beside those in the folder
   --max-adapters N       adapters held at once, where --open-routes adapters lets an admin's key load and unload them:

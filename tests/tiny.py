@@ -27,9 +27,13 @@ def tiny_processor(image_position: ImagePosition = "inline") -> QwenVqaProcessor
 
 
 def tiny_config(
-    processor: QwenVqaProcessor, text_type: str = "qwen2", tied: bool = True, intermediate: int = 192
+    processor: QwenVqaProcessor,
+    text_type: str = "qwen2",
+    tied: bool = True,
+    intermediate: int = 192,
+    vocabulary: int | None = None,
 ) -> QwenVqaConfig:
-    """Two layers each; head sizes that vLLM's CPU attention has."""
+    """Two layers each; head sizes that vLLM's CPU attention has. The vocabulary is the tokenizer's, if not larger."""
     return QwenVqaConfig(
         ViTConfig(
             hidden_size=64,
@@ -45,7 +49,7 @@ def tiny_config(
             num_attention_heads=4,
             num_key_value_heads=2,
             intermediate_size=intermediate,
-            vocab_size=len(processor.tokenizer),
+            vocab_size=vocabulary or len(processor.tokenizer),
             max_position_embeddings=1024,
             tie_word_embeddings=tied,
             bos_token_id=None,
@@ -76,10 +80,11 @@ def make_checkpoint(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     intermediate: int = 192,
+    vocabulary: int | None = None,
 ) -> Path:
     """A tiny checkpoint folder."""
     processor = tiny_processor(image_position)
-    config = tiny_config(processor, text_type, tied, intermediate)
+    config = tiny_config(processor, text_type, tied, intermediate, vocabulary)
     save_checkpoint(folder, tiny_model(config, seed).to(dtype), processor)
     return folder
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from qwen_vqa.plugin.output_layer import PACKED, SETTING, SHARED
+from qwen_vqa.plugin.output_layer import MIXED, SETTING, SHARED
+from qwen_vqa.plugin.vllm_embedding import FEW, LEAST_TABLE_BYTES, multiply
 from qwen_vqa.train.checkpoint import load_reference
-from tests.plugin.engine import Engine, Request
+from tests.plugin.engine import Answer, Engine, Request
 from tests.tiny import make_checkpoint
 
 PROMPT = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
@@ -25,7 +26,7 @@ def embeddings(model: nn.Module) -> dict[str, tuple[int, torch.dtype]]:
 @pytest.mark.parametrize(
     ("tied", "setting", "stored", "held"),
     [
-        (True, PACKED, torch.bfloat16, {"input": (1, torch.bfloat16), "output": (0, torch.float32)}),
+        (True, MIXED, torch.bfloat16, {"input": (1, torch.bfloat16), "output": (0, torch.float32)}),
         (True, SHARED, torch.bfloat16, {"input": (1, torch.float32), "output": (1, torch.float32)}),
         (False, SHARED, torch.bfloat16, {"input": (1, torch.bfloat16), "output": (0, torch.float32)}),
     ],
@@ -36,8 +37,36 @@ def test_embeddings_are_held_once(tmp_path: Path, tied: bool, setting: str, stor
     table = reference.language_model.get_input_embeddings().weight
     with Engine(checkpoint, additional_config={SETTING: setting}) as engine:
         found = engine.apply_to_model(embeddings)
+        assert engine.apply_to_model(few_are_multiplied_with) is None  # nothing is compiled
         answers = engine.generate([Request(PROMPT)] * 3)
     assert {name: (numbers / table.numel(), dtype) for name, (numbers, dtype) in found.items()} == held
+    assert_as_reference(reference, answers)
+
+
+def few_are_multiplied_with(model: nn.Module) -> torch.dtype | None:
+    """The type of the table that a few answers meet, if they do not meet the packed one's weight."""
+    inputs = getattr(model.language_model.lm_head.quant_method, "inputs", None)
+    return None if inputs is None else inputs.weight.dtype
+
+
+def test_a_few_answers_meet_the_16_bit_table_where_models_are_compiled(tmp_path: Path):
+    rows = LEAST_TABLE_BYTES // (2 * 128)  # just large enough
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", dtype=torch.bfloat16, vocabulary=rows)
+    reference = load_reference(checkpoint, torch.float32)
+    with Engine(checkpoint, {"TORCHDYNAMO_DISABLE": "0"}, enforce_eager=False) as engine:
+        assert engine.apply_to_model(few_are_multiplied_with) == torch.bfloat16
+        for count in (1, FEW, FEW + 1):
+            assert_as_reference(reference, engine.generate([Request(PROMPT + "a" * n) for n in range(count)]))
+
+
+@pytest.mark.parametrize("rows", [1, FEW])
+def test_a_product_of_two_types_is_the_wide_ones(rows: int):
+    table = torch.randn(300, 40).bfloat16()
+    x = torch.randn(rows, 40)
+    torch.testing.assert_close(multiply(x, table), x @ table.float().T)
+
+
+def assert_as_reference(reference: nn.Module, answers: list[Answer]) -> None:
     for answer in answers:
         ids = torch.tensor([answer.prompt_ids + answer.token_ids])
         with torch.inference_mode():

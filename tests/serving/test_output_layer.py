@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_vqa.plugin.output_layer import PACKED, SETTING, SHARED
+from qwen_vqa.plugin.output_layer import MIXED, PACKED, SETTING, SHARED
 from qwen_vqa.plugin.quantization import FACTS
 from qwen_vqa.serving.checks import checked_checkpoint
 from qwen_vqa.serving.cpu_choices import choose_output_layer
@@ -16,10 +16,10 @@ from qwen_vqa.serving.memory import output_layer_bytes
 @pytest.mark.parametrize(
     ("scheme", "asked", "chosen", "said"),
     [
-        (None, None, PACKED, None),
-        ("int8", None, PACKED, None),
-        ("int4", None, SHARED, "--output-layer packed"),
-        ("nf4", None, SHARED, "--output-layer packed"),
+        (None, None, MIXED, None),
+        ("int8", None, MIXED, None),
+        ("int4", None, SHARED, "--output-layer mixed"),
+        ("nf4", None, SHARED, "--output-layer mixed"),
         ("int4", PACKED, PACKED, None),
         (None, SHARED, SHARED, None),
     ],
@@ -38,13 +38,14 @@ def test_nothing_is_shared_where_the_numbers_differ(tiny_checkpoint: Path):
     checkpoint.config.text_config.tie_word_embeddings = False
     args = Namespace(output_layer=None, additional_config=None)
     assert choose_output_layer(args, checkpoint) is None
-    assert args.additional_config == {SETTING: PACKED}
+    assert args.additional_config == {SETTING: MIXED}
 
 
 def test_a_packed_output_layer_takes_memory_of_its_own(tiny_checkpoint: Path):
     config = checked_checkpoint(tiny_checkpoint).config
     numbers = config.text_config.vocab_size * config.text_config.hidden_size
     assert output_layer_bytes(config, "bfloat16", PACKED) == 2 * numbers
+    assert output_layer_bytes(config, "bfloat16", MIXED) == 2 * numbers
     assert output_layer_bytes(config, "float32", PACKED) == 4 * numbers
     assert output_layer_bytes(config, "bfloat16", SHARED) == 0
     config.text_config.tie_word_embeddings = False

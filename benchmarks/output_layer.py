@@ -1,0 +1,93 @@
+"""A few answers' product with the output layer on a CPU: oneDNN's packed float32, and the input embeddings' 16 bits.
+
+python benchmarks/output_layer.py --shapes 0.5b,3b --json out.json
+
+Both take turns of one product each, so that what else the machine does falls on both; random numbers of Qwen2.5's
+dimensions. `ratio` is the median over the turns of the packed one's time / the 16 bits' time. Of the plugin, it is
+vllm_embedding.py that has both.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from qwen_vqa.benchmarks.environment import environment
+from qwen_vqa.benchmarks.load_table import align
+from qwen_vqa.benchmarks.work import WORK
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.quiet import quiet_libraries
+
+
+def main() -> int:
+    """Measure, print, write.
+
+    Raises:
+        UserError: there is no such shape.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default="0.5b,3b", help="(default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=20, help="of each product (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there (default: not written)")
+    args = parser.parse_args()
+    names = args.shapes.split(",")
+    if unknown := [name for name in names if name not in WORK]:
+        raise UserError(f"--shapes: there is no {', '.join(unknown)}; there are {', '.join(WORK)}.")
+    # As `serve` sets them for its engine, before OpenMP's library is loaded.
+    os.environ.setdefault("OMP_NUM_THREADS", str(psutil.cpu_count(logical=False) or 1))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    quiet_libraries()
+    found = {name: products(WORK[name].vocabulary, WORK[name].hidden, args.turns) for name in names}
+    rows = [("shape", "answers", "packed float32 ms", "16 bits ms", "ratio")]
+    for name, products_of in found.items():
+        for one in products_of:
+            times = (f"{statistics.median(one[way]):.1f}" for way in ("packed_ms", "table_ms"))
+            rows.append((name, str(one["answers"]), *times, f"{one['ratio']:.2f}"))
+    print("\n".join(align(rows)))
+    if args.json:
+        args.json.write_text(json.dumps({"environment": environment(sys.argv), "products": found}, indent=1) + "\n")
+    return 0
+
+
+def products(vocabulary: int, width: int, turns: int) -> list[dict[str, Any]]:
+    """For each number of answers that `serve` gives to the 16-bit table: milliseconds of each turn."""
+    import torch
+    from vllm import _custom_ops as ops
+
+    from qwen_vqa.plugin.vllm_embedding import FEW, multiply
+
+    torch.manual_seed(0)
+    table = torch.randn(vocabulary, width).bfloat16()
+    packed = ops.create_onednn_mm(table.float().t(), 32)
+    found = []
+    for answers in range(1, FEW + 1):
+        x = torch.randn(answers, width)
+        torch.testing.assert_close(multiply(x, table), ops.onednn_mm(packed, x, None), rtol=1e-4, atol=1e-2)
+        times = [
+            (_ms(lambda x=x: ops.onednn_mm(packed, x, None)), _ms(lambda x=x: multiply(x, table))) for _ in range(turns)
+        ]
+        wide, narrow = zip(*times, strict=True)
+        ratio = statistics.median(slow / fast for slow, fast in times)
+        found.append({"answers": answers, "packed_ms": wide, "table_ms": narrow, "ratio": ratio})
+    return found
+
+
+def _ms(product: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    product()
+    return 1000 * (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"output_layer: {error}", file=sys.stderr)
+        sys.exit(2)
