@@ -108,6 +108,7 @@ class PackedOutputLayer(UnquantizedEmbeddingMethod):
         self.served = layer.weight.dtype
         dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
 
+    @torch.inference_mode()  # as the engine's steps are: for tensors of another mode it would be compiled anew
     def compile(self) -> None:
         """For each number of answers that meets the 16-bit table; nothing where none does."""
         table = self._table()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
 from qwen_vqa.plugin.output_layer import MIXED, SETTING, SHARED
 from qwen_vqa.plugin.vllm_embedding import FEW, LEAST_TABLE_BYTES, multiply
@@ -55,8 +56,15 @@ def test_a_few_answers_meet_the_16_bit_table_where_models_are_compiled(tmp_path:
     reference = load_reference(checkpoint, torch.float32)
     with Engine(checkpoint, {"TORCHDYNAMO_DISABLE": "0"}, enforce_eager=False) as engine:
         assert engine.apply_to_model(few_are_multiplied_with) == torch.bfloat16
+        assert engine.apply_to_model(compiled_products) == FEW
         for count in (1, FEW, FEW + 1):
             assert_as_reference(reference, engine.generate([Request(PROMPT + "a" * n) for n in range(count)]))
+        assert engine.apply_to_model(compiled_products) == FEW, "an answer has waited for the compiler"
+
+
+def compiled_products(_: nn.Module) -> int:
+    """Of two types, so far in the engine's process."""
+    return len(_debug_get_cache_entry_list(multiply._torchdynamo_orig_callable.__code__))
 
 
 @pytest.mark.parametrize("rows", [1, FEW])
