@@ -23,6 +23,7 @@ from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load_table import align
 from qwen_vqa.benchmarks.work import WORK
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.output_layer import FEW
 from qwen_vqa.plugin.quiet import quiet_libraries
 
 
@@ -61,7 +62,7 @@ def products(vocabulary: int, width: int, turns: int) -> list[dict[str, Any]]:
     import torch
     from vllm import _custom_ops as ops
 
-    from qwen_vqa.plugin.vllm_embedding import FEW, multiply
+    from qwen_vqa.plugin.vllm_embedding import multiply
 
     torch.manual_seed(0)
     table = torch.randn(vocabulary, width).bfloat16()

@@ -6,3 +6,8 @@ MIXED = "mixed"  # packed, and a few answers at once meet the input embeddings w
 PACKED = "packed"  # in an order of its own beside them, in which several answers are decoded faster
 SHARED = "shared"  # not at all: it multiplies with them as they lie
 OUTPUT_LAYERS = (MIXED, PACKED, SHARED)
+
+# MIXED: so many answers are multiplied with the 16-bit table; with more, arithmetic counts, and the packed one's is
+# better. A smaller table is read in less than what it takes to start its product.
+FEW = 4
+LEAST_TABLE_BYTES = 2**25

@@ -22,13 +22,9 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
     VocabParallelEmbedding,
 )
 
-from qwen_vqa.plugin.output_layer import MIXED, SETTING, SHARED
+from qwen_vqa.plugin.output_layer import FEW, LEAST_TABLE_BYTES, MIXED, SETTING, SHARED
 
 ROWS = 8192  # compared at once, so that comparing takes little memory
-# So many answers are multiplied with the 16-bit table; with more, arithmetic counts, and the packed layer's is better.
-FEW = 4
-# A smaller table is read in less than what it takes to start its product.
-LEAST_TABLE_BYTES = 2**25
 
 
 def hold_embeddings_once(language_model: nn.Module, vllm_config: VllmConfig) -> None:

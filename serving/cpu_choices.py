@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.output_layer import MIXED, OUTPUT_LAYERS, PACKED, SETTING, SHARED
+from qwen_vqa.plugin.output_layer import FEW, LEAST_TABLE_BYTES, MIXED, OUTPUT_LAYERS, PACKED, SETTING, SHARED
 from qwen_vqa.serving.adapter_slots import slot_bytes
 from qwen_vqa.serving.checks import CheckedCheckpoint, checkpoint_dtype
 from qwen_vqa.serving.compile_cache import choose_compile_cache
@@ -59,6 +59,8 @@ def complete_for_cpu(args: Namespace, checkpoint: CheckedCheckpoint, say: Callab
         choose_float_type(args, checkpoint, torch.cpu.get_capabilities(), kv_cache)
         or f"float type: {_float_type(args, checkpoint)} (--dtype)"
     )
+    if note := few_answers_note(args, checkpoint):
+        say(note)
     if args.block_size is None:
         args.block_size = BLOCK_TOKENS
         say(f"prompts are cached in blocks of {BLOCK_TOKENS} tokens: further questions find theirs (--block-size)")
@@ -125,3 +127,17 @@ def choose_output_layer(args: Namespace, checkpoint: CheckedCheckpoint) -> str |
             )
     args.additional_config = {SETTING: args.output_layer, **(args.additional_config or {})}
     return note
+
+
+def few_answers_note(args: Namespace, checkpoint: CheckedCheckpoint) -> str | None:
+    """What is to be said where a few answers are decoded from the input embeddings, once the float type is chosen."""
+    text = checkpoint.config.text_config
+    compiles = not args.enforce_eager and not args.enable_lora
+    widened = _float_type(args, checkpoint) == "float32" and checkpoint_dtype(checkpoint.folder) != "float32"
+    large = 2 * text.vocab_size * text.hidden_size >= LEAST_TABLE_BYTES
+    if args.output_layer != MIXED or not (text.tie_word_embeddings and compiles and widened and large):
+        return None
+    return (
+        f"output layer: up to {FEW} answers at once are decoded from the input embeddings, whose 16 bits are half as "
+        f"long to read (--output-layer {PACKED}: none)"
+    )

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("vllm")
 
 from qwen_vqa.benchmarks.output_layer import products
-from qwen_vqa.plugin.vllm_embedding import FEW
+from qwen_vqa.plugin.output_layer import FEW
 
 
 def test_each_number_of_answers_is_measured_in_turns():

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
-from qwen_vqa.plugin.output_layer import MIXED, SETTING, SHARED
-from qwen_vqa.plugin.vllm_embedding import FEW, LEAST_TABLE_BYTES, multiply
+from qwen_vqa.plugin.output_layer import FEW, LEAST_TABLE_BYTES, MIXED, SETTING, SHARED
+from qwen_vqa.plugin.vllm_embedding import multiply
 from qwen_vqa.train.checkpoint import load_reference
 from tests.plugin.engine import Answer, Engine, Request
 from tests.tiny import make_checkpoint

@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from qwen_vqa.plugin.output_layer import MIXED, PACKED, SETTING, SHARED
 from qwen_vqa.plugin.quantization import FACTS
 from qwen_vqa.serving.checks import checked_checkpoint
-from qwen_vqa.serving.cpu_choices import choose_output_layer
+from qwen_vqa.serving.cpu_choices import choose_output_layer, few_answers_note
 from qwen_vqa.serving.memory import output_layer_bytes
+from tests.tiny import make_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,27 @@ def test_a_packed_output_layer_takes_memory_of_its_own(tiny_checkpoint: Path):
     assert output_layer_bytes(config, "bfloat16", SHARED) == 0
     config.text_config.tie_word_embeddings = False
     assert output_layer_bytes(config, "bfloat16", PACKED) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, True),
+        ({"dtype": "auto"}, False),
+        ({"output_layer": PACKED}, False),
+        ({"enforce_eager": True}, False),
+        ({"enable_lora": True}, False),
+    ],
+)
+def test_who_decodes_a_few_answers_from_the_input_embeddings_is_told(tmp_path: Path, changes: dict, said: bool):
+    made = make_checkpoint(tmp_path, dtype=torch.bfloat16)
+    checkpoint = checked_checkpoint(made)
+    args = Namespace(
+        **{"output_layer": MIXED, "dtype": "float32", "enforce_eager": False, "enable_lora": False, **changes}
+    )
+    assert few_answers_note(args, checkpoint) is None  # so small a table is not worth it
+    checkpoint.config.text_config.vocab_size = 151_936
+    note = few_answers_note(args, checkpoint)
+    assert ("up to 4 answers at once" in note) if said else note is None
+    checkpoint.config.text_config.tie_word_embeddings = False
+    assert few_answers_note(args, checkpoint) is None
