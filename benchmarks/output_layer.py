@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,10 @@ def products(vocabulary: int, width: int, turns: int) -> list[dict[str, Any]]:
     found = []
     for answers in range(1, FEW + 1):
         x = torch.randn(answers, width)
-        torch.testing.assert_close(multiply(x, table), ops.onednn_mm(packed, x, None), rtol=1e-4, atol=1e-2)
-        times = [
-            (_ms(lambda x=x: ops.onednn_mm(packed, x, None)), _ms(lambda x=x: multiply(x, table))) for _ in range(turns)
-        ]
-        wide, narrow = zip(*times, strict=True)
-        ratio = statistics.median(slow / fast for slow, fast in times)
+        ways = partial(ops.onednn_mm, packed, x, None), partial(multiply, x, table)
+        torch.testing.assert_close(ways[1](), ways[0](), rtol=1e-4, atol=1e-2)
+        wide, narrow = zip(*([_ms(way) for way in ways] for _ in range(turns)), strict=True)
+        ratio = statistics.median(slow / fast for slow, fast in zip(wide, narrow, strict=True))
         found.append({"answers": answers, "packed_ms": wide, "table_ms": narrow, "ratio": ratio})
     return found
 

@@ -108,8 +108,9 @@ class PackedOutputLayer(UnquantizedEmbeddingMethod):
     def compile(self) -> None:
         """For each number of answers that meets the 16-bit table; nothing where none does."""
         table = self._table()
-        for answers in range(1, FEW + 1) if table is not None else ():
-            multiply(torch.zeros(answers, table.shape[1], dtype=self.served), table)
+        if table is not None:
+            for answers in range(1, FEW + 1):
+                multiply(torch.zeros(answers, table.shape[1], dtype=self.served), table)
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         table = self._table() if len(x) <= FEW and bias is None else None
@@ -117,8 +118,10 @@ class PackedOutputLayer(UnquantizedEmbeddingMethod):
 
     def _table(self) -> torch.Tensor | None:
         """Of 16 bits, where that is smaller than what is packed, and large enough to be worth it."""
-        table = None if self.inputs is None else self.inputs.weight
-        if table is None or self.served != torch.float32 or table.dtype == self.served:
+        if self.inputs is None:
+            return None
+        table: Any = self.inputs.weight  # a tensor
+        if self.served != torch.float32 or table.dtype == self.served:
             return None
         return table if table.nbytes >= LEAST_TABLE_BYTES else None
 
