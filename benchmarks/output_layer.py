@@ -39,6 +39,8 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=20, help="of each product (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there (default: not written)")
     args = parser.parse_args()
+    if args.turns < 1:
+        raise UserError(f"--turns {args.turns}: it must be at least 1.")
     names = args.shapes.split(",")
     if unknown := [name for name in names if name not in WORK]:
         raise UserError(f"--shapes: there is no {', '.join(unknown)}; there are {', '.join(WORK)}.")

@@ -183,6 +183,8 @@ def main() -> int:
     add("--json", type=Path, metavar="FILE", help="write everything there (default: not written)")
     add("--verbose", action="store_true", help="show what the servers say")
     args = parser.parse_args()
+    if args.turns < 0:
+        raise UserError(f"--turns {args.turns}: it must be 0 (one server after another) or more.")
     settings = [Setting.parse(text) for text in args.setting or ["serve's choice:"]]
     results: list[tuple[str, dict[str, Any]]] = []
     if args.turns:
