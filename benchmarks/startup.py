@@ -1,4 +1,4 @@
-"""How long `qwen-vqa serve` takes to answer, with the engine's worker in the engine's process and in one of its own.
+"""How long `qwen-vqa serve` takes to answer: the engine's process a copy of the API's, a new one, or two of them.
 
 python benchmarks/startup.py --runs 3
 
@@ -24,22 +24,25 @@ from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.serving import DEMO_NAME
 from qwen_vqa.train.server_process import SERVE, free_port
 
-VARIANTS = {
-    "engine and worker in one process": [],
-    "worker in its own process": ["--distributed-executor-backend", "mp"],
+# Arguments and environment of each.
+VARIANTS: dict[str, tuple[list[str], dict[str, str]]] = {
+    "engine a copy of the API's process": ([], {}),
+    "engine in a new process": ([], {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}),
+    "and its worker in another": (["--distributed-executor-backend", "mp"], {}),
 }
 STAGES = ("port", "ready", "answer", "tokens/s")
 ANSWERS, TOKENS, AT_ONCE = 64, 64, 8
 MOST_SECONDS = 300
 
 
-def measure(arguments: list[str]) -> dict[str, float]:
+def measure(arguments: list[str], surroundings: dict[str, str]) -> dict[str, float]:
     """Start the demo once, ask it, stop it; the seconds to each stage, and tokens a second."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     started = time.perf_counter()
     output = subprocess.DEVNULL
-    process = subprocess.Popen([*SERVE, *arguments, "--port", str(port)], stdout=output, stderr=output)
+    command = [*SERVE, *arguments, "--port", str(port)]
+    process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **surroundings})
     try:
         seconds = {
             stage: _seconds_until(f"{address}{path}", started, process, status)
@@ -89,8 +92,8 @@ def main() -> None:
     args = parser.parse_args()
     starts: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     for number in range(1, args.runs + 1):
-        for name, arguments in VARIANTS.items():
-            starts[name].append(measure(arguments))
+        for name, variant in VARIANTS.items():
+            starts[name].append(measure(*variant))
             told = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in starts[name][-1].items())
             print(f"run {number} of {args.runs}, {name}: {told}; load {os.getloadavg()[0]:.1f}", flush=True)
     print(f"\n{'median of ' + str(args.runs):<36s}" + "".join(f"{stage:>9s}" for stage in STAGES))

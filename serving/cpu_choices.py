@@ -2,7 +2,7 @@
 
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -11,6 +11,8 @@ from qwen_vqa.plugin.output_layer import FEW, LEAST_TABLE_BYTES, MIXED, OUTPUT_L
 from qwen_vqa.serving.adapter_slots import slot_bytes
 from qwen_vqa.serving.checks import CheckedCheckpoint, checkpoint_dtype
 from qwen_vqa.serving.compile_cache import choose_compile_cache
+from qwen_vqa.serving.engine import ONE_PROCESS
+from qwen_vqa.serving.engine_process import METHOD, may_copy
 from qwen_vqa.serving.float_type import choose_float_type
 from qwen_vqa.serving.memory import DTYPE_BYTES, GIB, kv_bytes_per_token, kv_cache_bytes, output_layer_bytes
 from qwen_vqa.serving.threads import Machine, choose_threads
@@ -37,15 +39,23 @@ def add_cpu_flags(parser: ArgumentParser) -> None:
     )
 
 
-def complete_for_cpu(args: Namespace, checkpoint: CheckedCheckpoint, say: Callable[[str], None]) -> None:
-    """Set `args.threads`, `dtype`, `output_layer`, `block_size` and `kv_cache_memory_bytes`.
+def complete_for_cpu(
+    args: Namespace, checkpoint: CheckedCheckpoint, environment: Mapping[str, str], say: Callable[[str], None]
+) -> None:
+    """Set `args.threads`, `engine_copied`, `dtype`, `output_layer`, `block_size` and `kv_cache_memory_bytes`.
+
+    Args:
+        environment: the user's, of which threads are chosen.
 
     Raises:
         UserError: there is too little memory.
     """
     check_no_speculation(args)
-    args.threads = choose_threads(args, Machine.here(), os.environ)
+    args.threads = choose_threads(args, Machine.here(), environment)
     say(f"threads: {args.threads.reason}")
+    args.engine_copied = args.distributed_executor_backend == ONE_PROCESS and may_copy(args.threads, environment)
+    if args.engine_copied:
+        say(f"the engine's process is a copy of the API's, which has imported everything ({METHOD}=spawn: a new one)")
     max_model_len = args.max_model_len or checkpoint.config.text_config.max_position_embeddings
     if note := choose_output_layer(args, checkpoint):
         say(note)

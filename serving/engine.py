@@ -11,6 +11,8 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.utils.ompmultiprocessing import OMPProcessManager
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from qwen_vqa.serving.engine_process import copied
+
 # By its full name: "uni" is what vLLM turns into "mp" on a CPU, because the threads of OpenMP have to be bound before
 # the process starts that they are in. That is done below for the engine's own process.
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
@@ -32,7 +34,7 @@ async def running_engine(args: Namespace) -> AsyncIterator[AsyncLLM]:
     """Start the engine; it is shut down at the end."""
     engine_args = AsyncEngineArgs.from_cli_args(args)
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-    with args.threads.applied(), _bound_threads(config):
+    with args.threads.applied(), _bound_threads(config), _process(args):
         engine = AsyncLLM.from_vllm_config(
             vllm_config=config,
             usage_context=UsageContext.OPENAI_API_SERVER,
@@ -45,6 +47,11 @@ async def running_engine(args: Namespace) -> AsyncIterator[AsyncLLM]:
         yield engine
     finally:
         engine.shutdown(timeout=config.shutdown_timeout)
+
+
+def _process(args: Namespace) -> contextlib.AbstractContextManager[None]:
+    """The engine's: a copy of this one where nothing speaks against it, in place of vLLM's new one."""
+    return copied(args.threads.unbound) if args.engine_copied else contextlib.nullcontext()
 
 
 def _bound_threads(config: VllmConfig) -> contextlib.AbstractContextManager[None]:

@@ -8,7 +8,9 @@ import shutil
 import socket
 import sys
 import time
+import warnings
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -19,6 +21,7 @@ from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
 from qwen_vqa.serving.compile_cache import keep_kernels
 from qwen_vqa.serving.listener import add_life_flags, check_same_listener, listen_flags
 from qwen_vqa.serving.log import say, set_format
+from qwen_vqa.serving.threads import no_choice, wait_asleep
 from qwen_vqa.serving.tool_calls import STRICT_LEVEL, complete_tool_calls
 
 if TYPE_CHECKING:
@@ -127,6 +130,8 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
     """
     started = time.monotonic()
     set_format(listen_flags(argv).log_format)
+    environment = dict(os.environ)
+    wait_asleep(os.environ)
     # vLLM and PyTorch read these when they are imported; what the user set stays.
     if "VLLM_LOGGING_LEVEL" not in os.environ:
         os.environ.update(VLLM_LOGGING_LEVEL="ERROR")
@@ -134,9 +139,15 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_MEDIA_CONNECTOR", "qwen_vqa")
     # For vLLM's processes: what their libraries say to developers, on every start and stop.
-    os.environ.setdefault("PYTHONWARNINGS", QUIET)
+    if "PYTHONWARNINGS" not in os.environ:
+        os.environ["PYTHONWARNINGS"] = QUIET
+        for category in (FutureWarning, DeprecationWarning):  # in an engine that is a copy of this process
+            warnings.simplefilter("ignore", category)
     keep_kernels(os.environ)
     say("checking the checkpoint and the installation")
+    from qwen_vqa.serving.engine_process import hold_to_one_thread
+
+    hold_to_one_thread()
     from qwen_vqa.serving.checks import check_plugin, checked_checkpoint, register_imported_model
 
     check_plugin()
@@ -145,7 +156,7 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
     check_same_listener(argv, args)
     _complete_guard(args)
     checkpoint = checked_checkpoint(Path(args.model))
-    _complete(args, checkpoint)
+    _complete(args, checkpoint, environment)
     say(f"loading {checkpoint.folder}")
     _run(args, sock, supervisor, started)
 
@@ -218,14 +229,13 @@ def _complete_guard(args: Namespace) -> None:
         say(f"anybody who reaches {args.host} may use this server: it has no --api-key and no --api-keys-file")
 
 
-def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
-    """Fill in what the checkpoint and the machine say, where the user said nothing."""
+def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Mapping[str, str]) -> None:
+    """Fill in what the checkpoint and the machine say, where the user said nothing, in `environment` neither."""
     from vllm.platforms import current_platform
 
     from qwen_vqa.serving.cpu_choices import complete_for_cpu
     from qwen_vqa.serving.engine import choose_executor
     from qwen_vqa.serving.quantised import check_quantised, scheme_in_memory
-    from qwen_vqa.serving.threads import NO_CHOICE
 
     args.scheme = scheme_in_memory(args, checkpoint)
     for note in check_quantised(args, checkpoint):
@@ -239,9 +249,9 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint") -> None:
     if args.verify:
         args.enable_scale_out = True  # vLLM's /v1/chat/completions/render, which shows prompt and pixels
         args.worker_extension_cls = "qwen_vqa.plugin.worker_extension.ImageFeaturesExtension"
-    args.threads = NO_CHOICE
+    args.threads, args.engine_copied = no_choice(environment), False
     if current_platform.is_cpu():
-        complete_for_cpu(args, checkpoint, say)
+        complete_for_cpu(args, checkpoint, environment, say)
     elif args.output_layer is not None:
         raise UserError("--output-layer is about memory on a CPU, and this server runs on a GPU: leave it out.")
 

@@ -54,6 +54,7 @@ def main(argv: list[str]) -> int:
     for descriptor in map(int, argv[:2]):
         os.set_inheritable(descriptor, False)
         sockets.append(socket.socket(fileno=descriptor))
+        os.register_at_fork(after_in_child=sockets[-1].close)  # the engine may be a copy of this process
     from qwen_vqa.serving.serve import serve
 
     try:

@@ -12,7 +12,7 @@ import contextlib
 import math
 import os
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,27 +46,47 @@ class Machine:
 
 @dataclass(frozen=True)
 class ThreadChoice:
-    """Environment of the engine's process, and why; no variables where vLLM's choice or the user's stands."""
+    """Environment of the engine's process, and why; no variables where vLLM's choice or the user's stands.
 
-    variables: Mapping[str, str]
+    A variable that is None is unset. `unbound` is the number of threads where they are not bound to cores.
+    """
+
+    variables: Mapping[str, str | None]
     reason: str
+    unbound: int | None = None
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """For what starts meanwhile."""
         before = {name: os.environ.get(name) for name in self.variables}
-        os.environ.update(self.variables)
+        _set(self.variables)
         try:
             yield
         finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+            _set(before)
 
 
-NO_CHOICE = ThreadChoice({}, "")
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def no_choice(environment: Mapping[str, str]) -> ThreadChoice:
+    """What vLLM does by itself, with how threads wait as the user has it: this process has its own (`wait_asleep`)."""
+    return _vllms(environment, "")
+
+
+def _vllms(environment: Mapping[str, str], reason: str) -> ThreadChoice:
+    return ThreadChoice({WAIT: environment.get(WAIT)}, reason)
+
+
+def wait_asleep(environment: MutableMapping[str, str]) -> None:
+    """OpenMP reads this when PyTorch is imported, and an engine that is a copy of this process has it from here."""
+    if not environment.get(WAIT):
+        environment[WAIT] = "passive"
 
 
 def choose_threads(args: Namespace, machine: Machine, environment: Mapping[str, str]) -> ThreadChoice:
@@ -74,28 +94,31 @@ def choose_threads(args: Namespace, machine: Machine, environment: Mapping[str, 
 
     Args:
         args: the server's, of which the numbers of parts are read.
-        environment: what the user set stands.
+        environment: the user's: what is set there stands.
     """
     if chosen := [f"{name}={environment[name]}" for name in (BIND, RESERVED) if environment.get(name)]:
-        return ThreadChoice({}, f"as set: {', '.join(chosen)}")
+        return _vllms(environment, f"as set: {', '.join(chosen)}")
     parts = args.tensor_parallel_size * args.pipeline_parallel_size * args.data_parallel_size
     if parts > 1:
-        return ThreadChoice({}, f"bound by vLLM, the engine has {parts} parts")
-    asleep = {} if environment.get(WAIT) else {WAIT: "passive"}
-    if environment.get(THREADS):
-        return ThreadChoice(
-            {BIND: "nobind", **asleep}, f"{environment[THREADS]}, as set by {THREADS}; not bound to cores"
-        )
+        return _vllms(environment, f"bound by vLLM, the engine has {parts} parts")
+    unbound = {BIND: "nobind", WAIT: environment.get(WAIT) or "passive"}
+    if threads := environment.get(THREADS):
+        return ThreadChoice(unbound, f"{threads}, as set by {THREADS}; not bound to cores", _first_level(threads))
     usable = machine.cores if machine.share is None else min(machine.cores, max(1, math.floor(machine.share)))
     if usable < machine.cores:
         why = f"the container may use {machine.share:g} of {machine.cores} cores"
     elif machine.nodes == 1 and machine.cores <= MOST_UNBOUND_CORES:
         why = "one for each core, where vLLM would leave one core idle"
     else:
-        return ThreadChoice({}, f"bound by vLLM to {machine.cores} cores but one, {machine.nodes} NUMA node(s)")
-    return ThreadChoice(
-        {BIND: "nobind", THREADS: str(usable), **asleep}, f"{usable} ({why}; {BIND} and {THREADS} override)"
-    )
+        return _vllms(environment, f"bound by vLLM to {machine.cores} cores but one, {machine.nodes} NUMA node(s)")
+    reason = f"{usable} ({why}; {BIND} and {THREADS} override)"
+    return ThreadChoice({**unbound, THREADS: str(usable)}, reason, usable)
+
+
+def _first_level(threads: str) -> int | None:
+    """Of OMP_NUM_THREADS, a list with one number for each level of nesting; None where OpenMP will not read it."""
+    first = threads.partition(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) else None
 
 
 def cpu_share(cgroup: Path = CGROUP) -> float | None:

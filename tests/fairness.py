@@ -41,22 +41,30 @@ class Seen:
 
 
 async def watch(
-    url: str, keys: dict[str, str], alone_seconds: float, beside_seconds: float, flood_per_minute: float
+    url: str,
+    keys: dict[str, str],
+    alone_seconds: float,
+    beside_seconds: float,
+    flood_per_minute: float,
+    at_least: int = 1,
 ) -> Seen:
-    """Run both keys against a server that knows them as `quiet` and `flood`."""
+    """Run both keys against a server that knows them as `quiet` and `flood`.
+
+    Each part lasts so many seconds, or longer where the quiet key has not been answered `at_least` times by then.
+    """
     quiet, flood = (
         AsyncOpenAI(base_url=url, api_key=keys[name], max_retries=0, timeout=60) for name in ("quiet", "flood")
     )
     seen = Seen()
     for _ in range(5):
         await ask(quiet)  # what only the first requests pay
-    await _ask_for(quiet, alone_seconds, seen.alone)
+    await _ask_for(quiet, alone_seconds, seen.alone, at_least)
     stop = asyncio.Event()
     flooding = asyncio.create_task(_flood(flood, flood_per_minute, seen.flood, stop))
-    await _ask_for(quiet, beside_seconds, seen.beside)
+    await _ask_for(quiet, beside_seconds, seen.beside, at_least)
     stop.set()
     await flooding
-    await _ask_for(quiet, alone_seconds, seen.alone)
+    await _ask_for(quiet, alone_seconds, seen.alone, at_least)
     return seen
 
 
@@ -70,9 +78,9 @@ async def ask(client: AsyncOpenAI) -> None:
     )
 
 
-async def _ask_for(client: AsyncOpenAI, seconds: float, took: list[float]) -> None:
-    end = time.monotonic() + seconds
-    while (started := time.monotonic()) < end:
+async def _ask_for(client: AsyncOpenAI, seconds: float, took: list[float], at_least: int) -> None:
+    end, enough = time.monotonic() + seconds, len(took) + at_least
+    while (started := time.monotonic()) < end or len(took) < enough:
         await ask(client)
         took.append(time.monotonic() - started)
 

@@ -12,11 +12,11 @@ from qwen_vqa.benchmarks import startup
 def test_the_file_has_every_start_and_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "starts.json"
     seconds = iter(range(1, 100))
-    monkeypatch.setattr(startup, "measure", lambda _: dict.fromkeys(startup.STAGES, float(next(seconds))))
+    monkeypatch.setattr(startup, "measure", lambda *_: dict.fromkeys(startup.STAGES, float(next(seconds))))
     monkeypatch.setattr(sys, "argv", ["startup.py", "--runs", "2", "--json", str(file)])
     startup.main()
     found = json.loads(file.read_text())
     assert {"date", "machine", "versions", "git"} <= set(found["environment"])
     # The variants take turns.
     ready = [[run["ready"] for run in runs] for runs in found["starts"].values()]
-    assert ready == [[1.0, 3.0], [2.0, 4.0]]
+    assert ready == [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]

@@ -248,8 +248,7 @@ def test_the_running_server_frees_the_places_of_clients_who_went_while_waiting(g
 
 def test_the_running_server_keeps_a_flood_from_slowing_others(guarded_server):
     """`python -m tests.fairness` holds the 95th percentile to 1.5; on a busy machine a short test has the median."""
-    seen = asyncio.run(watch(guarded_server.url, guarded_server.keys, 2, 5, flood_per_minute=600))
+    seen = asyncio.run(watch(guarded_server.url, guarded_server.keys, 2, 5, flood_per_minute=600, at_least=11))
     assert seen.flood["answered"] <= 11, "ten a minute; what is left of the clock's last minute is an estimate"
     assert seen.flood["429"] > 20
-    assert len(seen.beside) > 10
     assert milliseconds(seen.beside, 50) < 1.5 * milliseconds(seen.alone, 50)

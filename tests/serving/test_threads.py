@@ -18,15 +18,16 @@ TWO_PARTS = Namespace(tensor_parallel_size=2, pipeline_parallel_size=1, data_par
     ("machine", "environment", "variables", "reason"),
     [
         (Machine(2, 1), {}, {BIND: "nobind", THREADS: "2", WAIT: "passive"}, "2 (one for each core"),
-        (Machine(64, 2), {}, {}, "bound by vLLM to 64 cores but one"),
-        (Machine(8, 2), {}, {}, "2 NUMA"),
+        (Machine(64, 2), {}, {WAIT: None}, "bound by vLLM to 64 cores but one"),
+        (Machine(64, 2), {WAIT: "active"}, {WAIT: "active"}, "bound by vLLM to 64 cores but one"),
+        (Machine(8, 2), {}, {WAIT: None}, "2 NUMA"),
         (Machine(64, 2, share=4.0), {}, {BIND: "nobind", THREADS: "4", WAIT: "passive"}, "may use 4 of 64 cores"),
         (Machine(64, 2, share=0.5), {}, {BIND: "nobind", THREADS: "1", WAIT: "passive"}, "may use 0.5 of 64 cores"),
         (Machine(2, 1, share=16.0), {}, {BIND: "nobind", THREADS: "2", WAIT: "passive"}, "2 (one for each core"),
-        (Machine(2, 1), {BIND: "0-1"}, {}, f"as set: {BIND}=0-1"),
-        (Machine(2, 1), {RESERVED: "1"}, {}, f"as set: {RESERVED}=1"),
+        (Machine(2, 1), {BIND: "0-1"}, {WAIT: None}, f"as set: {BIND}=0-1"),
+        (Machine(2, 1), {RESERVED: "1"}, {WAIT: None}, f"as set: {RESERVED}=1"),
         (Machine(2, 1), {THREADS: "1"}, {BIND: "nobind", WAIT: "passive"}, f"1, as set by {THREADS}"),
-        (Machine(2, 1), {WAIT: "active"}, {BIND: "nobind", THREADS: "2"}, "2 (one for each core"),
+        (Machine(2, 1), {WAIT: "active"}, {BIND: "nobind", THREADS: "2", WAIT: "active"}, "2 (one for each core"),
     ],
 )
 def test_threads_from_the_machine_or_as_set(machine, environment, variables, reason):
@@ -36,7 +37,25 @@ def test_threads_from_the_machine_or_as_set(machine, environment, variables, rea
 
 
 def test_an_engine_of_several_parts_is_bound_by_vllm():
-    assert choose_threads(TWO_PARTS, Machine(2, 1), {}).variables == {}
+    choice = choose_threads(TWO_PARTS, Machine(2, 1), {})
+    assert choice.variables == {WAIT: None}
+    assert choice.unbound is None
+
+
+@pytest.mark.parametrize(
+    ("machine", "environment", "unbound"),
+    [
+        (Machine(2, 1), {}, 2),
+        (Machine(64, 2), {}, None),
+        (Machine(64, 2, share=4.0), {}, 4),
+        (Machine(2, 1), {THREADS: "1"}, 1),
+        (Machine(2, 1), {THREADS: "3,2"}, 3),
+        (Machine(2, 1), {THREADS: "many"}, None),
+        (Machine(2, 1), {BIND: "0-1"}, None),
+    ],
+)
+def test_the_number_of_threads_where_they_are_not_bound(machine, environment, unbound):
+    assert choose_threads(ONE_PART, machine, environment).unbound == unbound
 
 
 def test_the_environment_is_as_before_afterwards(monkeypatch):
@@ -69,4 +88,4 @@ def test_the_containers_share(tmp_path: Path, files, share):
 def test_the_server_says_it_and_its_engine_has_it(demo_server: Server):
     assert f"threads: 1, as set by {THREADS}; not bound to cores" in demo_server.log.read_text()
     processes = psutil.Process(demo_server.process.pid).children(recursive=True)
-    assert any(process.environ().get(BIND) == "nobind" for process in processes if process.is_running())
+    assert any("EngineCore" in " ".join(process.cmdline()) for process in processes)

@@ -1,0 +1,100 @@
+"""The engine's process as a copy of the API's: what it has, and what stays with the one it is a copy of."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from qwen_vqa.serving.engine_process import METHOD, may_copy
+from qwen_vqa.serving.threads import ThreadChoice
+from qwen_vqa.train.server_process import started_server
+from tests.server import ONE_CORE, Server
+
+UNBOUND, BOUND = ThreadChoice({}, "", 2), ThreadChoice({}, "")
+# As the server does it: an event loop with a handler, in which a process is started that is told to stop.
+COPY = """
+import asyncio, multiprocessing, os, signal, sys
+import torch
+from qwen_vqa.serving.engine_process import METHOD, copied, hold_to_one_thread
+
+hold_to_one_thread()
+matrix = torch.randn(400, 400)
+expected = matrix @ matrix  # without any thread that a copy would wait for
+
+def in_the_copy(pipe):
+    signal.signal(signal.SIGTERM, lambda *_: pipe.send("told to stop"))
+    torch.testing.assert_close(matrix @ matrix, expected)
+    pipe.send((torch.get_num_threads(), os.environ[METHOD]))
+    os.kill(os.getpid(), signal.SIGTERM)
+
+async def main():
+    told = []
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.append, "parent")
+    ours, theirs = multiprocessing.Pipe()
+    os.environ.pop(METHOD, None)
+    with copied(2):
+        process = multiprocessing.get_context(os.environ[METHOD]).Process(target=in_the_copy, args=(theirs,))
+        process.start()
+    assert METHOD not in os.environ
+    assert ours.poll(60), "the copy hangs"
+    assert ours.recv() == (2, "spawn")
+    assert ours.poll(60) and ours.recv() == "told to stop"
+    await asyncio.to_thread(process.join)
+    await asyncio.sleep(0.1)
+    assert not told, "the copy's signal was taken for this process's own"
+    assert torch.get_num_threads() == 1
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(torch.get_num_threads) == 1, "later ones are left alone"
+
+asyncio.run(main())
+print("all seen")
+"""
+
+
+def test_a_copy_computes_with_its_threads_and_keeps_its_signals_to_itself() -> None:
+    run = subprocess.run([sys.executable, "-c", COPY], capture_output=True, text=True, timeout=120, check=False)
+    assert run.stdout.strip() == "all seen", run.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, a copy is not safe")
+@pytest.mark.parametrize(
+    ("threads", "environment", "expected"),
+    [
+        (UNBOUND, {}, True),
+        (UNBOUND, {METHOD: "fork"}, True),
+        (UNBOUND, {METHOD: "spawn"}, False),
+        (BOUND, {}, False),
+    ],
+)
+def test_a_copy_where_threads_are_not_bound_and_the_user_wants_no_other(threads, environment, expected) -> None:
+    assert may_copy(threads, environment) is expected
+
+
+def engine_of(process: subprocess.Popen) -> psutil.Process:
+    tree = psutil.Process(process.pid).children(recursive=True)
+    return next(one for one in tree if "EngineCore" in " ".join(one.cmdline()))
+
+
+def heap(process: psutil.Process) -> str:
+    """Where it begins: a new process has it anywhere, a copy where its parent has it."""
+    return next(one.addr for one in process.memory_maps(grouped=False) if one.path == "[heap]").partition("-")[0]
+
+
+def test_the_servers_engine_is_a_copy_and_listens_nowhere(demo_server: Server) -> None:
+    engine = engine_of(demo_server.process)
+    assert heap(engine) == heap(engine.parent())
+    assert not [one for one in engine.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    assert "the engine's process is a copy of the API's" in demo_server.log.read_text()
+
+
+def test_a_new_process_where_the_user_wants_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    surroundings = {**os.environ, **ONE_CORE, METHOD: "spawn"}
+    log = tmp_path / "log"
+    command = [str(tiny_checkpoint), "--enforce-eager"]
+    with log.open("w") as output, started_server(command, output, output, surroundings) as (_, process):
+        engine = engine_of(process)
+        assert heap(engine) != heap(engine.parent())
+    assert "a copy of the API's" not in log.read_text()
