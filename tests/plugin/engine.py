@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -55,10 +56,10 @@ class EngineError(RuntimeError):
 
 
 class Engine:
-    """Context manager around the process."""
+    """Context manager around the process; with variables in its environment, that is a new one."""
 
     def __init__(self, checkpoint: Path, environment: dict[str, str] | None = None, **options: Any) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _context(new=environment is not None)
         self._pipe, other_end = context.Pipe()
         self._process = context.Process(
             target=_run,
@@ -96,6 +97,15 @@ class Engine:
         if not succeeded:
             raise EngineError(result)
         return result
+
+
+def _context(new: bool) -> BaseContext:
+    """For a new process, or for a copy of one that has imported vLLM, which is most of what a start takes."""
+    if new:
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.plugin.engine_imports"])
+    return context
 
 
 def _run(pipe: Connection, checkpoint: str, environment: dict[str, str], options: dict[str, Any]) -> None:

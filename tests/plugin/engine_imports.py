@@ -1,0 +1,14 @@
+"""What every engine imports, for the process of which the tests' engines are copies."""
+
+import os
+
+from tests.plugin.engine import ENVIRONMENT
+
+os.environ.update(ENVIRONMENT)  # some of it is read when vLLM and PyTorch are imported
+
+import vllm.v1.engine.llm_engine
+import vllm.v1.executor.uniproc_executor
+import vllm.v1.worker.cpu_worker
+from vllm import LLM, SamplingParams  # noqa: F401
+
+import qwen_vqa.plugin.vllm_model  # noqa: F401
