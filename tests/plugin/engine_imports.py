@@ -8,7 +8,4 @@ os.environ.update(ENVIRONMENT)  # some of it is read when vLLM and PyTorch are i
 
 import vllm.v1.engine.llm_engine
 import vllm.v1.executor.uniproc_executor
-import vllm.v1.worker.cpu_worker
-from vllm import LLM, SamplingParams  # noqa: F401
-
-import qwen_vqa.plugin.vllm_model  # noqa: F401
+import vllm.v1.worker.cpu_worker  # noqa: F401
