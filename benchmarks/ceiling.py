@@ -15,6 +15,7 @@ from qwen_vqa.benchmarks.records import Record
 from qwen_vqa.benchmarks.share import Share
 from qwen_vqa.benchmarks.workload import WorkloadSpec, conversations
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.sigterm import ended_by_sigterm
 
 REQUESTS, USERS = 200, 32
 START_SECONDS = 20.0
@@ -74,14 +75,15 @@ def null_server(*flags: str) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "qwen_vqa.benchmarks.null_server", "--port", str(port), *flags]
-    # A session of its own: a terminal's Ctrl-C is for us, who then stop it.
-    process = subprocess.Popen(command, start_new_session=True)
-    try:
-        _wait(process, port)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait()
+    with ended_by_sigterm():
+        # A session of its own: a terminal's Ctrl-C is for us, who then stop it.
+        process = subprocess.Popen(command, start_new_session=True)
+        try:
+            _wait(process, port)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def _wait(process: subprocess.Popen, port: int) -> None:

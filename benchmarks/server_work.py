@@ -24,6 +24,7 @@ from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load import read_result
 from qwen_vqa.benchmarks.load_table import align
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.sigterm import ended_by_sigterm
 from qwen_vqa.train.server_process import SERVE, free_port, wait_until_ready
 
 STOCK = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
@@ -42,14 +43,15 @@ def server(command: list[str]) -> Iterator[tuple[str, psutil.Process]]:
     """
     port = free_port()
     quiet = {"VLLM_CPU_KVCACHE_SPACE": KV_GIB, **os.environ, "VLLM_LOGGING_LEVEL": "ERROR"}
-    process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, env=quiet)
     address = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_ready(process, address, path="/v1/models")
-        yield f"{address}/v1", psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(60)
+    with ended_by_sigterm():
+        process = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, env=quiet)
+        try:
+            wait_until_ready(process, address, path="/v1/models")
+            yield f"{address}/v1", psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 def cpu_seconds(root: psutil.Process) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from qwen_vqa.benchmarks.candidates import Launch
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.sigterm import ended_by_sigterm
 
 START_SECONDS = 900
 STOP_SECONDS = 60
@@ -27,7 +28,7 @@ def running(launch: Launch, log: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with log.open("w") as output:
+    with log.open("w") as output, ended_by_sigterm():
         process = subprocess.Popen(
             [*launch.command, "--port", str(port)],
             stdout=output,

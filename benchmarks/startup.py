@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx
 
 from qwen_vqa.benchmarks.environment import environment
+from qwen_vqa.plugin.sigterm import ended_by_sigterm
 from qwen_vqa.serving import DEMO_NAME
 from qwen_vqa.train.server_process import SERVE, free_port
 
@@ -42,21 +43,22 @@ def measure(arguments: list[str], surroundings: dict[str, str]) -> dict[str, flo
     started = time.perf_counter()
     output = subprocess.DEVNULL
     command = [*SERVE, *arguments, "--port", str(port)]
-    process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **surroundings})
-    try:
-        seconds = {
-            stage: _seconds_until(f"{address}{path}", started, process, status)
-            for stage, path, status in (
-                ("port", "/health", None),
-                ("ready", "/ready", 200),
-            )
-        }
-        _ask(address, 4)
-        seconds["answer"] = time.perf_counter() - started
-        return {**seconds, "tokens/s": _tokens_a_second(address)}
-    finally:
-        process.terminate()
-        process.wait(60)
+    with ended_by_sigterm():
+        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **surroundings})
+        try:
+            seconds = {
+                stage: _seconds_until(f"{address}{path}", started, process, status)
+                for stage, path, status in (
+                    ("port", "/health", None),
+                    ("ready", "/ready", 200),
+                )
+            }
+            _ask(address, 4)
+            seconds["answer"] = time.perf_counter() - started
+            return {**seconds, "tokens/s": _tokens_a_second(address)}
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 def _ask(address: str, tokens: int) -> None:

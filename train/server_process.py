@@ -11,6 +11,7 @@ from typing import IO
 import httpx
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.sigterm import ended_by_sigterm
 
 SERVE = [sys.executable, "-m", "qwen_vqa.serving.cli", "serve"]
 START_SECONDS = 900.0
@@ -33,14 +34,16 @@ def started_server(
         UserError: it ended before it was ready, or was not ready in time.
     """
     port = free_port()
-    process = subprocess.Popen([*SERVE, *arguments, "--port", str(port)], stdout=stdout, stderr=stderr, env=environment)
+    command = [*SERVE, *arguments, "--port", str(port)]
     address = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_ready(process, address, start_seconds)
-        yield address, process
-    finally:
-        process.terminate()
-        process.wait(timeout=STOP_SECONDS)
+    with ended_by_sigterm():
+        process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)
+        try:
+            wait_until_ready(process, address, start_seconds)
+            yield address, process
+        finally:
+            process.terminate()
+            process.wait(timeout=STOP_SECONDS)
 
 
 def wait_until_ready(
