@@ -17,8 +17,6 @@ from qwen_vqa.train.server_process import started_server
 with started_server(sys.argv[1:]):
     pass
 """
-    "import sys\nfrom qwen_vqa.train.server_process import started_server\nwith started_server(sys.argv[1:]): pass"
-)
 
 
 def test_sigterm_stops_the_server_that_was_started_and_is_the_status(tiny_checkpoint: Path) -> None:
