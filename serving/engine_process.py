@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 import torch
+from torch._inductor import config as inductor
 
 from qwen_vqa.serving.threads import ThreadChoice
 
@@ -42,6 +43,9 @@ def copied(threads: int) -> Iterator[None]:
             return
         signal.set_wakeup_fd(-1)
         torch.set_num_threads(threads)
+        # vLLM sets these for processes that import PyTorch afterwards.
+        inductor.compile_threads = inductor.decide_compile_threads()
+        inductor.cpp.dynamic_threads = os.environ.get("TORCHINDUCTOR_CPP_DYNAMIC_THREADS") == "1"
         os.environ[METHOD] = SPAWN  # for what it starts itself
 
     os.register_at_fork(after_in_child=in_the_copy)

@@ -19,6 +19,7 @@ UNBOUND, BOUND = ThreadChoice({}, "", 2), ThreadChoice({}, "")
 COPY = """
 import asyncio, multiprocessing, os, signal, sys
 import torch
+from torch._inductor import config
 from qwen_vqa.serving.engine_process import METHOD, copied, hold_to_one_thread
 
 hold_to_one_thread()
@@ -28,7 +29,8 @@ expected = matrix @ matrix  # without any thread that a copy would wait for
 def in_the_copy(pipe):
     signal.signal(signal.SIGTERM, lambda *_: pipe.send("told to stop"))
     torch.testing.assert_close(matrix @ matrix, expected)
-    pipe.send((torch.get_num_threads(), os.environ[METHOD]))
+    compiler = (config.compile_threads, config.cpp.dynamic_threads)
+    pipe.send((torch.get_num_threads(), os.environ[METHOD], compiler))
     os.kill(os.getpid(), signal.SIGTERM)
 
 async def main():
@@ -36,12 +38,13 @@ async def main():
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.append, "parent")
     ours, theirs = multiprocessing.Pipe()
     os.environ.pop(METHOD, None)
+    os.environ.update(TORCHINDUCTOR_COMPILE_THREADS="7", TORCHINDUCTOR_CPP_DYNAMIC_THREADS="1")
     with copied(2):
         process = multiprocessing.get_context(os.environ[METHOD]).Process(target=in_the_copy, args=(theirs,))
         process.start()
     assert METHOD not in os.environ
     assert ours.poll(60), "the copy hangs"
-    assert ours.recv() == (2, "spawn")
+    assert ours.recv() == (2, "spawn", (7, True))
     assert ours.poll(60) and ours.recv() == "told to stop"
     await asyncio.to_thread(process.join)
     await asyncio.sleep(0.1)
