@@ -17,6 +17,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import qwen_vqa.train  # noqa: F401 - registers the model with transformers
 from tests.tiny import make_adapter, make_checkpoint
 
+METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
+
+
+def pytest_runtest_setup() -> None:
+    """vLLM sets this where tests make its configuration, and a server started later would take it for the user's."""
+    os.environ.pop(METHOD, None)
+
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:

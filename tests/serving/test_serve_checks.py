@@ -17,7 +17,6 @@ from qwen_vqa.serving.cli import JOBS, main
 from qwen_vqa.serving.guard import add_guard_flags
 from qwen_vqa.serving.image_flags import add_image_flags
 from qwen_vqa.serving.listener import add_life_flags
-from qwen_vqa.serving.serve import serve as server_process
 from tests.server import SERVE, free_port
 
 
@@ -52,12 +51,15 @@ def test_an_unknown_flag_is_vllms_to_refuse(tiny_checkpoint: Path):
     assert "--no-such-flag" in printed
 
 
-def test_a_plugin_that_does_not_load_is_said_with_the_reason(tiny_checkpoint: Path, monkeypatch):
-    # An installed package of another version: the import of something that it no longer has.
-    monkeypatch.setitem(sys.modules, "qwen_vqa.plugin.vllm_model", None)
-    reason = "the vLLM plugin cannot be loaded: ModuleNotFoundError.*qwen-vqa doctor"
-    with socket.socket() as unused, pytest.raises(UserError, match=reason):
-        server_process([str(tiny_checkpoint)], unused, None)
+def test_a_plugin_that_does_not_load_is_said_with_the_reason(tiny_checkpoint: Path):
+    # An installed package of another version: the import of something that it no longer has. In a process of its own,
+    # for `serve` sets its process up: threads, environment, warnings.
+    code = "import socket, sys; sys.modules['qwen_vqa.plugin.vllm_model'] = None; "
+    code += "from qwen_vqa.serving.serve import serve; serve(sys.argv[1:], socket.socket(), None)"
+    command = [sys.executable, "-c", code, str(tiny_checkpoint)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    reason = "UserError: the vLLM plugin cannot be loaded: ModuleNotFoundError.*qwen-vqa doctor"
+    assert re.search(reason, run.stderr)
 
 
 def test_vllm_need_not_import_itself_once_more_to_look_at_the_model():
