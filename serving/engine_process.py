@@ -2,7 +2,7 @@
 
 vLLM starts it anew there, because OpenMP reads how threads are bound to cores when PyTorch is imported. Where they are
 not bound, that is only their number, which can be set at any time, and how they wait, which `serve` sets before the
-import. The second import of PyTorch, transformers and vLLM is half of what a start takes.
+import. The second import of PyTorch, transformers and vLLM is a third of a start.
 
 A copy would also wake this process's event loop with its signals; that is undone in it, and server_process.py closes
 the sockets there.

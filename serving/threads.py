@@ -46,7 +46,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class ThreadChoice:
-    """Environment of the engine's process, and why; no variables where vLLM's choice or the user's stands.
+    """Environment of the engine's process, and why; where vLLM's choice or the user's stands, only how threads wait.
 
     A variable that is None is unset. `unbound` is the number of threads where they are not bound to cores.
     """

@@ -251,4 +251,5 @@ def test_the_running_server_keeps_a_flood_from_slowing_others(guarded_server):
     seen = asyncio.run(watch(guarded_server.url, guarded_server.keys, 2, 5, flood_per_minute=600, at_least=11))
     assert seen.flood["answered"] <= 11, "ten a minute; what is left of the clock's last minute is an estimate"
     assert seen.flood["429"] > 20
+    assert len(seen.beside) > 10
     assert milliseconds(seen.beside, 50) < 1.5 * milliseconds(seen.alone, 50)
