@@ -74,16 +74,15 @@ def null_server(*flags: str) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "qwen_vqa.benchmarks.null_server", "--port", str(port), *flags]
-    with ended_by_sigterm():
-        # A session of its own: a terminal's Ctrl-C is for us, who then stop it.
-        process = subprocess.Popen(command, start_new_session=True)
+    command = [sys.executable, "-m", "qwen_vqa.benchmarks.null_server", "--port", str(port), "--until-eof", *flags]
+    # A session of its own: a terminal's Ctrl-C is for us, who then stop it. Where we are killed, its input ends.
+    popen = subprocess.Popen(command, start_new_session=True, stdin=subprocess.PIPE)
+    with ended_by_sigterm(), popen as process:
         try:
             _wait(process, port)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()
-            process.wait()
 
 
 def _wait(process: subprocess.Popen, port: int) -> None:

@@ -10,6 +10,10 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
+import signal
+import sys
+import threading
 
 from aiohttp import web
 
@@ -58,13 +62,26 @@ def _event(number: int, finish_reason: str | None) -> bytes:
     return b"data: " + json.dumps(event | {"choices": [choice], "usage": usage}).encode() + b"\n\n"
 
 
+def _stop_at_eof() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def main() -> None:
     """Serve on this machine until stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8001, help="(default: %(default)s)")
     parser.add_argument("--ttft", type=float, default=0, help="milliseconds to the first token (default: %(default)s)")
     parser.add_argument("--itl", type=float, default=0, help="milliseconds between tokens (default: %(default)s)")
+    parser.add_argument(
+        "--until-eof",
+        action="store_true",
+        help="stop when standard input ends, as it does with the process that holds it (default: until stopped)",
+    )
     args = parser.parse_args()
+    if args.until_eof:
+        threading.Thread(target=_stop_at_eof, daemon=True).start()
     app = application(args.ttft / 1000, args.itl / 1000)
     web.run_app(app, host="127.0.0.1", port=args.port, print=None, access_log=None)
 

@@ -22,11 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qwen_vqa.benchmarks.command import run
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load import read_result
 from qwen_vqa.benchmarks.load_table import align
@@ -71,9 +72,9 @@ def measure(setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
         return {"ready_seconds": seconds, "cells": _ask(setting, address, args, args.seed)}
 
 
-def measure_in_turns(settings: list[Setting], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The same of each setting, with all servers standing at once: cells have the means over the turns, with the median
-    of what each turn had as a multiple of the first setting's; and the turns themselves.
+def measure_in_turns(settings: list[Setting], args: argparse.Namespace) -> Generator[list[dict[str, Any]], None, None]:
+    """The same of each setting, with all servers standing at once, after each turn: cells have the means over the turns
+    so far, with the median of what each turn had as a multiple of the first setting's; and the turns themselves.
 
     Raises:
         UserError: a server did not start, or could not be measured.
@@ -87,10 +88,10 @@ def measure_in_turns(settings: list[Setting], args: argparse.Namespace) -> list[
                 print(f"settings: turn {turn + 1} of {args.turns}: {settings[index].name}", file=sys.stderr, flush=True)
                 warm_up = None if turn == 0 else 0
                 turns[index].append(_ask(settings[index], servers[index][0], args, args.seed + turn, warm_up))
-    return [
-        {"ready_seconds": seconds, "cells": means(own, turns[0]), "turns": own}
-        for (_, seconds), own in zip(servers, turns, strict=True)
-    ]
+            yield [
+                {"ready_seconds": seconds, "cells": means(own, turns[0]), "turns": own}
+                for (_, seconds), own in zip(servers, turns, strict=True)
+            ]
 
 
 @contextlib.contextmanager
@@ -188,28 +189,29 @@ def main() -> int:
     settings = [Setting.parse(text) for text in args.setting or ["serve's choice:"]]
     results: list[tuple[str, dict[str, Any]]] = []
     if args.turns:
-        names = [setting.name for setting in settings]
-        results = list(zip(names, measure_in_turns(settings, args), strict=True))
-        return _show(results, args)
+        try:
+            with contextlib.closing(measure_in_turns(settings, args)) as turns:  # its servers end here
+                for found in turns:
+                    results = list(zip((setting.name for setting in settings), found, strict=True))
+                    _write(results, args)
+        finally:  # also of the turns before it was stopped
+            if results:
+                print(table(results), flush=True)
+        return 0
     for number, setting in enumerate([*settings, *(settings[:1] if len(settings) > 1 else [])]):
         name = f"{setting.name}, again" if number == len(settings) else setting.name
         print(f"settings: {number + 1}: {name}", file=sys.stderr, flush=True)
         results.append((name, measure(setting, args)))
-        _show(results, args)
+        print(table(results), flush=True)
+        _write(results, args)
     return 0
 
 
-def _show(results: list[tuple[str, dict[str, Any]]], args: argparse.Namespace) -> int:
-    print(table(results), flush=True)
+def _write(results: list[tuple[str, dict[str, Any]]], args: argparse.Namespace) -> None:
     if args.json:
         found = {"environment": environment(sys.argv), "settings": dict(results)}
         args.json.write_text(json.dumps(found, indent=1) + "\n")
-    return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"settings: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("settings", main)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from qwen_vqa.benchmarks.ceiling import null_server
@@ -50,6 +51,20 @@ def test_a_server_that_answers_to_the_clock_is_measured_as_what_it_is(load: Load
     assert 39 <= found["tpot"]["p50"] < 55
     seconds = 0.3 + 5 * 0.04
     assert 0.7 * 2 / seconds < found["requests_per_second"] <= 2 / seconds
+
+
+def test_the_null_server_ends_with_a_client_that_is_killed() -> None:
+    code = "import time\nfrom qwen_vqa.benchmarks.ceiling import null_server\n"
+    code += "with null_server() as url:\n print(url, flush=True)\n time.sleep(600)"
+    client = subprocess.Popen((sys.executable, "-c", code), stdout=subprocess.PIPE, text=True)
+    assert client.stdout is not None
+    url = client.stdout.readline().strip()
+    assert httpx.get(f"{url}/models").status_code == 200
+    client.kill()
+    # It has the same output: the pipe ends once it has ended as well.
+    assert client.communicate(timeout=30) == ("", None)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/models")
 
 
 def test_failed_requests_beyond_the_bound_are_status_1(faults: FaultServer, load: Load) -> None:
