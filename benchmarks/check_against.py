@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from qwen_vqa.benchmarks.alternatives.environments import FOLDER
+from qwen_vqa.benchmarks.command import run
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load_table import align
 from qwen_vqa.benchmarks.load_tools import TOOLS, Setting, tool_versions
@@ -115,8 +116,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"check_against: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("check_against", main)

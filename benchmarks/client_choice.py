@@ -10,6 +10,7 @@ from dataclasses import replace
 from openai import AsyncOpenAI
 
 from qwen_vqa.benchmarks.ceiling import REQUESTS, USERS, measure_ceiling, null_server
+from qwen_vqa.benchmarks.command import run
 from qwen_vqa.benchmarks.null_server import MODEL
 from qwen_vqa.benchmarks.share import cpu_seconds
 from qwen_vqa.benchmarks.workload import WorkloadSpec, conversations
@@ -52,4 +53,4 @@ async def _sdk_cpu_seconds(url: str, requests: int, users: int, spec: WorkloadSp
 
 
 if __name__ == "__main__":
-    main()
+    run("client_choice", main)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from qwen_vqa.benchmarks.command import run
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load import read_result
 from qwen_vqa.benchmarks.read_bandwidth import best_rate, read_bandwidth
@@ -148,8 +149,4 @@ def share_lines(
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"limits: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("limits", main)

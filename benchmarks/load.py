@@ -22,10 +22,9 @@ from qwen_vqa.benchmarks.load_table import cell_table
 from qwen_vqa.benchmarks.probe import Probed, probe
 from qwen_vqa.benchmarks.progress import Progress
 from qwen_vqa.benchmarks.repeats import repeat_notes
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import INTERRUPTED, UserError
 
 FORMAT = "qwen-vqa load 1"
-INTERRUPTED = 130
 
 
 def build_parser(parser: argparse.ArgumentParser) -> None:

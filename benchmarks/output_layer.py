@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from qwen_vqa.benchmarks.command import run
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load_table import align
 from qwen_vqa.benchmarks.work import WORK
@@ -88,8 +89,4 @@ def _ms(product: Callable[[], Any]) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"output_layer: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("output_layer", main)

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from qwen_vqa.benchmarks.command import run
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.quantize.options import Options
@@ -141,8 +142,4 @@ def _cell(mean: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"qlora: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("qlora", main)

@@ -22,9 +22,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwen_vqa.benchmarks.command import run
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load_table import align
-from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -126,8 +126,4 @@ def _speed(one: dict, beside: dict | None, phase: str, users: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"quantised_shape: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("quantised_shape", main)

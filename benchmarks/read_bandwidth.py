@@ -10,7 +10,6 @@ or was disturbed.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from qwen_vqa.benchmarks.command import run
 
 # Far above any cache: 1 GiB in rows of 64 KiB.
 READ_BYTES = 2**30
@@ -98,4 +99,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("read_bandwidth", main)

@@ -14,6 +14,7 @@ from typing import Any
 
 from openai import OpenAI, OpenAIError
 
+from qwen_vqa.benchmarks.command import run
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.pictures import Picture
 from qwen_vqa.plugin.errors import UserError
@@ -106,8 +107,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"second_question: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("second_question", main)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from qwen_vqa.benchmarks.command import run
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load import read_result
 from qwen_vqa.benchmarks.load_table import align
@@ -128,8 +129,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"server_work: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("server_work", main)

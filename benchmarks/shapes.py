@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config, ViTConfig
 from transformers.initialization import no_init_weights
 
+from qwen_vqa.benchmarks.command import run
 from qwen_vqa.plugin.chat_template import chat_template
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
@@ -114,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("shapes", main)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx
 
+from qwen_vqa.benchmarks.command import run
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.plugin.sigterm import ended_by_sigterm
 from qwen_vqa.serving import DEMO_NAME
@@ -108,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("startup", main)

@@ -21,6 +21,7 @@ from typing import Any
 
 from qwen_vqa.benchmarks.alternatives.environments import FOLDER
 from qwen_vqa.benchmarks.candidates import Candidate, Maker, bfloat16_is_native
+from qwen_vqa.benchmarks.command import run
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.limits import limits, matmul_rates
 from qwen_vqa.benchmarks.load_table import align
@@ -232,8 +233,4 @@ def _differences(setting: dict[str, Any], expected: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"suite: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("suite", main)

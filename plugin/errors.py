@@ -1,4 +1,6 @@
-"""Errors that a user can mend: shown as one message, without a traceback."""
+"""Errors that a user can mend: shown as one message, without a traceback. And the exit status of Ctrl-C."""
+
+INTERRUPTED = 130  # as a shell has it
 
 
 class UserError(ValueError):

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import INTERRUPTED, UserError
 from qwen_vqa.plugin.quiet import quiet_libraries
 
 
@@ -81,7 +81,7 @@ JOBS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 1 a job's own negative result, 2 bad input."""
+    """Run the command line; returns the exit status: 0 done, 1 a job's own negative result, 2 bad input, 130 Ctrl-C."""
     arguments = sys.argv[1:] if argv is None else argv
     quiet_libraries()
     try:
@@ -92,6 +92,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"qwen-vqa: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # where a job has nothing to add
+        print("\nqwen-vqa: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from qwen_vqa.benchmarks.command import run
 from qwen_vqa.plugin.errors import UserError
 
 FOLDER = Path("runs/environments")
@@ -103,8 +104,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"environments: {error}", file=sys.stderr)
-        sys.exit(2)
+    run("environments", main)

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+from qwen_vqa.benchmarks.command import run
+
 PREFIX = "language_model.model."
 # GGUF's names of Qwen2's tensors in a block.
 IN_BLOCK = {
@@ -115,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("gguf_checkpoint", main)

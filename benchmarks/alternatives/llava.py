@@ -19,6 +19,7 @@ from transformers import (
     LlavaProcessor,
 )
 
+from qwen_vqa.benchmarks.command import run
 from qwen_vqa.benchmarks.shapes import SHAPES, answer_in_text, shape_config
 from qwen_vqa.plugin.chat_template import chat_template
 from qwen_vqa.plugin.config import QwenVqaConfig
@@ -94,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run("llava", main)

@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,6 +140,19 @@ def test_an_empty_working_directory_as_output(
     assert Path.cwd().stat().st_ino == before
     assert load_dequantised(tmp_path).config.text_config.hidden_size == 128
     assert not (tmp_path / ".partial").exists()
+
+
+def test_ctrl_c_is_said_and_leaves_nothing_behind(with_adapter: Path, questions: Path, tmp_path: Path) -> None:
+    flags = ["--scheme", "int4", "--samples", "12", "--iterations", "100000", "--data", str(questions)]
+    command = [sys.executable, "-m", "qwen_vqa.serving.cli", "quantize", str(with_adapter), *flags]
+    run = subprocess.Popen([*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
+    assert run.stderr is not None
+    assert any("calibrating" in line and "step" in line for line in run.stderr)
+    run.send_signal(signal.SIGINT)
+    said = run.communicate(timeout=60)[1]
+    assert run.returncode == 130
+    assert said.endswith("qwen-vqa: interrupted\n") and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_merging_into_a_folder_that_is_not_there_yet(with_adapter: Path, tmp_path: Path) -> None:

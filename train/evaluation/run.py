@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from qwen_vqa.plugin.checkpoint import adapter_folders
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import INTERRUPTED, UserError
 from qwen_vqa.train.data.registry import ADAPTERS
 from qwen_vqa.train.data.source import EXAMPLES, DataSource
 from qwen_vqa.train.evaluation.checkpoint_model import CheckpointModel
@@ -29,7 +29,6 @@ from qwen_vqa.train.evaluation.server_model import ServerModel
 
 BASELINES = {"no-picture": NONE, "other-picture": OTHER}
 RESULTS_FILE, PAGE_FILE = "results.json", "wrong_answers.html"
-INTERRUPTED = 130  # the shell's status after Ctrl-C
 
 
 class Model(Protocol):
