@@ -96,5 +96,6 @@ def _complete(record: RequestRecord, state: MutableMapping[str, Any]) -> None:
     if usage is not None:
         record.prompt_tokens, record.output_tokens = usage.prompt_tokens, usage.completion_tokens
     record.status = record.status or CLIENT_GONE
-    if record.status >= 400 and record.status != CLIENT_GONE and record.refused is None:
+    unnamed = record.status >= 400 and record.status != CLIENT_GONE and record.refused is None
+    if unnamed and record.route not in WATCHED:  # a look at a server that is not ready is no request it refused
         record.refused = f"http_{record.status}"

@@ -8,8 +8,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+from qwen_vqa.serving.fair_queue import FairQueue
 from qwen_vqa.serving.lifecycle import Lifecycle, LifecycleMiddleware, attach_ready
-from tests.serving.asgi import client_of
+from tests.serving.asgi import admitted_as, client_of, usage
 
 PIECES = 5
 
@@ -43,7 +44,7 @@ def drained(app, *paths: str, seconds: float = 1.0) -> list[httpx.Response]:
     async def run() -> list[httpx.Response]:
         lifecycle = Lifecycle(lambda: False, seconds)
         async with client_of(LifecycleMiddleware(app, lifecycle)) as client:
-            requests = [asyncio.create_task(client.post(path)) for path in paths]
+            requests = [asyncio.create_task(client.post(path, json={})) for path in paths]
             while lifecycle.running < len(paths):
                 await asyncio.sleep(0.01)
             lifecycle.stop()
@@ -85,6 +86,24 @@ def test_a_stream_that_takes_too_long_ends_with_its_apis_error(path: str, messag
 def test_an_answer_that_has_not_begun_becomes_503():
     reply, _ = drained(silent, "/v1/chat/completions", seconds=0.2)
     assert reply.status_code == 503
+
+
+def test_who_waits_for_a_turn_has_it_in_a_drain():
+    queue = FairQueue(running=1, waiting=8, waiting_per_caller=8)
+    *replies, late = drained(admitted_as(usage(slow, queue=queue)), "/short", "/short", "/short", seconds=10)
+    assert all(reply.text.endswith("data: [DONE]\n\n") for reply in replies)
+    assert late.status_code == 503
+    assert (queue.running, queue.waiting) == (0, 0)
+
+
+def test_who_waits_for_a_turn_when_a_drain_is_over_gets_503():
+    queue = FairQueue(running=1, waiting=8, waiting_per_caller=8)
+    runs, *waited, _ = drained(admitted_as(usage(slow, queue=queue)), "/endless", "/short", "/short", seconds=0.3)
+    assert last_event(runs)["error"]["message"] == "The server is shutting down."
+    for reply in waited:
+        assert reply.status_code == 503
+        assert reply.json()["error"]["message"] == "The server is shutting down."
+    assert (queue.running, queue.waiting) == (0, 0)
 
 
 def test_it_is_not_ready_while_the_stand_in_may_still_be_asked():
