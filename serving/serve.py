@@ -3,6 +3,7 @@
 qwen-vqa serve my-model --port 8000
 """
 
+import gc
 import os
 import shutil
 import socket
@@ -262,6 +263,12 @@ def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", start
     import qwen_vqa.serving.media  # noqa: F401 - registers the media connector
     from qwen_vqa.serving.app import run_server
     from qwen_vqa.serving.welcome import welcome
+
+    # All that is imported stays: looking through it again takes time, and in an engine that is a copy of this process
+    # it takes the memory, too, that both share until one of them writes to it.
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
     def ready() -> None:
         supervisor.ready()

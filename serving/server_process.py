@@ -3,6 +3,7 @@
 The first descriptor is the listening socket, the second this end of the socket pair to the supervisor.
 """
 
+import gc
 import os
 import signal
 import socket
@@ -55,6 +56,7 @@ def main(argv: list[str]) -> int:
         os.set_inheritable(descriptor, False)
         sockets.append(socket.socket(fileno=descriptor))
         os.register_at_fork(after_in_child=sockets[-1].close)  # the engine may be a copy of this process
+    gc.disable()  # an import looks through what is imported again and again; `serve` does it once, and turns it on
     from qwen_vqa.serving.serve import serve
 
     try:

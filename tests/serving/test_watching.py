@@ -136,6 +136,16 @@ def test_refused_content_is_counted_by_what_it_was(guarded_server, part: dict, r
     assert growth(guarded_server, "qwen_vqa_refused_total", send, reason=reason) == 1
 
 
+def test_garbage_is_collected_once_all_is_imported(guarded_server):
+    """The process imports without it; were it never turned on, memory would grow with every request."""
+
+    def some() -> None:  # seven leave enough behind
+        for _ in range(40):
+            ask(alice(guarded_server))
+
+    assert growth(guarded_server, "python_gc_collections_total", some, generation="0") > 0
+
+
 def test_images_are_measured(guarded_server):
     names = ("qwen_vqa_image_tokens_total", "qwen_vqa_image_decode_seconds_count")
     before = [metric(guarded_server, name) for name in names]
