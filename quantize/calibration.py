@@ -1,8 +1,9 @@
 """Calibration with images: AutoRound (arXiv:2309.05516) finds each rounding, one layer of the model at a time.
 
 The reference model and the real processor make the first layer's input, image features included. Each layer is
-tuned on what the quantised layers before it give, and freed: memory holds the model in its own dtype, the hidden
-states of all samples three times (`options.calibration_bytes`), and one layer in float32 with its gradients.
+tuned on what the quantised layers before it give, and freed: memory holds the model as it lies in its files, what is
+rounded until it is written, the hidden states of all samples three times, and one layer in float32 with its gradients
+(`options.calibration_bytes`).
 """
 
 import contextlib

@@ -28,8 +28,9 @@ from qwen_vqa.quantize.scheme import Scheme, check_scheme, largest_group_size, m
 
 GIB = 2**30
 FLOATING = ("float32", "bfloat16", "float16")
-# Libraries; in float32 one layer, its roundings, their gradients and best values.
-CALIBRATION_OVERHEAD = GIB
+# Libraries and what they keep: with it, a 3B comes to the 11.1 GiB that its calibration was seen to take.
+CALIBRATION_OVERHEAD = 3 * GIB // 2
+# In float32 one layer, its roundings, their gradients and best values.
 COPIES_OF_A_LAYER = 6
 # Float32 values that a token leaves in a layer for the backward pass, in widths of the hidden states and of the MLP: 9
 # and 4 are kept (counted on Qwen2's layer by torch's saved_tensors_hooks), and gradients stand beside them.
@@ -189,13 +190,17 @@ def calibration_bytes(options: Options, selection: Selection, longest: int) -> t
     """About what calibration holds at once: for the samples, and beside them.
 
     Every sample, as long as the longest, has its hidden states three times in float32: before a layer, behind it, and
-    behind its quantised form. Beside them stand the weights as they are stored, a layer in float32 with what it is
-    tuned by, and what a batch leaves for the backward pass.
+    behind its quantised form. Beside them stand the weights as they are stored, of which the system can take back what
+    is read from the file, those that are rounded, until all are written, a layer in float32 with what it is tuned by,
+    and what a batch leaves for the backward pass.
     """
     text = AutoConfig.from_pretrained(options.source).text_config
     weights = sum(tensor_sizes(options.source).values())
     hidden = 3 * 4 * options.samples * longest * text.hidden_size
-    layer = COPIES_OF_A_LAYER * 4 * sum(rows * width for rows, width in selection.shapes.values())
+    numbers = sum(rows * width for rows, width in selection.shapes.values())
+    group_size = options.group_size or largest_group_size(selection.shapes)
+    rounded = int(numbers * make_scheme(options.scheme, group_size).bits / 8)
+    layer = COPIES_OF_A_LAYER * 4 * numbers
     widths = HIDDEN_FOR_BACKWARD * text.hidden_size + INTERMEDIATE_FOR_BACKWARD * text.intermediate_size
     batch = 4 * min(BATCH, options.samples) * longest * widths
-    return hidden, weights + CALIBRATION_OVERHEAD + layer // text.num_hidden_layers + batch
+    return hidden, weights + rounded + CALIBRATION_OVERHEAD + layer // text.num_hidden_layers + batch

@@ -15,8 +15,8 @@ from transformers import GPT2Config
 from qwen_vqa.plugin import quantization
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import BITSANDBYTES, FACTS, RECORD_FILE, scheme_of
-from qwen_vqa.quantize.layers import select_layers
-from qwen_vqa.quantize.options import Options, calibration_bytes, check_memory
+from qwen_vqa.quantize.layers import select_layers, tensor_sizes
+from qwen_vqa.quantize.options import CALIBRATION_OVERHEAD, Options, calibration_bytes, check_memory
 from qwen_vqa.quantize.report import main as report
 from qwen_vqa.quantize.run import main, quantise
 from qwen_vqa.serving.checks import checked_checkpoint
@@ -254,6 +254,9 @@ def test_the_memory_of_calibration_grows_with_the_longest_sample(
     (short, beside), (long, more_beside) = (calibration_bytes(options, selection, length) for length in (512, 2048))
     assert short == 3 * 100 * 512 * 128 * 4  # three times, [samples, tokens, width], float32
     assert (long, more_beside > beside) == (4 * short, True)
+    # The layers as they are stored, and as they are rounded: 4 bits a number, and more for the scales.
+    numbers = sum(rows * width for rows, width in selection.shapes.values())
+    assert beside > CALIBRATION_OVERHEAD + sum(tensor_sizes(with_adapter).values()) + numbers / 2
     memory = namedtuple("memory", "available")
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory(long + beside))
     check_memory(options, selection, 512)
