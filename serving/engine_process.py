@@ -9,10 +9,12 @@ the sockets there.
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch._inductor import config as inductor
@@ -43,6 +45,7 @@ def copied(threads: int) -> Iterator[None]:
             return
         signal.set_wakeup_fd(-1)
         torch.set_num_threads(threads)
+        _let_mkl_choose()
         # vLLM sets these for processes that import PyTorch afterwards.
         inductor.compile_threads = inductor.decide_compile_threads()
         inductor.cpp.dynamic_threads = os.environ.get("TORCHINDUCTOR_CPP_DYNAMIC_THREADS") == "1"
@@ -59,3 +62,10 @@ def copied(threads: int) -> Iterator[None]:
             del os.environ[METHOD]
         else:
             os.environ[METHOD] = before
+
+
+def _let_mkl_choose() -> None:
+    """MKL computes the smallest products with fewer threads, as it does in a new process: `torch.set_num_threads` has
+    it take all of them for each (`mkl_set_dynamic`, https://github.com/pytorch/pytorch/issues/13757)."""
+    if torch.backends.mkl.is_available():
+        ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).MKL_Set_Dynamic(1)

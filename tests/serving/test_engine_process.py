@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
+import torch
 
 from qwen_vqa.serving.engine_process import METHOD, may_copy
 from qwen_vqa.serving.threads import ThreadChoice
@@ -61,6 +62,16 @@ print("all seen")
 def test_a_copy_computes_with_its_threads_and_keeps_its_signals_to_itself() -> None:
     run = subprocess.run([sys.executable, "-c", COPY], capture_output=True, text=True, timeout=120, check=False)
     assert run.stdout.strip() == "all seen", run.stderr
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="PyTorch without MKL")
+def test_mkl_chooses_its_threads_in_a_copy_as_in_a_new_process() -> None:
+    """MKL's log says of each product whether it chose, and how many threads: the parent's product, then the copy's."""
+    surroundings = {**os.environ, "MKL_VERBOSE": "1"}
+    command = [sys.executable, "-c", COPY]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=surroundings)
+    products = [line for line in run.stdout.splitlines() if "SGEMM" in line]
+    assert [("Dyn:1" in line, "NThr:2" in line) for line in products] == [(False, False), (True, True)], run.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, a copy is not safe")
