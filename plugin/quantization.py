@@ -12,7 +12,7 @@ COMPRESSED_TENSORS = "compressed-tensors"
 BITSANDBYTES = "bitsandbytes"
 # What `qwen-vqa quantize` writes beside config.json: how the checkpoint was made and what was measured.
 RECORD_FILE = "quantization.json"
-# Of x86, as torch.cpu.get_capabilities() names them: what oneDNN's int8 products take.
+# Of x86: what multiplies 8-bit integers and adds them in 32 bits.
 INT8_INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 
@@ -25,6 +25,7 @@ class SchemeFacts:
         method: vLLM's name of the format.
         summary: one line for `--help`.
         cpu: whether vLLM serves it on a CPU.
+        x86: what an x86 processor must have for that, in words; empty where any will do.
         capability: the least CUDA capability that vLLM serves it on.
         only_16_bits: whether its kernels take activations in 16 bits alone.
         only_16_bits_on_cuda: whether those for CUDA do.
@@ -39,6 +40,7 @@ class SchemeFacts:
     only_16_bits: bool = False
     only_16_bits_on_cuda: bool = False
     one_gpu: bool = False
+    x86: str = ""
 
     @property
     def in_4_bits(self) -> bool:
@@ -49,7 +51,8 @@ class SchemeFacts:
     def served_by(self) -> str:
         """What serves it, in words."""
         cuda = f"CUDA capability {'.'.join(map(str, self.capability))} or newer"
-        return f"{'CPU, ' if self.cpu else ''}{cuda}{', one GPU' if self.one_gpu else ''}, {self.float_types}"
+        cpu = f"CPU{f' (x86: {self.x86})' if self.x86 else ''}, " if self.cpu else ""
+        return f"{cpu}{cuda}{', one GPU' if self.one_gpu else ''}, {self.float_types}"
 
     @property
     def float_types(self) -> str:
@@ -75,6 +78,7 @@ FACTS = {
             cpu=True,
             capability=(7, 5),
             only_16_bits_on_cuda=True,
+            x86=" or ".join(INT8_INSTRUCTIONS),
         ),
         SchemeFacts(
             "int4",
@@ -83,6 +87,7 @@ FACTS = {
             cpu=True,
             capability=(7, 5),
             only_16_bits=True,
+            x86="AVX-512",
         ),
         SchemeFacts(
             "nf4",
@@ -148,25 +153,35 @@ def why_not_served_here(facts: SchemeFacts) -> str | None:
     capability = _cuda_capability()
     needed = ".".join(map(str, facts.capability))
     if capability is None:
-        return None if facts.cpu else f"{facts.name} needs a GPU of CUDA capability {needed}, and vLLM finds none here"
+        if not facts.cpu:
+            return f"{facts.name} needs a GPU of CUDA capability {needed}, and vLLM finds none here"
+        return _why_not_on_this_cpu(facts)
     if capability >= facts.capability:
         return None
     return f"{facts.name} needs CUDA capability {needed}, and this GPU has {'.'.join(map(str, capability))}"
 
 
-def slower_here(facts: SchemeFacts) -> str | None:
-    """A note where a scheme is served on this machine, but not at the speed that it is for; None otherwise."""
-    if facts.name != "int8" or _cuda_capability() is not None:
+def _why_not_on_this_cpu(facts: SchemeFacts) -> str | None:
+    if not facts.x86 or not _vllm_is_for_cpus():
         return None
-    import torch
+    from qwen_vqa.plugin.cpu_kernels import int8_products_are_right, multiplies_4_bit_weights
 
-    processor = torch.cpu.get_capabilities()
-    if processor.get("architecture") != "x86_64" or any(processor.get(name) for name in INT8_INSTRUCTIONS):
-        return None
-    return (
-        f"this processor cannot multiply 8-bit integers as they are ({' or '.join(INT8_INSTRUCTIONS)}): int8 saves "
-        "memory here, but is slower than on one that can, and may be slower than 16 bits"
-    )
+    if facts.name == "int8" and not int8_products_are_right():
+        return (
+            "int8 would give wrong answers on this processor: it lacks an instruction that adds products of 8-bit "
+            "integers in 32 bits, and in 16 they overflow"
+        )
+    if facts.name == "int4" and not multiplies_4_bit_weights():
+        return "int4 needs a product of 4-bit weights, which vLLM does not have for this processor"
+    return None
+
+
+def _vllm_is_for_cpus() -> bool:
+    if find_spec("vllm") is None:
+        return False
+    from vllm.platforms import current_platform
+
+    return current_platform.is_cpu()
 
 
 def _cuda_capability() -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from qwen_vqa.plugin.checkpoint import adapter_folders
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.quantization import FACTS, RECORD_FILE, slower_here
+from qwen_vqa.plugin.quantization import FACTS, RECORD_FILE
 from qwen_vqa.quantize.adapters import carry_adapters, merge
 from qwen_vqa.quantize.calibration import calibrate
 from qwen_vqa.quantize.checkpoint import write_quantised
@@ -144,10 +144,9 @@ class Calibrating:
 
 
 def describe(scheme: Scheme) -> str:
-    """The scheme as it was chosen, and what is to be said of it on this machine."""
+    """The scheme as it was chosen."""
     groups = f" in groups of {scheme.group_size} (--group-size)" if isinstance(scheme, Int4) else ""
-    slower = slower_here(FACTS[scheme.name])
-    return f"{scheme.name}{groups}" + (f"; {slower}" if slower else "")
+    return f"{scheme.name}{groups}"
 
 
 def adapter_questions(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.quantization import BITSANDBYTES, FACTS, RECORD_FILE, SchemeFacts, slower_here, why_not_served_here
+from qwen_vqa.plugin.quantization import BITSANDBYTES, FACTS, RECORD_FILE, SchemeFacts, why_not_served_here
 from qwen_vqa.serving.checks import CheckedCheckpoint, checkpoint_dtype
 
 
@@ -31,9 +31,7 @@ def check_quantised(args: Namespace, checkpoint: CheckedCheckpoint) -> list[str]
             f"16-bit checkpoint with --quantization {BITSANDBYTES}, which is split before it is rounded."
         )
     adapters = {module.name: Path(module.path) for module in args.lora_modules or []} | checkpoint.adapters
-    notes = [adapter_note(checkpoint.folder, scheme, name, path) for name, path in sorted(adapters.items())]
-    slower = slower_here(scheme)
-    return [slower, *notes] if slower else notes
+    return [adapter_note(checkpoint.folder, scheme, name, path) for name, path in sorted(adapters.items())]
 
 
 def scheme_in_memory(args: Namespace, checkpoint: CheckedCheckpoint) -> SchemeFacts | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwen_vqa.quantize.options import Options
 from qwen_vqa.quantize.run import quantise
+from tests.quantize.anywhere import anywhere
 from tests.tiny import make_adapter, make_checkpoint, picture
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -61,8 +61,8 @@ def quantised(
     def make(scheme: str, encoder: bool = False, from_16_bits: bool = False) -> Path:
         output = tmp_path_factory.mktemp(scheme) / scheme
         source, group_size = (in_16_bits, 128) if from_16_bits else (with_adapter, 64)
-        more = {"samples": 4, "iterations": 3, "data": str(questions), "elsewhere": scheme == "fp8"}
-        quantise(Options(source, output, scheme, encoder, group_size, adapter_bound=100.0, **more))
+        more = {"samples": 4, "iterations": 3, "data": str(questions)}
+        quantise(anywhere(source, output, scheme, encoder, group_size, adapter_bound=100.0, **more))
         return output
 
     return make

@@ -11,12 +11,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from qwen_vqa.plugin.quantization import RECORD_FILE
-from qwen_vqa.quantize.options import Options
 from qwen_vqa.quantize.quality import answers
 from qwen_vqa.quantize.run import quantise
 from qwen_vqa.quantize.samples import Sample, UserSamples
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.collator import ConversationCollator
+from tests.quantize.anywhere import anywhere
 from tests.server import serving
 
 QUESTIONS = 12
@@ -51,7 +51,7 @@ def answering(tiny_checkpoint: Path, questions: Path, tmp_path_factory: pytest.T
 
 def measured(source: Path, questions: Path, output: Path, scheme: str) -> dict:
     """What quantising found of the adapter."""
-    quantise(Options(source, output, scheme, data=str(questions), samples=QUESTIONS))
+    quantise(anywhere(source, output, scheme, data=str(questions), samples=QUESTIONS))
     return json.loads((output / RECORD_FILE).read_text())["adapters"]["colours"]
 
 
@@ -66,7 +66,7 @@ def test_questions_that_do_not_suit_an_adapter_measure_nothing(
     with_adapter: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It answers none of them right on either base: that is no proof that it loses nothing."""
-    quantise(Options(with_adapter, tmp_path / "out", "int8", data=str(questions), samples=QUESTIONS))
+    quantise(anywhere(with_adapter, tmp_path / "out", "int8", data=str(questions), samples=QUESTIONS))
     found = json.loads((tmp_path / "out" / RECORD_FILE).read_text())["adapters"]["tiny-lora"]
     assert (found["measured"], found["served"], "accuracy" in found) == (False, True, False)
     assert (tmp_path / "out" / "adapters" / "tiny-lora").is_dir()
@@ -93,9 +93,9 @@ def test_an_adapter_that_comes_while_it_runs_is_said_to_be_unmeasured(
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [entry]}))
     flags = ["--dtype", "float32", "--enforce-eager", "--open-routes", "adapters"]
     flags += ["--api-keys-file", str(tmp_path / "keys.json")]
-    with serving(tmp_path / "log", str(quantised("int8")), *flags) as server:
+    with serving(tmp_path / "log", str(quantised("int8-bnb")), *flags) as server:
         body = {"lora_name": "later", "lora_path": str(tiny_adapter)}
         headers = {"Authorization": f"Bearer {key}"}
         answer = httpx.post(f"{server.url}/load_lora_adapter", json=body, headers=headers, timeout=120)
         assert answer.status_code == 200
-        assert "adapter later was not measured on this int8 base" in server.log.read_text()
+        assert "adapter later was not measured on this int8-bnb base" in server.log.read_text()

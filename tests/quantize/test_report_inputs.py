@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.quantize.options import Options
 from qwen_vqa.quantize.report import main as report
 from qwen_vqa.quantize.run import quantise
 from qwen_vqa.quantize.samples import UserSamples
+from tests.quantize.anywhere import anywhere
 
 
 def test_questions_are_others_than_calibrated(
@@ -19,7 +19,7 @@ def test_questions_are_others_than_calibrated(
 ) -> None:
     """Whatever the seeds, and in a file that has them in another order."""
     output = tmp_path / "int4"
-    quantise(Options(with_adapter, output, "int4", samples=5, iterations=1, data=str(questions), seed=5))
+    quantise(anywhere(with_adapter, output, "int4", samples=5, iterations=1, data=str(questions), seed=5))
     calibrated = {sample["sample_id"] for sample in UserSamples(str(questions), seed=5).calibration(5)}
     shuffled = questions.with_name("shuffled.jsonl")
     shuffled.write_text("\n".join(reversed(questions.read_text().splitlines())) + "\n")
@@ -34,14 +34,14 @@ def test_questions_are_others_than_calibrated(
             assert {sample["sample_id"] for sample in samples} == {str(n) for n in range(12)} - calibrated
     with pytest.raises(UserError, match="none is left to measure on"):
         everything = tmp_path / "everything"
-        quantise(Options(with_adapter, everything, "int4", samples=12, iterations=1, data=str(questions)))
+        quantise(anywhere(with_adapter, everything, "int4", samples=12, iterations=1, data=str(questions)))
         report([str(with_adapter), str(everything), "--no-speed", "--data", str(questions)])
 
 
 def test_a_merged_adapter_is_on_both_sides(with_adapter: Path, questions: Path, tmp_path: Path) -> None:
     """The adapter changes every answer; int8 hardly any. Against the original without it, KL would be in nats."""
     output = tmp_path / "merged"
-    quantise(Options(with_adapter, output, "int8", merge_adapter="tiny-lora"))
+    quantise(anywhere(with_adapter, output, "int8", merge_adapter="tiny-lora"))
     arguments = ["--data", str(questions), "--no-speed", "-o", str(tmp_path / "report")]
     report([str(with_adapter), str(output), *arguments])
     numbers = json.loads((tmp_path / "report" / "report.json").read_text())
@@ -61,5 +61,5 @@ def test_quality_is_kept_when_the_servers_fail(
 
     monkeypatch.setattr("qwen_vqa.quantize.report.measure", fails)
     with pytest.raises(UserError, match="stopped with status 1"):
-        report([str(with_adapter), str(quantised("int8")), "--data", str(questions), "-o", str(tmp_path / "report")])
+        report([str(with_adapter), str(quantised("nf4")), "--data", str(questions), "-o", str(tmp_path / "report")])
     assert json.loads((tmp_path / "report" / "report.json").read_text())["accuracy"]["questions"]["n"] == 12

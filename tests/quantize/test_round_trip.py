@@ -17,6 +17,7 @@ from qwen_vqa.train.evaluation.server_model import data_url
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.server_process import started_server
 from tests.plugin.engine import Answer, Engine, Request
+from tests.quantize.anywhere import skip_unless_served_here
 from tests.tiny import picture, user
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -64,6 +65,7 @@ def served(
     request: pytest.FixtureRequest, quantised: Callable[..., Path], with_adapter: Path, in_16_bits: Path
 ) -> Iterator[Served]:
     scheme, from_16_bits = request.param
+    skip_unless_served_here(scheme)
     checkpoint = quantised(scheme, from_16_bits=from_16_bits)
     source, dtype, tolerance = with_adapter, DTYPES[scheme], TOLERANCE[scheme]
     if from_16_bits:
@@ -139,6 +141,7 @@ def test_an_adapter_acts_on_the_quantised_base(served: Served) -> None:
 @pytest.mark.parametrize("scheme", ["int4", "nf4", "int8-bnb"])  # int8 and 16 bits: test_report.py
 def test_the_serve_command_answers(scheme: str, quantised: Callable[..., Path], in_16_bits: Path) -> None:
     """As a user starts it: float type, kernels and adapters are found by itself."""
+    skip_unless_served_here(scheme)
     folder = quantised(scheme, from_16_bits=True)
     with started_server([str(folder), "--enforce-eager", "--max-model-len", "512"]) as (address, _):
         plain, adapted = ask(address, folder.name), ask(address, "tiny-lora")
@@ -188,6 +191,7 @@ def test_nf4_in_flight_leaves_the_encoder_alone(with_adapter: Path, quantised: C
 
 
 def test_int8_with_the_encoder(quantised: Callable[..., Path], with_adapter: Path) -> None:
+    skip_unless_served_here("int8")
     checkpoint = quantised("int8", encoder=True)
     with Engine(checkpoint) as engine:
         [answer] = engine.generate([ONE_IMAGE])

@@ -16,13 +16,14 @@ from qwen_vqa.quantize.calibration import calibrate
 from qwen_vqa.quantize.checkpoint import DequantisedLayers, RoundedLinear, load_dequantised
 from qwen_vqa.quantize.int4 import Int4
 from qwen_vqa.quantize.layers import select_layers, tensor_sizes
-from qwen_vqa.quantize.options import Options, output_bytes
+from qwen_vqa.quantize.options import output_bytes
 from qwen_vqa.quantize.quality import compare, layer_errors
 from qwen_vqa.quantize.run import main, quantise
 from qwen_vqa.quantize.samples import UserSamples
 from qwen_vqa.quantize.scheme import GROUP_SIZES, largest_group_size, make_scheme, scheme_from_config
 from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_processor, load_reference
+from tests.quantize.anywhere import anywhere
 
 # The largest error of each scheme, relative to the largest weight that shares a scale with the one rounded: half a
 # step of its grid; a whole step for int4, where the side opposite to the largest weight lacks the last one; and
@@ -124,7 +125,7 @@ def test_the_bits_of_int4_are_those_of_its_tensors(size: int) -> None:
 def test_the_demo_without_a_group_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """128 does not divide its width of 192. Merging the adapter spares its measurement."""
     arguments = ["--scheme", "int4", "--samples", "4", "--iterations", "2", "--merge-adapter", "sentences"]
-    assert main([*arguments, "-o", str(tmp_path / "out")]) == 0
+    assert main([*arguments, "--elsewhere", "-o", str(tmp_path / "out")]) == 0
     assert "to int4 in groups of 64 (--group-size)" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / RECORD_FILE).read_text())["group_size"] == 64
     assert scheme_from_config(quantization_config(tmp_path / "out")).group_size == 64
@@ -136,7 +137,7 @@ def test_an_empty_working_directory_as_output(
     """It stays the same folder: it may be a mount point."""
     monkeypatch.chdir(tmp_path)
     before = tmp_path.stat().st_ino
-    quantise(Options(with_adapter, Path(), "int8"))
+    quantise(anywhere(with_adapter, Path(), "int8"))
     assert Path.cwd().stat().st_ino == before
     assert load_dequantised(tmp_path).config.text_config.hidden_size == 128
     assert not (tmp_path / ".partial").exists()
@@ -144,6 +145,7 @@ def test_an_empty_working_directory_as_output(
 
 def test_ctrl_c_is_said_and_leaves_nothing_behind(with_adapter: Path, questions: Path, tmp_path: Path) -> None:
     flags = ["--scheme", "int4", "--samples", "12", "--iterations", "100000", "--data", str(questions)]
+    flags += ["--elsewhere"]  # where it can be served, too
     command = [sys.executable, "-m", "qwen_vqa.serving.cli", "quantize", str(with_adapter), *flags]
     run = subprocess.Popen([*command, "-o", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True)
     assert run.stderr is not None
@@ -156,12 +158,12 @@ def test_ctrl_c_is_said_and_leaves_nothing_behind(with_adapter: Path, questions:
 
 
 def test_merging_into_a_folder_that_is_not_there_yet(with_adapter: Path, tmp_path: Path) -> None:
-    quantise(Options(with_adapter, tmp_path / "new" / "folder" / "out", "int8", merge_adapter="tiny-lora"))
+    quantise(anywhere(with_adapter, tmp_path / "new" / "folder" / "out", "int8", merge_adapter="tiny-lora"))
     assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["out"]
 
 
 def test_merging_is_done_before_rounding(with_adapter: Path, tmp_path: Path) -> None:
-    quantise(Options(with_adapter, tmp_path / "merged", "int8", merge_adapter="tiny-lora"))
+    quantise(anywhere(with_adapter, tmp_path / "merged", "int8", merge_adapter="tiny-lora"))
     merged = load_reference(with_adapter, torch.float32)
     merged.language_model = attach_adapter(
         merged.language_model, with_adapter / "adapters" / "tiny-lora"
@@ -187,6 +189,6 @@ def test_layer_errors_name_the_worst_first(quantised: Callable[..., Path], with_
 def test_an_adapter_without_questions_is_kept_and_said_to_be_unmeasured(
     with_adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quantise(Options(with_adapter, tmp_path / "out", "int8"))
+    quantise(anywhere(with_adapter, tmp_path / "out", "int8"))
     assert (tmp_path / "out" / "adapters" / "tiny-lora").is_dir()
     assert "adapter tiny-lora: not measured on the quantised base" in capsys.readouterr().out
