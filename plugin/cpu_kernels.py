@@ -19,7 +19,7 @@ def int8_products_are_right(largest: int = 127) -> bool:
         return False
     tokens, depth, width = 2, 64, 32
     weights = torch.full((width, depth), largest, dtype=torch.int8).t()  # column by column, as vLLM has them
-    scales = torch.ones(width)
+    scales = torch.ones(width)  # kept in a variable: the handler only points to them
     handler = ops.create_onednn_scaled_mm(weights, scales, torch.float32, True, False, 1)
     found = torch.empty(tokens, width)
     activations = torch.full((tokens, depth), largest, dtype=torch.int8)

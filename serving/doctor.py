@@ -64,11 +64,15 @@ def _report_vllm(problems: list[str]) -> None:
     from vllm.plugins import load_general_plugins
 
     from qwen_vqa.plugin.config import ARCHITECTURE
+    from qwen_vqa.plugin.quantization import FACTS, schemes_served_here, why_not_served_here
 
     load_general_plugins()
     registered = ARCHITECTURE in ModelRegistry.get_supported_archs()
     print(f"{'platform':<24s}{current_platform.device_type or 'none'} ({current_platform.device_name})")
     print(f"{'plugin':<24s}{'registered' if registered else 'not registered'}")
+    print(f"{'schemes':<24s}{', '.join(schemes_served_here())}")
+    for reason in filter(None, map(why_not_served_here, FACTS.values())):
+        print(f"{'':<24s}{reason}")
     if not current_platform.device_type:
         problems.append("vLLM found no platform to run on: its build does not fit this machine")
     if not registered:

@@ -135,6 +135,9 @@ def test_the_doctor_finds_everything_here():
     assert run.returncode == 0, run.stdout
     assert "registered" in run.stdout
     assert "everything is in place" in run.stdout
+    [schemes] = [line.split(maxsplit=1)[1] for line in run.stdout.splitlines() if line.startswith("schemes")]
+    assert schemes.endswith("nf4, int8-bnb")
+    assert "fp8 needs a GPU of CUDA capability 8.9" in run.stdout
 
 
 def test_the_doctor_says_when_the_plugin_is_kept_out(monkeypatch):
