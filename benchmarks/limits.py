@@ -7,6 +7,7 @@ python benchmarks/limits.py --shapes 0.5b --result out.json    # and a load resu
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,22 +25,33 @@ from qwen_vqa.plugin.errors import UserError
 SECONDS = 1.0
 MATRICES = (1024, 2048, 4096)
 TYPES = ("float32", "bfloat16", "int8")
+# So many times slower than float32, a product is made number by number: no size is faster, and large ones take minutes.
+EMULATED = 10
 
 
 def matmul_rates() -> dict[str, float]:
     """Operations a second of a square product (2 n^3), per type, the best of some sizes. int8 is torch's own,
-    summed in int32. bfloat16 is the faster of multiplying in it and of multiplying in float32, which any server may
-    do with the same weights: where the processor has no bfloat16, the first is emulated.
+    summed in int32. bfloat16 and int8 are the faster of multiplying in them and of multiplying in float32, which any
+    server may do with the same weights: where the processor has no instructions for them, the first is emulated.
     """
     rates = dict.fromkeys(TYPES, 0.0)
     for size in MATRICES:
-        for name in ("float32", "bfloat16"):
-            left, right = (torch.randn(size, size, dtype=getattr(torch, name)) for _ in range(2))
-            rates[name] = max(rates[name], best_rate(2 * size**3, partial(torch.matmul, left, right), SECONDS))
-        small, other = (torch.randint(-127, 127, (size, size), dtype=torch.int8) for _ in range(2))
-        rates["int8"] = max(rates["int8"], best_rate(2 * size**3, partial(torch._int_mm, small, other), SECONDS))
-    rates["bfloat16"] = max(rates["bfloat16"], rates["float32"])
-    return rates
+        for name in TYPES:
+            if size > MATRICES[0] and rates[name] < rates["float32"] / EMULATED:
+                continue
+            product = partial(_product(name), *_matrices(name, size))
+            rates[name] = max(rates[name], best_rate(2 * size**3, product, SECONDS))
+    return {name: max(rate, rates["float32"]) for name, rate in rates.items()}
+
+
+def _product(name: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    return torch._int_mm if name == "int8" else torch.matmul
+
+
+def _matrices(name: str, size: int) -> list[torch.Tensor]:
+    if name == "int8":
+        return [torch.randint(-127, 127, (size, size), dtype=torch.int8) for _ in range(2)]
+    return [torch.randn(size, size, dtype=getattr(torch, name)) for _ in range(2)]
 
 
 def limits(work: Work, bandwidth: float, rates: dict[str, float], output_tokens: int) -> list[dict[str, Any]]:

@@ -1,12 +1,21 @@
 """Limits are counted per part: what quantising leaves in 16 or 32 bits is read and multiplied in those."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 
-from qwen_vqa.benchmarks.limits import arithmetic_seconds, decode_share, limits, prefill_share, share_lines
+from qwen_vqa.benchmarks.limits import (
+    MATRICES,
+    arithmetic_seconds,
+    decode_share,
+    limits,
+    matmul_rates,
+    prefill_share,
+    share_lines,
+)
 from qwen_vqa.benchmarks.schemes import SCHEMES, scheme_of
 from qwen_vqa.benchmarks.work import WORK, Work
 from qwen_vqa.serving import DEMO_CHECKPOINT
@@ -117,3 +126,25 @@ def test_what_is_around_int8_is_what_its_server_was_told() -> None:
     assert scheme_of({"scheme": "int8", "command": [*command, "float32"]}) == "int8-f32"
     assert scheme_of({"scheme": "int8", "command": [*command, "bfloat16"]}) == "int8"
     assert scheme_of({"scheme": "float32", "command": [*command, "float32"]}) == "float32"
+
+
+@pytest.mark.parametrize(
+    ("int8", "expected"), [(9.0, [MATRICES[0]]), (11.0, list(MATRICES))], ids=["emulated", "in the processor"]
+)
+def test_a_type_that_is_emulated_is_multiplied_at_the_smallest_size_alone(
+    int8: float, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large ones take minutes there. It cannot be slower than float32, which a server may take in its place."""
+    asked: dict[str, list[int]] = {"float32": [], "bfloat16": [], "int8": []}
+    rates = {"float32": 100.0, "bfloat16": 200.0, "int8": int8}
+
+    def rate(operations: float, product: partial, seconds: float) -> float:
+        left = product.args[0]
+        name = str(left.dtype).removeprefix("torch.")
+        asked[name].append(len(left))
+        assert operations == 2 * len(left) ** 3
+        return rates[name]
+
+    monkeypatch.setattr("qwen_vqa.benchmarks.limits.best_rate", rate)
+    assert matmul_rates() == {"float32": 100.0, "bfloat16": 200.0, "int8": 100.0}
+    assert asked == {"float32": list(MATRICES), "bfloat16": list(MATRICES), "int8": expected}
