@@ -16,7 +16,7 @@ from qwen_vqa.quantize.run import quantise
 from qwen_vqa.quantize.samples import Sample, UserSamples
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.collator import ConversationCollator
-from tests.quantize.anywhere import anywhere
+from tests.quantize.anywhere import anywhere, eight_bits
 from tests.server import serving
 
 QUESTIONS = 12
@@ -93,9 +93,9 @@ def test_an_adapter_that_comes_while_it_runs_is_said_to_be_unmeasured(
     (tmp_path / "keys.json").write_text(json.dumps({"keys": [entry]}))
     flags = ["--dtype", "float32", "--enforce-eager", "--open-routes", "adapters"]
     flags += ["--api-keys-file", str(tmp_path / "keys.json")]
-    with serving(tmp_path / "log", str(quantised("int8-bnb")), *flags) as server:
+    with serving(tmp_path / "log", str(quantised(eight_bits())), *flags) as server:
         body = {"lora_name": "later", "lora_path": str(tiny_adapter)}
         headers = {"Authorization": f"Bearer {key}"}
         answer = httpx.post(f"{server.url}/load_lora_adapter", json=body, headers=headers, timeout=120)
         assert answer.status_code == 200
-        assert "adapter later was not measured on this int8-bnb base" in server.log.read_text()
+        assert f"adapter later was not measured on this {eight_bits()} base" in server.log.read_text()

@@ -14,6 +14,7 @@ import pytest
 from transformers import GPT2Config
 
 from qwen_vqa.plugin import quantization
+from qwen_vqa.plugin.cpu_kernels import int8_products_are_right, multiplies_4_bit_weights
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import BITSANDBYTES, FACTS, RECORD_FILE, scheme_of
 from qwen_vqa.quantize.layers import select_layers, tensor_sizes
@@ -24,7 +25,7 @@ from qwen_vqa.serving.checks import checked_checkpoint
 from qwen_vqa.serving.quantised import adapter_note, check_quantised
 from qwen_vqa.train.checkpoint import load_processor, save_checkpoint
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
-from tests.quantize.anywhere import anywhere, skip_unless_served_here
+from tests.quantize.anywhere import anywhere, eight_bits, skip_unless_served_here
 from tests.tiny import DEMO, tiny_config, tiny_processor
 
 
@@ -46,7 +47,9 @@ def test_a_group_size_that_no_kernel_has(with_adapter: Path, tmp_path: Path, que
 
 
 def test_a_scheme_that_this_machine_cannot_serve(with_adapter: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"fp8 needs .* 8\.9.*Here: (int8, int4, )?nf4, int8-bnb\. Pass --elsewhere"):
+    processors = {"int8": int8_products_are_right(), "int4": multiplies_4_bit_weights()}
+    here = ", ".join([*(scheme for scheme, served in processors.items() if served), "nf4", "int8-bnb"])
+    with pytest.raises(UserError, match=rf"fp8 needs .* 8\.9.*Here: {here}\. Pass --elsewhere"):
         quantise(Options(with_adapter, tmp_path / "out", "fp8"))
 
 
@@ -81,13 +84,13 @@ def test_bitsandbytes_split_between_gpus(quantised: Callable[..., Path]) -> None
 
 
 def test_serve_says_what_adapters_lose(quantised: Callable[..., Path]) -> None:
-    checkpoint = checked_checkpoint(quantised("int8-bnb"))
+    checkpoint = checked_checkpoint(quantised(eight_bits()))
     stranger = Namespace(name="other", path="somewhere")
     notes = check_quantised(serve_options(lora_modules=[stranger]), checkpoint)
     other, own = notes[-2:]
-    assert other.startswith("adapter other was not measured on this int8-bnb base")
+    assert other.startswith(f"adapter other was not measured on this {eight_bits()} base")
     # It answers nothing right on the original base: that the quantised one loses nothing of it says nothing.
-    assert own.startswith("adapter tiny-lora was not measured on this int8-bnb base")
+    assert own.startswith(f"adapter tiny-lora was not measured on this {eight_bits()} base")
 
 
 def test_serve_says_what_was_measured(quantised: Callable[..., Path], tmp_path: Path) -> None:
@@ -175,7 +178,7 @@ def test_a_report_on_samples_that_do_not_fit(
 @pytest.fixture
 def no_loading(quantised: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails the test when weights are loaded, with which the long work begins."""
-    for scheme in ("int8", "int4", "nf4", "fp8"):
+    for scheme in ("int8", "int4", "nf4", "int8-bnb", "fp8"):
         quantised(scheme)
 
     def loaded(*args: object) -> None:
@@ -214,9 +217,13 @@ def test_a_report_of_what_is_not_served_here(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_report_in_float32_of_4_bits(with_adapter: Path, quantised: Callable[..., Path], no_loading: None) -> None:
-    with pytest.raises(UserError, match="--dtype float32: nf4 is served beside 16 bits here"):
-        report([str(with_adapter), str(quantised("nf4")), "--dtype", "float32"])
+@pytest.mark.parametrize("scheme", ["int4", "nf4"])
+def test_a_report_in_float32_of_4_bits(
+    scheme: str, with_adapter: Path, quantised: Callable[..., Path], no_loading: None
+) -> None:
+    skip_unless_served_here(scheme)
+    with pytest.raises(UserError, match=f"--dtype float32: {scheme} is served beside 16 bits here"):
+        report([str(with_adapter), str(quantised(scheme)), "--dtype", "float32"])
 
 
 def test_a_report_on_different_models(quantised: Callable[..., Path], no_loading: None) -> None:
@@ -233,7 +240,7 @@ def test_an_output_that_cannot_be_written(
         quantise(anywhere(with_adapter, tmp_path / "file" / "out", "int8"))
     for place in (tmp_path / "file", tmp_path / "file" / "out"):
         with pytest.raises(UserError, match=message):
-            report([str(with_adapter), str(quantised("nf4")), "-o", str(place)])
+            report([str(with_adapter), str(quantised(eight_bits())), "-o", str(place)])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

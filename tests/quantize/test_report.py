@@ -24,7 +24,7 @@ from qwen_vqa.train.collator import ConversationCollator
 from qwen_vqa.train.evaluation.metrics import vqa_accuracy
 from qwen_vqa.train.evaluation.replies import Reply
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
-from tests.quantize.anywhere import skip_unless_served_here
+from tests.quantize.anywhere import eight_bits, skip_unless_served_here
 
 
 def test_a_share_has_wilsons_interval() -> None:
@@ -211,7 +211,7 @@ def test_servers_that_do_not_fit_are_measured_one_after_the_other(
         events.append("memory")
         return read(process)
 
-    sides = [Side(folder, "float32", ("--enforce-eager",)) for folder in (with_adapter, quantised("int8-bnb"))]
+    sides = [Side(folder, "float32", ("--enforce-eager",)) for folder in (with_adapter, quantised(eight_bits()))]
     needed = [memory.server_bytes(side.folder, "float32", speed.KV_CACHE_BYTES) for side in sides]
     monkeypatch.setattr(speed, "started_server", started)
     monkeypatch.setattr(speed, "resident_bytes", memory_of)

@@ -11,7 +11,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.quantize.report import main as report
 from qwen_vqa.quantize.run import quantise
 from qwen_vqa.quantize.samples import UserSamples
-from tests.quantize.anywhere import anywhere
+from tests.quantize.anywhere import anywhere, eight_bits
 
 
 def test_questions_are_others_than_calibrated(
@@ -61,5 +61,7 @@ def test_quality_is_kept_when_the_servers_fail(
 
     monkeypatch.setattr("qwen_vqa.quantize.report.measure", fails)
     with pytest.raises(UserError, match="stopped with status 1"):
-        report([str(with_adapter), str(quantised("nf4")), "--data", str(questions), "-o", str(tmp_path / "report")])
+        report(
+            [str(with_adapter), str(quantised(eight_bits())), "--data", str(questions), "-o", str(tmp_path / "report")]
+        )
     assert json.loads((tmp_path / "report" / "report.json").read_text())["accuracy"]["questions"]["n"] == 12
