@@ -3,7 +3,7 @@
 import datetime
 import json
 import sys
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TextIO, get_args
 
 Format = Literal["text", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -19,22 +19,33 @@ def set_format(log_format: Format) -> None:
 def say(text: str) -> None:
     """For whoever runs the server. Not through logging, whose level vLLM's own log has set to errors alone."""
     line = _json("serve", {"message": text}) if _format == "json" else f"qwen-vqa: {text}"
-    print(line, file=sys.stderr, flush=True)
+    _write(sys.stderr, line)
+
+
+def show(text: str) -> None:
+    """Lines for whoever reads along; the caller leaves them out where every line is to be JSON."""
+    _write(sys.stdout, text)
 
 
 def write_request(fields: dict[str, Any]) -> None:
     """The line of a request; in text, what is None is left out."""
     if _format == "json":
-        print(_json("request", fields), flush=True)
+        _write(sys.stdout, _json("request", fields))
         return
     told = {name: value for name, value in fields.items() if value is not None}
     head = [_now(), told.pop("method"), told.pop("route"), told.pop("status"), f"{told.pop('seconds'):.3f} s"]
-    print(*head, *(f"{name}={_plain(value)}" for name, value in told.items()), flush=True)
+    _write(sys.stdout, " ".join(map(str, (*head, *(f"{name}={_plain(value)}" for name, value in told.items())))))
 
 
 def is_json() -> bool:
     """Whether every line is to be JSON."""
     return _format == "json"
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """In one write: with PYTHONUNBUFFERED `print` makes two, and another thread's line may come between them."""
+    stream.write(f"{text}\n")
+    stream.flush()
 
 
 def _json(kind: str, fields: dict[str, Any]) -> str:

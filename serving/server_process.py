@@ -12,6 +12,7 @@ import threading
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quiet import quiet_libraries
+from qwen_vqa.serving.log import say
 
 quiet_libraries()  # here, because the engine's process imports this module, too
 
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
     try:
         serve(argv[2:], sockets[0], ToSupervisor(sockets[1]))
     except UserError as error:
-        print(f"qwen-vqa: {error}", file=sys.stderr, flush=True)
+        say(str(error))
     return 2
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from openai import DefaultHttpxClient, OpenAI, OpenAIError
 
 from qwen_vqa.serving import DEMO_IMAGES, DEMO_NAME
-from qwen_vqa.serving.log import is_json, say
+from qwen_vqa.serving.log import is_json, say, show
 from qwen_vqa.serving.supervisor import RESTARTS
 
 SNIPPET = """\
@@ -71,7 +71,7 @@ def _introduce(args: Namespace) -> None:
         )
     )
     lines.append("Stop the server with Ctrl-C.")
-    print("\n".join(lines), flush=True)
+    show("\n".join(lines))
 
 
 def server_url(args: Namespace) -> str:
