@@ -4,7 +4,7 @@ python benchmarks/output_layer.py --shapes 0.5b,3b --json out.json
 
 Both take turns of one product each, so that what else the machine does falls on both; random numbers of Qwen2.5's
 dimensions. `ratio` is the median over the turns of the packed one's time / the 16 bits' time. Of the plugin, it is
-vllm_embedding.py that has both.
+vllm_embedding.py and few_rows.py that have them.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def products(vocabulary: int, width: int, turns: int) -> list[dict[str, Any]]:
     import torch
     from vllm import _custom_ops as ops
 
-    from qwen_vqa.plugin.vllm_embedding import multiply
+    from qwen_vqa.plugin.few_rows import multiply
 
     torch.manual_seed(0)
     table = torch.randn(vocabulary, width).bfloat16()

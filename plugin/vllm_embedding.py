@@ -22,15 +22,17 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
     VocabParallelEmbedding,
 )
 
+from qwen_vqa.plugin.few_rows import compile_products, exact_halves, multiply
 from qwen_vqa.plugin.output_layer import FEW, LEAST_TABLE_BYTES, MIXED, SETTING, SHARED
 
-ROWS = 8192  # compared at once, so that comparing takes little memory
 
-
-def hold_embeddings_once(language_model: nn.Module, vllm_config: VllmConfig) -> None:
+def hold_embeddings_once(language_model: nn.Module, vllm_config: VllmConfig, stored: torch.dtype | None) -> None:
     """Give the language model's embeddings, as far as they are not quantised, methods that hold them once.
 
     Call it before the weights are loaded, on a CPU.
+
+    Args:
+        stored: the checkpoint's float type.
     """
     setting = vllm_config.additional_config.get(SETTING, MIXED)  # type: ignore[union-attr] # ours is a dict
     outputs = list(_unquantised(language_model, ParallelLMHead))
@@ -45,8 +47,6 @@ def hold_embeddings_once(language_model: nn.Module, vllm_config: VllmConfig) -> 
         layer.quant_method = SharedOutputLayer() if shared else PackedOutputLayer(table)
     if not outputs:  # some models multiply with the input embeddings themselves
         return
-    named = vllm_config.model_config.hf_config.dtype
-    stored = getattr(torch, named) if isinstance(named, str) else named
     for layer in inputs:
         layer.quant_method = InputEmbedding(None if shared else stored)
 
@@ -80,11 +80,9 @@ class InputEmbedding(UnquantizedEmbeddingMethod):
     def process_weights_after_loading(self, layer: Any) -> None:
         table = layer.weight.data
         self.served = table.dtype
-        if self.stored in (torch.bfloat16, torch.float16) and table.dtype == torch.float32:
-            halves = table.to(self.stored)
-            parts = zip(halves.split(ROWS), table.split(ROWS), strict=True)
-            if all(torch.equal(half.float(), whole) for half, whole in parts):
-                layer.weight = nn.Parameter(halves, requires_grad=False)
+        halves = exact_halves(table, self.stored)
+        if halves is not None:
+            layer.weight = nn.Parameter(halves, requires_grad=False)
 
     def embedding(self, layer: Any, input_: torch.Tensor) -> torch.Tensor:
         return functional.embedding(input_, layer.weight).to(self.served)
@@ -104,13 +102,11 @@ class PackedOutputLayer(UnquantizedEmbeddingMethod):
         self.served = layer.weight.dtype
         dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
 
-    @torch.inference_mode()  # as the engine's steps are: for tensors of another mode it would be compiled anew
     def compile(self) -> None:
         """For each number of answers that meets the 16-bit table; nothing where none does."""
         table = self._table()
         if table is not None:
-            for answers in range(1, FEW + 1):
-                multiply(torch.zeros(answers, table.shape[1], dtype=self.served), table)
+            compile_products(table)
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         table = self._table() if len(x) <= FEW and bias is None else None
@@ -124,16 +120,6 @@ class PackedOutputLayer(UnquantizedEmbeddingMethod):
         if self.served != torch.float32 or table.dtype == self.served:
             return None
         return table if table.nbytes >= LEAST_TABLE_BYTES else None
-
-
-@torch.compile(dynamic=False)
-def multiply(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """Rows [n, D] in float32 times a table [V, D] of 16 bits, which are exact in float32: logits [n, V].
-
-    Compiled, it reads the table once and widens it in registers; PyTorch has no such product of two types.
-    """
-    wide = table.to(x.dtype)
-    return torch.stack([(wide * row).sum(-1) for row in x.unbind()])
 
 
 class SharedOutputLayer(UnquantizedEmbeddingMethod):

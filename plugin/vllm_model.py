@@ -28,6 +28,7 @@ from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.host_memory import release_free_memory
 from qwen_vqa.plugin.vllm_connector import Connector
 from qwen_vqa.plugin.vllm_embedding import compile_output_layer, hold_embeddings_once
+from qwen_vqa.plugin.vllm_linear import compile_linear_layers, hold_linear_layers
 from qwen_vqa.plugin.vllm_lora_device import give_empty_weights
 from qwen_vqa.plugin.vllm_processing import (
     QwenVqaDummyInputsBuilder,
@@ -98,7 +99,10 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
             self.language_model = language_model
         self.takes_adapters = vllm_config.lora_config is not None
         if current_platform.is_cpu():
-            hold_embeddings_once(self.language_model, vllm_config)
+            named = config.dtype
+            stored = getattr(torch, named) if isinstance(named, str) else named
+            hold_embeddings_once(self.language_model, vllm_config, stored)
+            hold_linear_layers(self.language_model, vllm_config, stored)
         # A language model may stack others than these (Phi3 stacks none): its word counts.
         self.packed_modules_mapping = {
             **type(self).packed_modules_mapping,
@@ -145,6 +149,7 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
             if self.takes_adapters:
                 give_empty_weights(self.language_model)
             compile_output_layer(self.language_model)
+            compile_linear_layers(self.language_model)
             release_free_memory()
 
     def get_mm_mapping(self) -> MultiModelKeys:

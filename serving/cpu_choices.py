@@ -14,7 +14,15 @@ from qwen_vqa.serving.compile_cache import choose_compile_cache
 from qwen_vqa.serving.engine import ONE_PROCESS
 from qwen_vqa.serving.engine_process import METHOD, may_copy
 from qwen_vqa.serving.float_type import choose_float_type
-from qwen_vqa.serving.memory import DTYPE_BYTES, GIB, kv_bytes_per_token, kv_cache_bytes, output_layer_bytes
+from qwen_vqa.serving.linear_layers import add_linear_layers_flag, choose_linear_layers
+from qwen_vqa.serving.memory import (
+    DTYPE_BYTES,
+    GIB,
+    free_beside_weights,
+    kv_bytes_per_token,
+    kv_cache_bytes,
+    output_layer_bytes,
+)
 from qwen_vqa.serving.threads import Machine, choose_threads
 
 KV_CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
@@ -28,7 +36,8 @@ STEP_TOKENS = 512
 
 
 def add_cpu_flags(parser: ArgumentParser) -> None:
-    """The flag that vLLM does not have."""
+    """The flags that vLLM does not have."""
+    add_linear_layers_flag(parser)
     parser.add_argument(
         "--output-layer",
         choices=OUTPUT_LAYERS,
@@ -42,7 +51,8 @@ def add_cpu_flags(parser: ArgumentParser) -> None:
 def complete_for_cpu(
     args: Namespace, checkpoint: CheckedCheckpoint, environment: Mapping[str, str], say: Callable[[str], None]
 ) -> None:
-    """Set `args.threads`, `engine_copied`, `dtype`, `output_layer`, `block_size` and `kv_cache_memory_bytes`.
+    """Set `args.threads`, `engine_copied`, `dtype`, `output_layer`, `linear_layers`, `block_size` and
+    `kv_cache_memory_bytes`.
 
     Args:
         environment: the user's, of which threads are chosen.
@@ -60,9 +70,12 @@ def complete_for_cpu(
     if note := choose_output_layer(args, checkpoint):
         say(note)
 
-    def kv_cache(dtype: str) -> int:
-        beside = slot_bytes(args, checkpoint.config, DTYPE_BYTES[dtype])
-        beside += output_layer_bytes(checkpoint.config, checkpoint_dtype(checkpoint.folder), args.output_layer)
+    def beside_weights(dtype: str) -> int:
+        slots = slot_bytes(args, checkpoint.config, DTYPE_BYTES[dtype])
+        return slots + output_layer_bytes(checkpoint.config, checkpoint_dtype(checkpoint.folder), args.output_layer)
+
+    def kv_cache(dtype: str, linear_layers: int = 0) -> int:
+        beside = beside_weights(dtype) + linear_layers
         return kv_cache_bytes(checkpoint, max_model_len, dtype, beside_weights=beside)
 
     say(
@@ -71,14 +84,18 @@ def complete_for_cpu(
     )
     if note := few_answers_note(args, checkpoint):
         say(note)
+    dtype = _float_type(args, checkpoint)
+    free = free_beside_weights(checkpoint, dtype, beside_weights(dtype))
+    note, linear_layers = choose_linear_layers(args, checkpoint, free)
+    if note:
+        say(note)
     if args.block_size is None:
         args.block_size = BLOCK_TOKENS
         say(f"prompts are cached in blocks of {BLOCK_TOKENS} tokens: further questions find theirs (--block-size)")
     if note := choose_step_tokens(args, checkpoint):
         say(note)
     if not args.kv_cache_memory_bytes and KV_CACHE_SPACE not in os.environ:
-        dtype = _float_type(args, checkpoint)
-        args.kv_cache_memory_bytes = kv_cache(dtype)
+        args.kv_cache_memory_bytes = kv_cache(dtype, linear_layers)
         tokens = args.kv_cache_memory_bytes // kv_bytes_per_token(checkpoint.config, dtype)
         say(
             f"KV cache: {args.kv_cache_memory_bytes / GIB:.2f} GiB, {tokens:,} tokens: {tokens / max_model_len:.3g} "

@@ -62,7 +62,7 @@ def kv_cache_bytes(
     """
     available = available_memory() if available is None else available
     weights = beside_weights + weight_bytes(checkpoint.folder, dtype)
-    free = available - weights - OVERHEAD
+    free = free_beside_weights(checkpoint, dtype, beside_weights, available)
     per_token = kv_bytes_per_token(checkpoint.config, dtype)
     needed = per_token * max_model_len
     if free < needed:
@@ -79,6 +79,14 @@ def kv_cache_bytes(
     half = min(free, node_available - weights) // 2
     wished = max(min(PROMPTS * max_model_len, TOKENS), LONG_PROMPTS * max_model_len)
     return max(needed, min(half, per_token * wished))
+
+
+def free_beside_weights(
+    checkpoint: CheckedCheckpoint, dtype: str, beside_weights: int, available: int | None = None
+) -> int:
+    """Bytes that weights and processes leave for the KV cache, and others; the arguments are `kv_cache_bytes`'s."""
+    available = available_memory() if available is None else available
+    return available - weight_bytes(checkpoint.folder, dtype) - beside_weights - OVERHEAD
 
 
 def output_layer_bytes(config: QwenVqaConfig, stored: str, output_layer: str) -> int:

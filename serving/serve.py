@@ -50,6 +50,9 @@ options:
   --output-layer O       on a CPU, where input and output embeddings are the same numbers: packed (faster where several
                          answers are decoded at once), shared (holds them once; default with 4-bit checkpoints) or mixed
                          (packed, but up to 4 answers are decoded from the 16-bit input side; default otherwise)
+  --linear-layers L      on a CPU that serves a 16-bit checkpoint in float32: packed (in float32), or mixed (that, and
+                         the 16 bits beside it, from which up to 4 answers are decoded faster; default where that takes
+                         no more than half of the memory that the weights leave)
   --max-num-batched-tokens N  tokens of one step of the engine, of prompts and answers together (default: on a CPU 512)
   --lora-modules N=PATH  more adapters, beside those in the folder
   --max-adapters N       adapters held at once, where --open-routes adapters lets an admin's key load and unload them:
@@ -253,8 +256,10 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Map
     args.threads, args.engine_copied = no_choice(environment), False
     if current_platform.is_cpu():
         complete_for_cpu(args, checkpoint, environment, say)
-    elif args.output_layer is not None:
-        raise UserError("--output-layer is about memory on a CPU, and this server runs on a GPU: leave it out.")
+    else:
+        for flag, value in (("--output-layer", args.output_layer), ("--linear-layers", args.linear_layers)):
+            if value is not None:
+                raise UserError(f"{flag} is about memory on a CPU, and this server runs on a GPU: leave it out.")
 
 
 def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", started: float) -> NoReturn:

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 
+from qwen_vqa.plugin import few_rows
 from qwen_vqa.plugin.output_layer import FEW, LEAST_TABLE_BYTES, MIXED, SETTING, SHARED
-from qwen_vqa.plugin.vllm_embedding import multiply
 from qwen_vqa.train.checkpoint import load_reference
 from tests.plugin.engine import Answer, Engine, Request
 from tests.tiny import make_checkpoint
@@ -64,14 +63,7 @@ def test_a_few_answers_meet_the_16_bit_table_where_models_are_compiled(tmp_path:
 
 def compiled_products(_: nn.Module) -> int:
     """Of two types, so far in the engine's process."""
-    return len(_debug_get_cache_entry_list(multiply._torchdynamo_orig_callable.__code__))
-
-
-@pytest.mark.parametrize("rows", [1, FEW])
-def test_a_product_of_two_types_is_the_wide_ones(rows: int):
-    table = torch.randn(300, 40).bfloat16()
-    x = torch.randn(rows, 40)
-    torch.testing.assert_close(multiply(x, table), x @ table.float().T)
+    return few_rows.compiled_products()
 
 
 def assert_as_reference(reference: nn.Module, answers: list[Answer]) -> None:

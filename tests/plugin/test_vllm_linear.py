@@ -1,0 +1,65 @@
+"""Linear layers held in float32 and in 16 bits: the answers stay the reference's, compiled and not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from qwen_vqa.plugin import few_rows, vllm_linear
+from qwen_vqa.plugin.linear_layers import LEAST_MATRIX_BYTES, MIXED, PACKED, SETTING
+from qwen_vqa.plugin.output_layer import FEW
+from qwen_vqa.train.checkpoint import load_reference
+from tests.plugin.engine import Engine, Request
+from tests.plugin.test_vllm_embedding import PROMPT, assert_as_reference
+from tests.tiny import make_checkpoint
+
+HIDDEN = 128
+# Of gate and up together, which are one matrix here, just large enough; all others are smaller.
+INTERMEDIATE = LEAST_MATRIX_BYTES // (2 * 2 * HIDDEN)
+
+
+def mixed(model: nn.Module) -> list[tuple[torch.dtype, list[int]]]:
+    """What is held in 16 bits beside the packed weight."""
+    return [(layer.halves.dtype, list(layer.halves.shape)) for layer in vllm_linear.mixed_layers(model.language_model)]
+
+
+def compiled_products(_: nn.Module) -> int:
+    """So far in the engine's process."""
+    return few_rows.compiled_products()
+
+
+def forget_halves(model: nn.Module) -> None:
+    for layer in vllm_linear.mixed_layers(model.language_model):
+        layer.halves.zero_()
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_a_few_rows_meet_the_16_bits(tmp_path: Path, compiles: bool):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", dtype=torch.bfloat16, intermediate=INTERMEDIATE)
+    reference = load_reference(checkpoint, torch.float32)
+    layers = reference.config.text_config.num_hidden_layers
+    options = {"additional_config": {SETTING: MIXED}, "enforce_eager": not compiles}
+    with Engine(checkpoint, {"TORCHDYNAMO_DISABLE": "0" if compiles else "1"}, **options) as engine:
+        assert engine.apply_to_model(mixed) == [(torch.bfloat16, [2 * INTERMEDIATE, HIDDEN])] * layers
+        assert engine.apply_to_model(compiled_products) == FEW
+        for count in (1, FEW, FEW + 1):
+            assert_as_reference(reference, engine.generate([Request(PROMPT + "a" * n) for n in range(count)]))
+        assert engine.apply_to_model(compiled_products) == FEW, "an answer has waited for the compiler"
+        # Without the 16 bits, as many answers as are not few stay right, and one goes wrong.
+        engine.apply_to_model(forget_halves)
+        assert_as_reference(reference, engine.generate([Request(PROMPT + "b" * n) for n in range(FEW + 1)]))
+        [one] = engine.generate([Request(PROMPT + "c")])
+        with pytest.raises(AssertionError):
+            assert_as_reference(reference, [one])
+
+
+@pytest.mark.parametrize(
+    ("stored", "setting"), [(torch.float32, {SETTING: MIXED}), (torch.bfloat16, {SETTING: PACKED})]
+)
+def test_layers_are_held_once(tmp_path: Path, stored: torch.dtype, setting: dict[str, str]):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", dtype=stored, intermediate=INTERMEDIATE)
+    reference = load_reference(checkpoint, torch.float32)
+    with Engine(checkpoint, additional_config=setting) as engine:
+        assert engine.apply_to_model(mixed) == []
+        assert_as_reference(reference, engine.generate([Request(PROMPT)]))
