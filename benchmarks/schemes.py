@@ -17,13 +17,15 @@ class Scheme:
 
 # An int4 weight has its share of a 16-bit scale for 128 (a group of 64, as the demo's, reads 3% more). Of nf4, 64
 # weights share a scale in 8 bits and 256 of those one in 32. Both are multiplied in what is around them, after being
-# made that. int8's scales, one a row, are below 0.5%. llama.cpp's q8_0 has a 16-bit scale for 32 weights, in the
-# output layer, too; it has no encoder here.
+# made that. int8's scales, one a row, are below 0.5%. What this server multiplies in float32 (-f32) is read in the 16
+# bits that it was stored in, as long as few answers are decoded at once; others read 32. llama.cpp's q8_0 has a 16-bit
+# scale for 32 weights, in the output layer, too; it has no encoder here.
 SCHEMES = {
     "float32": Scheme(4, "float32", 4, "float32"),
     "bfloat16": Scheme(2, "bfloat16", 2, "bfloat16"),
     "int8": Scheme(1, "int8", 2, "bfloat16"),
-    "int8-f32": Scheme(1, "int8", 4, "float32"),
+    "16-bit-f32": Scheme(2, "float32", 2, "float32"),
+    "int8-f32": Scheme(1, "int8", 2, "float32"),
     "int4": Scheme(1 / 2 + 2 / 128, "bfloat16", 2, "bfloat16"),
     "nf4": Scheme(1 / 2 + 1 / 64 + 4 / (64 * 256), "bfloat16", 2, "bfloat16"),
     "q8_0": Scheme(1 + 2 / 32, "int8", 1 + 2 / 32, "int8"),
@@ -31,6 +33,7 @@ SCHEMES = {
 
 
 def scheme_of(result: dict[str, Any]) -> str:
-    """Of a candidate's file: what is around int8 is what its command says."""
-    scheme = result["scheme"]
-    return "int8-f32" if scheme == "int8" and "float32" in result["command"] else scheme
+    """Of a candidate's file: what this server reads in 16 bits is what its command says."""
+    scheme: str = result["scheme"]
+    ours_in_float32 = "float32" in result["command"] and "qwen_vqa.serving.cli" in result["command"]
+    return {"int8": "int8-f32", "float32": "16-bit-f32"}.get(scheme, scheme) if ours_in_float32 else scheme

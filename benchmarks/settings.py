@@ -34,6 +34,8 @@ from qwen_vqa.benchmarks.load_table import align
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.server_process import started_server
 
+# Each of a turn's cells takes one, or one more for each of its processes: the next turn's pictures are new to a server.
+SEEDS_OF_A_TURN = 100_000
 VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=")
 
 
@@ -79,19 +81,32 @@ def measure_in_turns(settings: list[Setting], args: argparse.Namespace) -> Gener
     Raises:
         UserError: a server did not start, or could not be measured.
     """
-    turns: list[list[list[dict[str, Any]]]] = [[] for _ in settings]
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(_server(setting, args)) for setting in settings]
-        for turn in range(args.turns):
-            order = range(len(settings))
-            for index in order if turn % 2 == 0 else reversed(order):  # what grows or falls steadily cancels out
-                print(f"settings: turn {turn + 1} of {args.turns}: {settings[index].name}", file=sys.stderr, flush=True)
-                warm_up = None if turn == 0 else 0
-                turns[index].append(_ask(settings[index], servers[index][0], args, args.seed + turn, warm_up))
+        for turns in ask_in_turns(settings, [address for address, _ in servers], args):
             yield [
                 {"ready_seconds": seconds, "cells": means(own, turns[0]), "turns": own}
                 for (_, seconds), own in zip(servers, turns, strict=True)
             ]
+
+
+def ask_in_turns(
+    settings: list[Setting], addresses: list[str], args: argparse.Namespace
+) -> Iterator[list[list[list[dict[str, Any]]]]]:
+    """After each turn: each setting's turns so far, each a list of cells.
+
+    Raises:
+        UserError: a server could not be measured.
+    """
+    turns: list[list[list[dict[str, Any]]]] = [[] for _ in settings]
+    for turn in range(args.turns):
+        order = range(len(settings))
+        for index in order if turn % 2 == 0 else reversed(order):  # what grows or falls steadily cancels out
+            print(f"settings: turn {turn + 1} of {args.turns}: {settings[index].name}", file=sys.stderr, flush=True)
+            warm_up = None if turn == 0 else 0
+            seed = args.seed + turn * SEEDS_OF_A_TURN
+            turns[index].append(_ask(settings[index], addresses[index], args, seed, warm_up))
+        yield turns
 
 
 @contextlib.contextmanager
@@ -115,7 +130,8 @@ def _ask(
         command += [] if warm_up is None else ["--warm-up", str(warm_up)]
         if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode not in (0, 1):
             raise UserError(f"{setting.name} could not be measured; the reason is above.")
-        return [{"label": cell["label"], **cell["summary"]} for cell in read_result(file)["cells"]]
+        cells = read_result(file)["cells"]
+        return [{"label": cell["label"], "seed": cell["seed"], **cell["summary"]} for cell in cells]
 
 
 def means(turns: list[list[dict[str, Any]]], first: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -51,7 +51,8 @@ def test_parts_are_counted() -> None:
         ("float32", 4, 4),
         ("bfloat16", 2, 2),
         ("int8", 1, 2),
-        ("int8-f32", 1, 4),
+        ("16-bit-f32", 2, 2),
+        ("int8-f32", 1, 2),
         ("int4", 0.515625, 2),
         ("nf4", 0.515869140625, 2),
         ("q8_0", 1.0625, 1.0625),
@@ -121,11 +122,14 @@ def test_a_load_result_is_told_with_prefill_where_pictures_are_new() -> None:
     ]
 
 
-def test_what_is_around_int8_is_what_its_server_was_told() -> None:
+def test_what_this_server_reads_in_16_bits_is_what_it_was_told() -> None:
     command = ["python", "-m", "qwen_vqa.serving.cli", "serve", "folder", "--dtype"]
     assert scheme_of({"scheme": "int8", "command": [*command, "float32"]}) == "int8-f32"
     assert scheme_of({"scheme": "int8", "command": [*command, "bfloat16"]}) == "int8"
-    assert scheme_of({"scheme": "float32", "command": [*command, "float32"]}) == "float32"
+    assert scheme_of({"scheme": "float32", "command": [*command, "float32"]}) == "16-bit-f32"
+    assert scheme_of({"scheme": "bfloat16", "command": [*command, "bfloat16"]}) == "bfloat16"
+    others = ["python", "-m", "qwen_vqa.benchmarks.alternatives.transformers_server", "folder", "--dtype", "float32"]
+    assert scheme_of({"scheme": "float32", "command": others}) == "float32"
 
 
 @pytest.mark.parametrize(

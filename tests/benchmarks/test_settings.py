@@ -1,8 +1,11 @@
 """Settings of one server against each other: what is asked for, and what several turns come to."""
 
+from argparse import Namespace
+
 import pytest
 
-from qwen_vqa.benchmarks.settings import Setting, means, table
+from qwen_vqa.benchmarks.ceiling import null_server
+from qwen_vqa.benchmarks.settings import Setting, ask_in_turns, means, table
 from qwen_vqa.plugin.errors import UserError
 
 
@@ -39,3 +42,11 @@ def test_nothing_answered_is_no_ratio():
     assert means(other, first)[0]["against_first"] is None
     rows = [("first", {"ready_seconds": 1.0, "cells": means(first, first)})]
     assert table(rows).splitlines()[1].split()[-5:] == ["-", "-", "-", "-", "0"]
+
+
+def test_no_turn_asks_about_pictures_of_another():
+    args = Namespace(concurrency="1,2", requests=2, output_tokens=2, seed=7, turns=2)
+    with null_server("--ttft", "50", "--itl", "20") as url:  # so slow that one process of the client keeps up
+        *_, [turns] = ask_in_turns([Setting("one")], [url.removesuffix("/v1")], args)
+    seeds = [cell["seed"] for turn in turns for cell in turn]
+    assert len(seeds) == len(set(seeds)) == 2 * 2
