@@ -50,7 +50,8 @@ def compile_linear_layers(language_model: nn.Module) -> None:
 def mixed_layers(language_model: nn.Module) -> Iterator[Any]:
     """The layers that are held twice."""
     for layer in language_model.modules():
-        if isinstance(getattr(layer, "quant_method", None), MixedLinear) and hasattr(layer, "halves"):
+        # LoRA's layers have the attributes of those that they wrap.
+        if isinstance(layer, LinearBase) and isinstance(layer.quant_method, MixedLinear) and hasattr(layer, "halves"):
             yield layer
 
 

@@ -78,13 +78,25 @@ def _obstacle(args: Namespace, checkpoint: CheckedCheckpoint) -> str | None:
         return f"it is for 16-bit checkpoints served in float32, and this one of {stored} is served in {served}"
     if args.enforce_eager:
         return "its product is made by the compiler, which --enforce-eager turns off"
-    if args.enable_lora:
-        return "adapters are served, beside which nothing is compiled on a CPU"
+    if args.enable_lora and not has_compiler():  # beside adapters vLLM compiles nothing, and needs none
+        return "its product is made by a C++ compiler, and there is none (apt install g++)"
     if other := _stored_otherwise(checkpoint.folder, HALVES[stored]):
         return f"config.json says {stored}, and {other[0]} is {other[1]}"
     if not linear_layer_bytes(checkpoint.folder):
         return f"none of its matrices has {LEAST_MATRIX_BYTES / 2**20:g} MiB, and smaller ones gain nothing"
     return None
+
+
+def has_compiler() -> bool:
+    """Whether PyTorch finds a C++ compiler."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return False
+    return True
 
 
 def linear_layer_bytes(folder: Path) -> int:

@@ -9,10 +9,11 @@ from torch import nn
 from qwen_vqa.plugin import few_rows, vllm_linear
 from qwen_vqa.plugin.linear_layers import LEAST_MATRIX_BYTES, MIXED, PACKED, SETTING
 from qwen_vqa.plugin.output_layer import FEW
+from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_reference
 from tests.plugin.engine import Engine, Request
-from tests.plugin.test_vllm_embedding import PROMPT, assert_as_reference
-from tests.tiny import make_checkpoint
+from tests.plugin.test_vllm_embedding import PROMPT, TOLERANCE, assert_as_reference
+from tests.tiny import make_adapter, make_checkpoint
 
 HIDDEN = 128
 # Of gate and up together, which are one matrix here, just large enough; all others are smaller.
@@ -52,6 +53,21 @@ def test_a_few_rows_meet_the_16_bits(tmp_path: Path, compiles: bool):
         [one] = engine.generate([Request(PROMPT + "c")])
         with pytest.raises(AssertionError):
             assert_as_reference(reference, [one])
+
+
+def test_an_adapter_acts_on_the_16_bits(tmp_path: Path):
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", dtype=torch.bfloat16, intermediate=INTERMEDIATE)
+    adapter = make_adapter(checkpoint, tmp_path / "adapter")
+    reference = load_reference(checkpoint, torch.float32)
+    adapted = load_reference(checkpoint, torch.float32)
+    adapted.language_model = attach_adapter(adapted.language_model, adapter)
+    options = {"enable_lora": True, "max_lora_rank": 8, "max_loras": 2}
+    with Engine(checkpoint, additional_config={SETTING: MIXED}, **options) as engine:
+        assert len(engine.apply_to_model(mixed)) == reference.config.text_config.num_hidden_layers
+        plain, other = engine.generate([Request(PROMPT), Request(PROMPT, adapter=adapter)])
+    assert_as_reference(reference, [plain])
+    assert_as_reference(adapted, [other])
+    assert other.logprobs[0] != pytest.approx(plain.logprobs[0], abs=10 * TOLERANCE)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch._inductor import config
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.linear_layers import LEAST_MATRIX_BYTES, MIXED, PACKED, SETTING
@@ -67,7 +68,6 @@ def test_half_of_the_free_memory_is_enough(halves: CheckedCheckpoint, asked, fre
     [
         ({"dtype": "auto"}, "this one of bfloat16 is served in bfloat16"),
         ({"enforce_eager": True}, "--enforce-eager"),
-        ({"enable_lora": True}, "adapters"),
         ({"quantization": "bitsandbytes"}, "quantised"),
     ],
 )
@@ -101,3 +101,15 @@ def test_one_weight_of_float32_is_named(tmp_path: Path):
     assert choose_linear_layers(arguments(), checkpoint, 2**40) == (None, 0)
     with pytest.raises(UserError, match=f"config.json says bfloat16, and {name} is F32"):
         choose_linear_layers(arguments(linear_layers=MIXED), checkpoint, 2**40)
+
+
+def test_adapters_beside_it_need_a_compiler(halves: CheckedCheckpoint, monkeypatch: pytest.MonkeyPatch):
+    args = arguments(enable_lora=True)
+    choose_linear_layers(args, halves, 2**40)
+    assert args.linear_layers == MIXED
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    args = arguments(enable_lora=True)
+    assert choose_linear_layers(args, halves, 2**40) == (None, 0)
+    assert args.linear_layers == PACKED
+    with pytest.raises(UserError, match=r"there is none \(apt install g\+\+\)"):
+        choose_linear_layers(arguments(enable_lora=True, linear_layers=MIXED), halves, 2**40)
