@@ -35,5 +35,7 @@ SCHEMES = {
 def scheme_of(result: dict[str, Any]) -> str:
     """Of a candidate's file: what this server reads in 16 bits is what its command says."""
     scheme: str = result["scheme"]
-    ours_in_float32 = "float32" in result["command"] and "qwen_vqa.serving.cli" in result["command"]
-    return {"int8": "int8-f32", "float32": "16-bit-f32"}.get(scheme, scheme) if ours_in_float32 else scheme
+    if "float32" not in result["command"]:
+        return scheme
+    ours = "qwen_vqa.serving.cli" in result["command"]
+    return {"int8": "int8-f32", "float32": "16-bit-f32" if ours else scheme}.get(scheme, scheme)
