@@ -39,7 +39,7 @@ def hold_linear_layers(language_model: nn.Module, vllm_config: VllmConfig, store
 
 
 def compile_linear_layers(language_model: nn.Module) -> None:
-    """Compile what a few rows meet, which takes a minute at a first start, before anybody waits for it.
+    """Compile what a few rows meet, which takes time at a first start, before anybody waits for it.
 
     Call it when all weights are loaded and packed.
     """
