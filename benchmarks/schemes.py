@@ -17,9 +17,9 @@ class Scheme:
 
 # An int4 weight has its share of a 16-bit scale for 128 (a group of 64, as the demo's, reads 3% more). Of nf4, 64
 # weights share a scale in 8 bits and 256 of those one in 32. Both are multiplied in what is around them, after being
-# made that. int8's scales, one a row, are below 0.5%. What this server multiplies in float32 (-f32) is read in the 16
-# bits that it was stored in, as long as few answers are decoded at once; others read 32. llama.cpp's q8_0 has a 16-bit
-# scale for 32 weights, in the output layer, too; it has no encoder here.
+# made that. int8's scales, one a row, are below 0.5%. What this server multiplies in float32 (-f32) it can read in the
+# 16 bits that it was stored in; where it holds float32 alone, as a 3B for lack of memory, its share is of that, too.
+# llama.cpp's q8_0 has a 16-bit scale for 32 weights, in the output layer, too; it has no encoder here.
 SCHEMES = {
     "float32": Scheme(4, "float32", 4, "float32"),
     "bfloat16": Scheme(2, "bfloat16", 2, "bfloat16"),
