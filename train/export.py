@@ -31,7 +31,7 @@ def export(model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, 
         model.language_model.save_pretrained(str(output / ADAPTER_NAME))
         model.language_model = model.language_model.unload()
         shutil.copytree(output / ADAPTER_NAME, folder / ADAPTER_FOLDER / ADAPTER_NAME, dirs_exist_ok=True)
-    model.to(model.vision_encoder.patch_embedding.weight.dtype)
+    model.to_float_type(_stored_type(model))
     save_checkpoint(folder, model, processor)
     return folder
 
@@ -43,3 +43,9 @@ def export_run(base: Path, last_checkpoint: Path, config: TrainingConfig, output
     prepare_model(model, config)
     load_trained(model, last_checkpoint)
     return export(model, load_processor(base), output)
+
+
+def _stored_type(model: QwenVqaForConditionalGeneration) -> torch.dtype:
+    """The base checkpoint's float type; in a run that trains the language model whole, that is in float32 by now."""
+    named = model.config.dtype
+    return getattr(torch, named) if isinstance(named, str) else named or model.dtype
