@@ -19,7 +19,6 @@ from qwen_vqa.serving.adapters import AdapterChanges, attach_adapter_routes
 from qwen_vqa.serving.engine import running_engine
 from qwen_vqa.serving.guard import stand_guard
 from qwen_vqa.serving.http_server import serve_http
-from qwen_vqa.serving.image_features import attach_image_features
 from qwen_vqa.serving.image_flags import image_rules
 from qwen_vqa.serving.lifecycle import Lifecycle, LifecycleMiddleware, attach_ready
 from qwen_vqa.serving.log import say
@@ -31,6 +30,7 @@ from qwen_vqa.serving.quantised import adapter_note
 from qwen_vqa.serving.request_images import RequestImagesMiddleware
 from qwen_vqa.serving.request_log import RequestLogMiddleware
 from qwen_vqa.serving.token_count import attach_token_count
+from qwen_vqa.serving.verify_routes import attach_verify_routes
 
 
 async def run_server(
@@ -75,7 +75,7 @@ def build_server_app(
     """vLLM's app with our routes. What is to stand around the model (keys, limits, pages) is added here."""
     app = build_app(args, tasks, model_config)
     if args.verify:
-        attach_image_features(app, engine)
+        attach_verify_routes(app, engine)
     QwenVqaMediaConnector.rules = image_rules(args)
     attach_token_count(app)
     attach_model_card(app)

@@ -261,7 +261,7 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Map
             say(f"{name}: {value}")
     if args.verify:
         args.enable_scale_out = True  # vLLM's /v1/chat/completions/render, which shows prompt and pixels
-        args.worker_extension_cls = "qwen_vqa.plugin.worker_extension.ImageFeaturesExtension"
+        args.worker_extension_cls = "qwen_vqa.plugin.worker_extension.VerifyExtension"
     args.threads, args.engine_copied = no_choice(environment), False
     if current_platform.is_cpu():
         complete_for_cpu(args, checkpoint, environment, say)
