@@ -253,6 +253,8 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Map
     if args.served_model_name is None:
         is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()
         args.served_model_name = [DEMO_NAME if is_demo else checkpoint.folder.resolve().name]
+    trained = checkpoint.config.trained_adapter
+    args.trained_adapter = trained if trained in checkpoint.adapters else None
     complete_adapters(args, checkpoint, current_platform.is_cpu(), say)
     complete_tool_calls(args, checkpoint.folder)
     complete_decoding(args, Decoding.of(checkpoint.folder))

@@ -102,10 +102,10 @@ def assemble(parts: Parts) -> list[str]:
         config.tie_word_embeddings = language_model.config.tie_word_embeddings
     elif parts.adapter:
         summary = check_adapter(parts.adapter, config)
-        name = parts.adapter_name or parts.adapter.resolve().name
+        config.trained_adapter = parts.adapter_name or parts.adapter.resolve().name
         adapter_line = (
-            f"{name} (rank {summary.rank}, alpha {summary.alpha:g}), kept apart in {ADAPTER_FOLDER}/{name}; "
-            "the checkpoint's own name is the model without it"
+            f"{config.trained_adapter} (rank {summary.rank}, alpha {summary.alpha:g}), kept apart; ask for it as "
+            f"model {config.trained_adapter!r}: the checkpoint's own name is the model without it"
         )
     language_model.generation_config = decoding_defaults(language_model.generation_config, parts.likeness)
     model = _put_together(parts, config, vision.encoder, connector, language_model)
@@ -189,9 +189,8 @@ def _write(parts: Parts, model: QwenVqaForConditionalGeneration, processor: Qwen
     shutil.rmtree(partial, ignore_errors=True)
     try:
         save_checkpoint(partial, model, processor)
-        if parts.adapter and not parts.merge_adapter:
-            name = parts.adapter_name or parts.adapter.resolve().name
-            shutil.copytree(parts.adapter, partial / ADAPTER_FOLDER / name)
+        if parts.adapter and model.config.trained_adapter:
+            shutil.copytree(parts.adapter, partial / ADAPTER_FOLDER / model.config.trained_adapter)
         if parts.output.exists():
             parts.output.rmdir()
         partial.rename(parts.output)

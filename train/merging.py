@@ -63,18 +63,39 @@ def merge_adapter(language_model: PreTrainedModel, folder: Path) -> Merged:
         weights = adapter_weights(language_model, folder)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise AdapterError(f"the adapter {folder} cannot be read: {str(error).splitlines()[0]}.") from error
-    dtype, tied = language_model.dtype, _part_embeddings(language_model)
+    tied = _part_embeddings(language_model)
     with torch.random.fork_rng():
         model = get_peft_model(language_model, PeftConfig.from_pretrained(str(folder)))
     _place(model, weights, folder)
-    lost = _merge_layers(model, folder)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All adapters are already merged")  # each was, in float32
-        merged = model.merge_and_unload()
-    merged.to(dtype)
+    changes_modules = any(isinstance(module, AuxiliaryTrainingWrapper) for module in model.modules())
+    merged, changed, lost = merge_in_place(model, str(folder))
+    if not changed and not changes_modules:
+        raise AdapterError(
+            f"the adapter {folder} would change nothing: every lora_B in it is zero, as before its first training "
+            "step. Save it again after training."
+        )
     if tied:
         _tie_if_equal(merged)
     return Merged(merged, summary_of(folder, settings, weights), lost)
+
+
+def merge_in_place(model: PeftModel, name: str) -> tuple[PreTrainedModel, bool, float]:
+    """The language model with its adapter in its weights: each layer is merged in float32, and rounded once.
+
+    Args:
+        name: the adapter's, for messages.
+
+    Returns:
+        The language model in the float type that its own layers had, whether a layer changed, and what rounding took
+        of the change.
+    """
+    embeddings: Any = model.get_base_model().get_input_embeddings()
+    dtype = embeddings.weight.dtype
+    changed, rounded = _merge_layers(model, name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All adapters are already merged")  # each was, in float32
+        merged = model.merge_and_unload()
+    return merged.to(dtype), bool(changed), math.sqrt(rounded / changed) if changed else 0.0
 
 
 def _place(model: PeftModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
@@ -93,8 +114,8 @@ def _place(model: PeftModel, weights: dict[str, torch.Tensor], folder: Path) -> 
         raise AdapterError(f"the adapter {folder} lacks {len(missing)} tensors, such as {missing[0]}. Save it again.")
 
 
-def _merge_layers(model: PeftModel, folder: Path) -> float:
-    """Merge each layer in float32, and round once. Returns the share of the change that rounding took."""
+def _merge_layers(model: PeftModel, adapter: str) -> tuple[float, float]:
+    """Sums of squares: of what the layers' weights changed by, and of what rounding them moved them by."""
     changed = rounded = 0.0
     for name, layer in model.named_modules():
         if not isinstance(layer, LoraLayer):
@@ -105,18 +126,12 @@ def _merge_layers(model: PeftModel, folder: Path) -> float:
         try:
             layer.merge(safe_merge=True)
         except ValueError as error:  # PEFT's: values that are not numbers
-            raise AdapterError(f"the adapter {folder} cannot be merged at {name}: {error}") from error
+            raise AdapterError(f"the adapter {adapter} cannot be merged at {name}: {error}") from error
         exact = base.weight.detach()
         _hold(base, dtype)
         changed += float((exact - before).double().square().sum())
         rounded += float((base.weight.detach().float() - exact).double().square().sum())
-    whole_modules = any(isinstance(module, AuxiliaryTrainingWrapper) for module in model.modules())
-    if not changed and not whole_modules:
-        raise AdapterError(
-            f"the adapter {folder} would change nothing: every lora_B in it is zero, as before its first training "
-            "step. Save it again after training."
-        )
-    return math.sqrt(rounded / changed) if changed else 0.0
+    return changed, rounded
 
 
 def _hold(layer: nn.Module, dtype: torch.dtype) -> None:

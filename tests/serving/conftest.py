@@ -36,7 +36,7 @@ def trusted_images() -> Iterator[ImageServer]:
 def tiny_server(
     tiny_with_adapter: Path, trusted_images: ImageServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """The tiny random model, whose checkpoint is in float32. Requests may bring a chat template, so that one server does for all."""
+    """The tiny random model, in float32. Requests may bring a chat template, so that one server does for all."""
     log = tmp_path_factory.mktemp("log") / "tiny.log"
     arguments = [str(tiny_with_adapter), "--verify", "--trust-request-chat-template"]
     arguments += ["--trusted-image-host", f"127.0.0.1:{trusted_images.port}", "--image-fetch-seconds", "3"]

@@ -282,6 +282,8 @@ def test_in_16_bits_the_answers_are_the_training_scripts(in_16_bits: Served, nam
 
 def test_in_16_bits_the_checkpoints_own_name_is_what_assemble_said(in_16_bits: Served):
     merged = not (in_16_bits.checkpoint / "adapters").is_dir()
+    asked = "my-model" if merged else "final_lora_model"
+    assert f'model="{asked}"' in in_16_bits.log.read_text(), "the snippet asks for what was trained"
     script = OriginalModel(in_16_bits.artefacts, torch.float32, adapter=merged)
     expected = script.answer(squashed(PICTURES["portrait"]), ONE_TURN, TRAIN_SYSTEM, MAX_TOKENS)
     actual = in_16_bits.answer("my-model", PICTURES["portrait"], ONE_TURN)
