@@ -8,6 +8,8 @@ from transformers.configuration_utils import PretrainedConfig
 MODEL_TYPE = "qwen_vqa"
 ARCHITECTURE = "QwenVqaForConditionalGeneration"
 VISION_ENCODERS = ("vit",)
+# How the names of the vision side's weights begin in a checkpoint.
+VISION_WEIGHTS = ("vision_encoder.", "connector.")
 CONNECTOR_ACTIVATIONS = ("gelu",)
 
 

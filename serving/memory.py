@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 from safetensors import safe_open
 
-from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.config import VISION_WEIGHTS, QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.output_layer import SHARED
 from qwen_vqa.serving.checks import CheckedCheckpoint
@@ -23,7 +23,6 @@ TOKENS = 2**17
 LONG_PROMPTS = 4
 # Bytes of a number in a safetensors file. Those that are not here are served as they are stored, in a byte or less.
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-VISION_WEIGHTS = ("vision_encoder.", "connector.")
 INTEGER_BYTES = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
 
 

@@ -40,16 +40,6 @@ def make_artefacts(folder: Path, dtype: torch.dtype) -> Path:
     """
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
-    vit = ViTModel(
-        ViTConfig(
-            hidden_size=VISION,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=96,
-            image_size=SIZE,
-            patch_size=32,
-        )
-    )
     language_model = AutoModelForCausalLM.from_config(
         Qwen2Config(
             hidden_size=TEXT,
@@ -65,10 +55,8 @@ def make_artefacts(folder: Path, dtype: torch.dtype) -> Path:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    _randomise(vit)
     _randomise(language_model)
-    vit.save_pretrained(folder / "vit")
-    ViTImageProcessorPil(size={"height": SIZE, "width": SIZE}).save_pretrained(folder / "vit")
+    make_vision_side(folder, TEXT)
     language_model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=0.7,
@@ -79,9 +67,6 @@ def make_artefacts(folder: Path, dtype: torch.dtype) -> Path:
     )
     language_model.to(dtype).save_pretrained(folder / "language_model")
     tokenizer.save_pretrained(folder / "language_model")
-    connector = _connector()
-    _randomise(connector)
-    torch.save(connector.state_dict(), folder / "final_connector.pth")
     lora = LoraConfig(
         r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "k_proj", "o_proj"], task_type="CAUSAL_LM"
     )
@@ -94,8 +79,28 @@ def make_artefacts(folder: Path, dtype: torch.dtype) -> Path:
     return folder
 
 
-def _connector() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(VISION, TEXT), nn.GELU(), nn.Linear(TEXT, TEXT))
+def make_vision_side(folder: Path, text_width: int) -> None:
+    """vit/, with its preprocessor file, and final_connector.pth."""
+    vit = ViTModel(
+        ViTConfig(
+            hidden_size=VISION,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=96,
+            image_size=SIZE,
+            patch_size=32,
+        )
+    )
+    _randomise(vit)
+    vit.save_pretrained(folder / "vit")
+    ViTImageProcessorPil(size={"height": SIZE, "width": SIZE}).save_pretrained(folder / "vit")
+    connector = _connector(VISION, text_width)
+    _randomise(connector)
+    torch.save(connector.state_dict(), folder / "final_connector.pth")
+
+
+def _connector(vision: int, text: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(vision, text), nn.GELU(), nn.Linear(text, text))
 
 
 def _randomise(module: nn.Module) -> None:
@@ -144,8 +149,9 @@ class OriginalModel:
         self.llm = AutoModelForCausalLM.from_pretrained(artefacts / "language_model", dtype=dtype).eval()
         if adapter:
             self.llm = PeftModel.from_pretrained(self.llm, str(artefacts / "final_lora_model")).eval()
-        self.connector = _connector()
-        self.connector.load_state_dict(torch.load(artefacts / "final_connector.pth"))
+        weights = torch.load(artefacts / "final_connector.pth")
+        self.connector = _connector(weights["0.weight"].shape[1], weights["2.weight"].shape[0])
+        self.connector.load_state_dict(weights)
 
     def prompt(self, history: list[dict], system: str) -> str:
         """The text of a conversation, to where the answer begins."""
@@ -159,13 +165,14 @@ class OriginalModel:
         return self.processor(Image.fromarray(square), return_tensors="pt").pixel_values
 
     @torch.inference_mode()
-    def answer(self, square: np.ndarray, history: list[dict], system: str, max_tokens: int) -> Answer:
-        """Decoded greedily, without a penalty."""
-        features = self.vit(self.pixels(square)).last_hidden_state
-        image = self.connector(features.to(torch.float32))
+    def answer(self, square: np.ndarray | None, history: list[dict], system: str, max_tokens: int) -> Answer:
+        """Decoded greedily, without a penalty; about a picture that was made square, or about none."""
         ids = self.tokenizer(self.prompt(history, system), return_tensors="pt").input_ids
-        text = self.llm.get_input_embeddings()(ids)
-        embeddings = torch.cat((image.to(text.dtype), text), dim=1)
+        embeddings = self.llm.get_input_embeddings()(ids)
+        if square is not None:
+            features = self.vit(self.pixels(square)).last_hidden_state
+            image = self.connector(features.to(torch.float32))
+            embeddings = torch.cat((image.to(embeddings.dtype), embeddings), dim=1)
         made = self.llm.generate(
             inputs_embeds=embeddings,
             attention_mask=torch.ones(embeddings.shape[:2]),

@@ -89,8 +89,8 @@ def merge_in_place(model: PeftModel, name: str) -> tuple[PreTrainedModel, bool, 
         The language model in the float type that its own layers had, whether a layer changed, and what rounding took
         of the change.
     """
-    embeddings: Any = model.get_base_model().get_input_embeddings()
-    dtype = embeddings.weight.dtype
+    base: Any = model.get_base_model()
+    dtype = base.get_input_embeddings().weight.dtype
     changed, rounded = _merge_layers(model, name)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All adapters are already merged")  # each was, in float32
