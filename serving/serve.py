@@ -150,8 +150,10 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
         os.environ["PYTHONWARNINGS"] = QUIET
         for category in (FutureWarning, DeprecationWarning):  # in an engine that is a copy of this process
             warnings.simplefilter("ignore", category)
-    keep_kernels(os.environ)
+    moved = keep_kernels(os.environ)
     say("checking the checkpoint and the installation")
+    if moved:
+        say(moved)
     from qwen_vqa.serving.engine_process import hold_to_one_thread
 
     hold_to_one_thread()
