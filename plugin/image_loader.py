@@ -18,6 +18,8 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
 ACCEPTED = "PNG, JPEG, WebP, GIF, AVIF, HEIC, TIFF, BMP and PPM"
 # Above this Pillow has its own opinion of an image's size.
 LARGEST_LIMIT = Image.MAX_IMAGE_PIXELS or 89_478_485
+# Bytes at the beginning by which `looks_like_image` knows one.
+HEAD = 16
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"P5", b"P6")
 _ANYMAPS = (b"P1", b"P2", b"P3", b"P4", b"Pf", b"PF")
 # EXIF's orientation, as what has to be done to the pixels.
@@ -106,7 +108,7 @@ def check_size(size: int, label: str, limits: ImageLimits) -> None:
 
 
 def looks_like_image(head: bytes) -> bool:
-    """Whether a file that begins so (16 bytes are enough) can be one of the accepted formats."""
+    """Whether a file that begins so (`HEAD` bytes are enough) can be one of the accepted formats."""
     return (
         head.startswith((*_SIGNATURES, *_ANYMAPS))
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")

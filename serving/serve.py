@@ -65,6 +65,8 @@ options:
   --trusted-image-host HOST[:PORT] fetch from it also if its address is private; may be repeated (default: none)
   --image-fetch-seconds N          for fetching one image (default: 10)
   --image-redirects N              redirects followed for one image (default: 3)
+  --image-user-agent TEXT          who asks, as hosts of images are told (default: qwen-vqa/VERSION); some, such as
+                                   Wikimedia's, want a contact: "my-service/1.0 (https://example.org; me@example.org)"
   --tool-call-parser P   how tool calls are read out of an answer (default: hermes, with --enable-auto-tool-choice,
                          where the checkpoint's template and tokenizer are Qwen's; else none)
   --tool-strict-level L  how far calls are held to the tools' schemas: auto (those with "strict": true), function,
