@@ -20,6 +20,7 @@ from qwen_vqa.serving.guard import stand_guard
 from qwen_vqa.serving.http_server import serve_http
 from qwen_vqa.serving.image_features import attach_image_features
 from qwen_vqa.serving.image_flags import image_rules
+from qwen_vqa.serving.json_output import bound_whitespace
 from qwen_vqa.serving.lifecycle import Lifecycle, LifecycleMiddleware, attach_ready
 from qwen_vqa.serving.media import QwenVqaMediaConnector
 from qwen_vqa.serving.metrics import watch
@@ -45,6 +46,7 @@ async def run_server(
         ready, closed: called when the server answers, and when it no longer does.
         port_is_ours: whether no other process answers on the socket.
     """
+    bound_whitespace(args)
     async with running_engine(args) as engine:
         lifecycle = Lifecycle(lambda: engine.errored, args.drain_seconds)
         tasks = await engine.get_supported_tasks()
