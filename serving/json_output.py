@@ -1,6 +1,7 @@
 """JSON answers that end. Where a grammar leaves whitespace free, small models write it up to the limit of tokens."""
 
 import json
+import logging
 from argparse import Namespace
 from dataclasses import replace
 from typing import Any
@@ -11,19 +12,31 @@ from vllm.tool_parsers.abstract_tool_parser import ToolParser, ToolParserManager
 MOST_WHITESPACE = 1
 
 
-def bound_whitespace(args: Namespace) -> None:
-    """No whitespace in guided JSON, and at most one character between two tokens of a tool call's arguments.
+def guide_json(args: Namespace) -> None:
+    """No whitespace in guided JSON, at most one character between two tokens of a tool call's; one line for a cut call.
 
     Where the user named a backend for guided answers, what goes with it is his choice, too. Ours is xgrammar: vLLM's
     "auto" is that of the first request that asks for one, and takes no `disable_any_whitespace`.
     """
-    config = args.structured_outputs_config
+    config, name = args.structured_outputs_config, args.tool_call_parser
+    parser = ToolParserManager.get_tool_parser(name) if name else None
+    if parser is not None:
+        for part in parser.__mro__:
+            logging.getLogger(part.__module__).addFilter(_one_line)
     if config.backend != "auto":
         return
     args.structured_outputs_config = replace(config, backend="xgrammar", disable_any_whitespace=True)
-    if args.tool_call_parser:
-        parser = ToolParserManager.get_tool_parser(args.tool_call_parser)
-        ToolParserManager.register_module(args.tool_call_parser, module=_bounded(parser))
+    if parser is not None:
+        ToolParserManager.register_module(name, module=_bounded(parser))
+
+
+def _one_line(record: logging.LogRecord) -> bool:
+    """In place of a traceback: an answer may end anywhere, where `max_tokens` says so."""
+    if record.exc_info and record.exc_info[1]:
+        fault = record.exc_info[1]
+        record.msg, record.args = "a tool call that was cut or is not JSON is answered as text (%s)", (fault,)
+        record.exc_info = None
+    return True
 
 
 def _bounded(parser: type[ToolParser]) -> type[ToolParser]:

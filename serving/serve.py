@@ -72,6 +72,7 @@ options:
   --tool-strict-level L  how far calls are held to the tools' schemas: auto (those with "strict": true), function,
                          parameter (default: parameter, all of them)
   --drain-seconds N      told to stop, what runs has so long to finish (default: 25; Kubernetes kills after 30)
+  --keep-alive-seconds N an idle connection is kept so long (default: 75; longer than a load balancer in front of it)
   --log-format FORMAT    text or json, one object a line (default: text); never prompts, pictures or keys
   --no-restart           end with status 1 when the engine dies (default: start it again)
   --verify               open the routes through which `qwen-vqa verify` sees pixels and features
