@@ -100,7 +100,12 @@ def test_anthropics_sdk_finds_its_own_errors(tiny_server: Server):
         client.messages.create(model="nobody", max_tokens=1, messages=[HELLO])
     assert unknown.value.body["error"]["type"] == "not_found_error"
     assert "There are: tiny, tiny-lora" in unknown.value.body["error"]["message"]
-    for fault in ({"top_k": "x"}, {"max_tokens": 0}, {"temperature": -2}, {"messages": [{"role": "robot"}]}):
+    for fault in (
+        {"extra_body": {"top_k": "x"}},
+        {"max_tokens": 0},
+        {"extra_body": {"temperature": -2}},
+        {"messages": [{"role": "robot"}]},
+    ):
         with pytest.raises(anthropic.BadRequestError) as bad:
             client.messages.create(**{"model": "tiny", "max_tokens": 1, "messages": [HELLO], **fault})
         assert bad.value.body["type"] == "error"
