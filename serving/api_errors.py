@@ -101,7 +101,7 @@ class ApiErrorsMiddleware:
         asked = (request_record().model or "")[:_LONGEST_NAME]
         names = self._names()
         more = f" and {len(names) - _MOST_NAMES} more (GET /v1/models)" if len(names) > _MOST_NAMES else ""
-        return f"The model {asked!r} does not exist. There are: {', '.join(names[:_MOST_NAMES])}{more}."
+        return f"The model `{asked}` does not exist. There are: {', '.join(names[:_MOST_NAMES])}{more}."
 
 
 def _is_error(start: Message) -> bool:

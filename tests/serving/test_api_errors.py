@@ -87,7 +87,7 @@ def test_an_unknown_model_is_told_all_there_are(tiny_server: Server):
     for path, body in {"/responses": {"input": "hi"}, "/completions": {"prompt": "hi"}}.items():
         status, answer = ask(tiny_server, path, {"model": "nobody", **body})
         assert status == 404
-        assert answer["error"]["message"] == "The model 'nobody' does not exist. There are: tiny, tiny-lora."
+        assert answer["error"]["message"] == "The model `nobody` does not exist. There are: tiny, tiny-lora."
 
 
 def anthropic_client(server: Server, key: str = "none") -> anthropic.Anthropic:
