@@ -11,7 +11,7 @@ _DETAILS = {"original": "high"}
 def chat_forms(body: Body) -> bool:
     """Rewrites a chat request in place; returns whether anything was another way."""
     changed = _no_empty_tools(body)
-    for message in _objects(body.get("messages")):
+    for message in _messages(body.get("messages")):
         for part in _objects(message.get("content")):
             for holder in (part, part.get("image_url")):
                 changed |= isinstance(holder, dict) and _plain_detail(holder)
@@ -43,13 +43,24 @@ def tool_forms(body: Body) -> bool:
 
 FORMS: dict[str, Callable[[Body], bool]] = {
     "/v1/chat/completions": chat_forms,
+    "/v1/chat/completions/batch": chat_forms,
     "/v1/chat/completions/render": chat_forms,
     "/v1/chat/completions/tokens": chat_forms,
+    "/generative_scoring": chat_forms,
+    "/invocations": chat_forms,
+    "/tokenize": chat_forms,
     "/v1/messages": tool_forms,
     "/v1/messages/count_tokens": tool_forms,
+    "/v1/messages/render": tool_forms,
     "/v1/responses": responses_forms,
     "/v1/responses/render": responses_forms,
 }
+
+
+def _messages(value: Any) -> list[Body]:
+    """Of one conversation, or of a batch of them."""
+    batch = value if isinstance(value, list) and all(isinstance(entry, list) for entry in value) else [value]
+    return [message for conversation in batch for message in _objects(conversation)]
 
 
 def _objects(value: Any) -> list[Body]:

@@ -6,7 +6,8 @@ import json
 import httpx
 import pytest
 
-from qwen_vqa.serving.request_forms import chat_forms, responses_forms
+from qwen_vqa.serving.request_forms import FORMS, chat_forms, responses_forms
+from qwen_vqa.serving.request_images import CHECKS
 from tests.server import Server
 from tests.serving.test_api import data_url
 from tests.tiny import picture
@@ -70,6 +71,10 @@ def test_original_is_high_and_what_is_as_vllm_takes_it_stays():
     assert chat_forms(body)
     assert body["messages"][0]["content"][0]["image_url"]["detail"] == "high"
     assert not chat_forms(body)
+    part = {"type": "image_url", "image_url": {"url": PICTURE, "detail": None}}
+    batch = {"messages": [[HELLO], [{"role": "user", "content": [part]}]]}
+    assert chat_forms(batch)
+    assert "detail" not in part["image_url"]
     body = {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": PICTURE}]}]}
     assert responses_forms(body)
     assert body["input"][0]["content"][0]["detail"] == "auto"
@@ -124,6 +129,11 @@ def test_guided_answers_of_old_are_sent_to_structured_outputs(kind: str, tiny_se
         error = post(tiny_server, path, {"model": "tiny", **ask, f"guided_{kind}": "a"}).json()["error"]
         assert error["param"] == f"guided_{kind}"
         assert f'structured_outputs: {{"{kind}": ...}}' in error["message"]
+
+
+def test_every_route_that_takes_messages_takes_their_forms():
+    without = {"/v1/completions", "/v1/completions/render"}
+    assert set(FORMS) == set(CHECKS) - without
 
 
 def test_a_reference_to_an_item_is_sent_away_with_advice(tiny_server: Server):
