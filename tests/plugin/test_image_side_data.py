@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from qwen_vqa.plugin.image_loader import ImageError, ImageLimits, load_image
+from qwen_vqa.plugin.image_source import open_image
 from tests.browser import chromium
 
 IMAGES = Path(__file__).parents[1] / "images"
@@ -113,6 +114,16 @@ def test_a_jpeg_that_lacks_pixels_is_refused(name: str):
     for cut in {*inside, scan + 20, len(whole) // 2, *at_markers, *(at + 2 for at in at_markers)}:
         with pytest.raises(ImageError, match=r"broken or truncated|not an image"):
             load_image(whole[:cut])
+
+
+def test_and_a_file_of_a_data_set(tmp_path: Path):
+    whole = JPEGS["progressive"]()
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(whole[:-END])
+    assert (np.asarray(open_image(path)) == np.asarray(load_image(whole))).all()
+    path.write_bytes(whole[:-9])
+    with pytest.raises(ImageError, match=r"cut\.jpg: broken or truncated"):
+        open_image(path)
 
 
 def test_pillows_own_jpeg_without_its_last_byte():
