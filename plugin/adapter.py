@@ -4,8 +4,9 @@ vLLM answers "Success" to an adapter whose names match nothing, and serves the b
 """
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,8 +24,16 @@ WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 OUTPUT_LAYER = "lm_head"
 
+# Where a language model's layers lie in it, up to their number: as Qwen's, Llama's and most others'.
+LAYERS = "model.layers."
+# Parts beside the language model, whose layers may have the same names as its own.
+_OTHER_PART = re.compile(r"(?:^|\.)(?:vision\w*|visual|vit|image_\w+|siglip|clip|connector|\w*projector)\.")
+_BESIDE_LAYERS = re.compile(r"(?:^|\.)(?P<name>(?:embed_tokens|lm_head)(?:\..+)?)$")
+# PEFT's copy of the base model's own output layer, beside an adapter on it.
+_BASE_LAYER = ".base_layer."
 _TENSOR_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _EXAMPLES = 3
+_LARGEST_CONFIG = 2**20  # bytes
 # Inits that only choose the first values; others (PiSSA, OLoRA, ...) change the base model's weights, too.
 _PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 
@@ -52,18 +61,34 @@ class AdapterSummary:
     num_tensors: int
 
 
-def language_model_name(tensor_name: str) -> str:
+def language_model_name(tensor_name: str, layers: str = LAYERS) -> str:
     """A tensor's or module's name in any layout that occurs, as the language model alone calls it.
 
-    Trained on the language model alone (`base_model.model.model.layers.0...`), on this project's model
-    (`base_model.model.language_model.model.layers.0...`), on a vision-language model of transformers
-    (`base_model.model.model.language_model.layers.0...`) or named as in vLLM (`language_model.model...`):
-    all become `model.layers.0...`.
+    A script wraps the language model as it likes: `base_model.model.model.layers.0...` (trained alone),
+    `base_model.model.llm.model.layers.0...`, `base_model.model.language_model.layers.0...`, a wrapper around a wrapper:
+    all become `model.layers.0...`. Names of other parts, such as a vision encoder, stay as they are.
+
+    Args:
+        layers: where the language model's layers lie (`layer_prefix`).
     """
     name = tensor_name.removeprefix("base_model.model.")
-    if name.startswith("model.language_model."):
-        return "model." + name.removeprefix("model.language_model.")
+    if _OTHER_PART.search(name):
+        return name
+    stack = layers.removesuffix(".").rpartition(".")[2]
+    if match := re.search(rf"(?:^|\.){re.escape(stack)}\.(?P<rest>\d+\..+)$", name):
+        return layers + match["rest"]
+    if match := _BESIDE_LAYERS.search(name):
+        root = "" if match["name"].startswith(OUTPUT_LAYER) else layers.removesuffix(f"{stack}.")
+        return root + match["name"]
     return name.removeprefix("language_model.")
+
+
+def layer_prefix(names: Iterable[str]) -> str:
+    """Where a language model's layers lie, from its modules' names: `model.layers.` or, in GPT-2, `transformer.h.`."""
+    for name in names:
+        if match := re.match(r"(?P<prefix>(?:[A-Za-z_]\w*\.)+)0\.", name):
+            return match["prefix"]
+    return LAYERS
 
 
 Layers = Mapping[str, tuple[int, int]]
@@ -72,34 +97,52 @@ Layers = Mapping[str, tuple[int, int]]
 def check_adapter(adapter_dir: str | Path, config: QwenVqaConfig, layers: Layers | None = None) -> AdapterSummary:
     """Compare every tensor of an adapter with the language model's Linear layers.
 
-    Reads the file's header, and of the values only as many as show that they are not all zero.
+    Reads the whole file: a value that is no number would be served as nonsense.
 
     Args:
         layers: `linear_layers(config)`, by who has them at hand.
 
     Raises:
         AdapterError: files are missing or unreadable, the adapter is of a kind that vLLM does not serve,
-            a tensor has no place or another shape, or the adapter would change nothing.
+            a tensor has no place, another shape or values that are no numbers, or the adapter would change nothing.
     """
     folder = Path(adapter_dir)
-    settings = _settings(folder)
-    shapes, changes_something = _contents(folder)
+    settings = read_settings(folder)
+    if problems := list(_unsupported(settings)):
+        raise AdapterError(
+            f"the adapter {folder} has {' and '.join(problems)}, which vLLM does not serve. `qwen-vqa assemble "
+            "--adapter` merges it into the language model; or train a plain LoRA."
+        )
+    shapes, changes_something, broken = _contents(folder)
     pairs = _pairs(folder, shapes)
     layers = linear_layers(config) if layers is None else layers
     _check_names(folder, settings, pairs, layers)
+    prefix = layer_prefix(layers)
     for module, pair in pairs.items():
-        _check_pair(folder, settings, module, pair, layers[language_model_name(module)])
+        _check_pair(folder, settings, module, pair, layers[language_model_name(module, prefix)])
+    if broken:
+        raise AdapterError(
+            f"the adapter {folder} holds values that are no numbers (NaN or infinite) in {broken}: its training "
+            "diverged, or the file is broken. Take an earlier checkpoint."
+        )
     if not changes_something:
         raise AdapterError(
             f"the adapter {folder} would change nothing: every lora_B in it is zero, as before its first "
             "training step. Save it again after training."
         )
+    return summary_of(folder, settings, shapes)
+
+
+def summary_of(folder: Path, settings: Mapping[str, Any], names: Iterable[str]) -> AdapterSummary:
+    """What an adapter with these settings and tensor names holds."""
+    names = list(names)
+    modules = {match["module"] for name in names if (match := _TENSOR_NAME.fullmatch(name))}
     return AdapterSummary(
         name=folder.name,
         rank=max([settings["r"], *(settings.get("rank_pattern") or {}).values()]),
         alpha=settings["lora_alpha"],
-        target_modules=tuple(sorted({module.rpartition(".")[2] for module in pairs})),
-        num_tensors=len(shapes),
+        target_modules=tuple(sorted({module.rpartition(".")[2] for module in modules})),
+        num_tensors=len(names),
     )
 
 
@@ -114,22 +157,24 @@ def linear_layers(config: QwenVqaConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> dict[str, Any]:
+    """A LoRA folder's adapter_config.json.
+
+    Raises:
+        AdapterError: it is missing, unreadable, of another kind than LoRA, or its rank and alpha are no numbers.
+    """
     path = folder / CONFIG_FILE
     if missing := _missing(folder, path):
         raise AdapterError(f"no adapter at {folder}: {missing}. Give the folder that PEFT's save_pretrained wrote.")
     try:
+        if path.stat().st_size > _LARGEST_CONFIG:
+            raise AdapterError(f"{path} has {path.stat().st_size:,} bytes; PEFT's have a few thousand.")
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise AdapterError(f"{path} is not readable JSON: {error}") from error
     peft_type = settings.get("peft_type") if isinstance(settings, dict) else None
     if str(peft_type).upper() != "LORA":
         raise AdapterError(f"the adapter {folder} is of type {peft_type!r}; only LoRA can be served.")
-    if problems := list(_unsupported(settings)):
-        raise AdapterError(
-            f"the adapter {folder} has {' and '.join(problems)}, which vLLM does not serve. Train a plain "
-            "LoRA, or merge this one with PEFT's merge_and_unload and assemble the merged language model."
-        )
     _check_numbers(path, settings)
     return settings
 
@@ -162,7 +207,7 @@ def _check_numbers(path: Path, settings: Mapping[str, Any]) -> None:
                     f"{path} has {pattern} {module!r}, which is no regular expression: {error}"
                 ) from error
     for field, (value, kind) in values.items():
-        if isinstance(value, bool) or not isinstance(value, kind) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < math.inf:
             whole = " whole" if kind is int else ""
             raise AdapterError(f"{path} has {field} {value!r}; it must be a positive{whole} number.")
 
@@ -189,21 +234,34 @@ def _unsupported(settings: Mapping[str, Any]) -> Iterator[str]:
         yield f"an init that changes the base model (init_lora_weights {init!r})"
 
 
-def _contents(folder: Path) -> tuple[dict[str, tuple[int, ...]], bool]:
-    """Shapes of the file's tensors by name, and whether any lora_B holds something other than zero."""
+def _contents(folder: Path) -> tuple[dict[str, tuple[int, ...]], bool, str | None]:
+    """Shapes of the file's tensors by name, whether any lora_B holds something other than zero, and the name of a
+    tensor that holds values which are no numbers.
+    """
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
         raise AdapterError(f"the adapter {folder} has no weights: {' or '.join(WEIGHT_FILES)} is missing.")
+    shapes: dict[str, tuple[int, ...]] = {}
+    changes_something, broken = False, None
     try:
-        if path.suffix == ".bin":
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            return shapes, any(bool(tensors[name].any()) for name in shapes if ".lora_B." in name)
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
-            return shapes, any(bool(file.get_tensor(name).any()) for name in shapes if ".lora_B." in name)
+        for name, tensor in _tensors(path):
+            shapes[name] = tuple(tensor.shape)
+            changes_something |= ".lora_B." in name and bool(tensor.any())
+            if broken is None and not bool(tensor.isfinite().all()):
+                broken = name
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, AttributeError) as error:
         raise AdapterError(f"{path} cannot be read: {error}. Copy the adapter again.") from error
+    return shapes, changes_something, broken
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """A weight file's tensors, of a safetensors file one at a time."""
+    if path.suffix == ".bin":
+        yield from torch.load(path, map_location="cpu", weights_only=True).items()
+        return
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            yield name, file.get_tensor(name)
 
 
 def _pairs(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -213,7 +271,7 @@ def _pairs(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dic
     for name, shape in shapes.items():
         if match := _TENSOR_NAME.fullmatch(name):
             pairs.setdefault(match["module"], {})[match["side"]] = shape
-        else:
+        elif _BASE_LAYER not in name:
             strange.append(name)
     if strange:
         raise AdapterError(
@@ -230,22 +288,28 @@ def _pairs(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dic
 
 
 def _check_names(folder: Path, settings: Mapping[str, Any], pairs: Mapping[str, Any], layers: Layers) -> None:
-    if any(language_model_name(module) == OUTPUT_LAYER for module in pairs):
+    prefix = layer_prefix(layers)
+    if any(language_model_name(module, prefix) == OUTPUT_LAYER for module in pairs):
         raise AdapterError(
-            f"the adapter {folder} changes {OUTPUT_LAYER}, which vLLM serves without adapters. Train one without it, "
-            "or merge this one with PEFT's merge_and_unload and assemble the merged language model."
+            f"the adapter {folder} changes {OUTPUT_LAYER}, which vLLM serves without adapters. `qwen-vqa assemble "
+            "--adapter` merges it into the language model; or train one without it."
         )
     layers = {name: widths for name, widths in layers.items() if name != OUTPUT_LAYER}
-    unmatched = [module for module in pairs if language_model_name(module) not in layers]
-    if unmatched:
-        kinds = {module.rpartition(".")[2] for module in unmatched}
-        expected = [f"base_model.model.{name}" for name in layers if name.rpartition(".")[2] in kinds]
-        expected = expected or [f"base_model.model.{name}" for name in layers]
-        raise AdapterError(
-            f"{len(unmatched)} of {len(pairs)} layers in the adapter {folder} do not exist in the language "
-            f"model. Found: {_examples(unmatched)}. Expected names such as: {_examples(expected)}. "
-            f"{_trained_on(settings)}"
-        )
+    unmatched = [module for module in pairs if language_model_name(module, prefix) not in layers]
+    if not unmatched:
+        return
+    kinds = {module.rpartition(".")[2] for module in unmatched}
+    expected = [f"base_model.model.{name}" for name in layers if name.rpartition(".")[2] in kinds]
+    expected = expected or [f"base_model.model.{name}" for name in layers]
+    others = [module for module in unmatched if _OTHER_PART.search(module.removeprefix("base_model.model."))]
+    if len(others) == len(unmatched):
+        why = "They belong to another part of the model; only the language model's adapter is taken."
+    else:
+        why = _trained_on(settings)
+    raise AdapterError(
+        f"{len(unmatched)} of {len(pairs)} layers in the adapter {folder} do not exist in the language "
+        f"model. Found: {_examples(unmatched)}. Expected names such as: {_examples(expected)}. {why}"
+    )
 
 
 def _check_pair(

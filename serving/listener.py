@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qwen_vqa.plugin.errors import UserError
@@ -91,6 +91,32 @@ def listen(flags: Namespace) -> socket.socket:
     return _listen_at_path(flags.uds) if flags.uds else _listen_at_port(flags.host, flags.port)
 
 
+@contextlib.contextmanager
+def listening(flags: Namespace) -> Iterator[socket.socket]:
+    """`listen`, and at the end the socket's file is removed if it is still the one that was made here.
+
+    Raises:
+        UserError: as `listen`.
+    """
+    sock = listen(flags)
+    made = _identity(flags.uds) if flags.uds else None
+    with sock:
+        try:
+            yield sock
+        finally:
+            if made is not None and _identity(flags.uds) == made:
+                Path(flags.uds).unlink(missing_ok=True)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file lies at a path: device and inode; None for none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _listen_at_port(host: str, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -110,7 +136,7 @@ def _listen_at_port(host: str, port: int) -> socket.socket:
 def _listen_at_path(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with contextlib.suppress(OSError):
-        if stat.S_ISSOCK(os.stat(path).st_mode) and not _answered(path):  # noqa: PTH116 - beside the socket calls
+        if stat.S_ISSOCK(os.lstat(path).st_mode) and _nobody_listens(path):
             Path(path).unlink()  # left behind by one that was killed
     try:
         sock.bind(path)
@@ -121,10 +147,13 @@ def _listen_at_path(path: str) -> socket.socket:
     return sock
 
 
-def _answered(path: str) -> bool:
+def _nobody_listens(path: str) -> bool:
+    """Whether a connection is refused, which no living server does; another error says nothing about it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)
+        except ConnectionRefusedError:
+            return True
         except OSError:
             return False
-    return True
+    return False

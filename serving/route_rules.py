@@ -65,7 +65,14 @@ RULES = [
     *_group("adapters", Access.ADMIN, "POST /v1/load_lora_adapter", "POST /v1/unload_lora_adapter"),
     *_group("batch", Access.KEY, "POST /v1/chat/completions/batch", limited=True),
     *_group("scoring", Access.KEY, "POST /generative_scoring", "POST /v1/systemone", limited=True),
-    *_group("verify", Access.KEY, "POST /v1/chat/completions/render", "POST /verify/image_features", limited=True),
+    *_group(
+        "verify",
+        Access.KEY,
+        "POST /v1/chat/completions/render",
+        "POST /verify/image_features",
+        "GET /verify/settings",
+        limited=True,
+    ),
     *_group(
         "scale-out",
         Access.ADMIN,
