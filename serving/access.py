@@ -44,6 +44,8 @@ class AccessMiddleware:
                 return await send({"type": "websocket.close", "code": 1008})
             return await refusal.send(send)
         scope.setdefault("state", {})[STATE] = admitted
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # FastAPI's routes have no HEAD; the server leaves the body out
         await self.app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> Admitted:

@@ -1,6 +1,7 @@
 """uvicorn around the app, on a socket that listens already; it ends when the server's life does."""
 
 import asyncio
+import logging
 import signal
 import socket
 from argparse import Namespace
@@ -9,14 +10,15 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from vllm import envs
 from vllm.entrypoints.launchers.launcher import NoSignalServer
 from vllm.entrypoints.launchers.utils.constants import H11_MAX_INCOMPLETE_EVENT_SIZE_DEFAULT
 from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
 from vllm.entrypoints.launchers.utils.ssl import SSLCertRefresher
 
 from qwen_vqa.serving.lifecycle import Lifecycle
+from qwen_vqa.serving.listener import HTTP
 
+UPGRADE = "Unsupported upgrade request."
 # For connections to close, once everything that ran has ended.
 CLOSE_SECONDS = 2
 LOOK_SECONDS = 0.02
@@ -27,6 +29,8 @@ async def serve_http(
 ) -> None:
     """Serve until SIGTERM or SIGINT and the drain after it, or until the engine dies. Calls `ready` once it answers."""
     config = _config(app, args)
+    # Every request of Java's HttpClient asks for HTTP/2 beside what it wants, and has its answer without.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != UPGRADE)
     server = NoSignalServer(config)
     app.state.server = server  # vLLM's handler of errors looks for it
     serving = asyncio.create_task(server.serve(sockets=[sock]))
@@ -52,7 +56,8 @@ def _config(app: FastAPI, args: Namespace) -> uvicorn.Config:
         app,
         log_level=args.uvicorn_log_level,
         access_log=False,  # serving/request_log.py
-        timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
+        http=HTTP,
+        timeout_keep_alive=args.keep_alive_seconds,
         timeout_graceful_shutdown=CLOSE_SECONDS,
         ssl_keyfile=args.ssl_keyfile,
         ssl_certfile=args.ssl_certfile,

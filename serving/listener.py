@@ -13,7 +13,13 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.log import FORMATS
 
 DRAIN_SECONDS = 25  # below the 30 s after which Kubernetes kills
+# Longer than the 60 s for which load balancers keep an idle connection: whoever closes first must be theirs, since a
+# request that crosses our closing is lost.
+KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
+# uvicorn's parsers: httptools takes `Upgrade: h2c`, which Java's HttpClient and curl --http2 send, for the end of HTTP
+# and loses the body (uvicorn #2722); h11 ignores it, as RFC 9110 has it, and sends no chunks to HTTP/1.0.
+HTTP = "h11"
 # What the socket and its TLS are made of. vLLM has the same flags; a test holds the two together.
 LISTEN_FLAGS = ("host", "port", "uds", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers")
 
@@ -21,6 +27,8 @@ LISTEN_FLAGS = ("host", "port", "uds", "ssl_keyfile", "ssl_certfile", "ssl_ca_ce
 def add_life_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the supervisor, which vLLM does not have."""
     parser.add_argument("--drain-seconds", type=int, default=DRAIN_SECONDS, help="for what runs when told to stop")
+    keep_alive = int(os.environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", KEEP_ALIVE_SECONDS))
+    parser.add_argument("--keep-alive-seconds", type=int, default=keep_alive, help="for an idle connection")
     parser.add_argument("--log-format", choices=FORMATS, default="text", help="lines for people, or JSON")
     parser.add_argument("--no-restart", action="store_true", help="end when the engine dies")
 
@@ -42,6 +50,8 @@ def listen_flags(argv: Sequence[str]) -> Namespace:
     flags, _ = parser.parse_known_args([_dashed(argument) for argument in argv])
     if flags.drain_seconds < 0:
         raise UserError(f"--drain-seconds is {flags.drain_seconds}; the least is 0.")
+    if flags.keep_alive_seconds < 1:
+        raise UserError(f"--keep-alive-seconds is {flags.keep_alive_seconds}; the least is 1.")
     _check_tls(flags)
     return flags
 

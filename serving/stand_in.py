@@ -10,6 +10,7 @@ from collections.abc import Generator
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from qwen_vqa.serving.listener import HTTP
 from qwen_vqa.serving.refusals import RefusedError
 
 LOADING = "The model is loading."
@@ -68,6 +69,7 @@ class StandIn:
         config = uvicorn.Config(
             self._answer,
             interface="asgi3",
+            http=HTTP,
             loop="asyncio",
             ws="none",
             lifespan="off",
