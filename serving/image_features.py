@@ -7,7 +7,8 @@ import io
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
-from vllm.engine.protocol import EngineClient
+
+from qwen_vqa.serving.vllm_api import EngineClient
 
 PATH = "/verify/image_features"
 MAX_IMAGES = 16

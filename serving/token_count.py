@@ -5,11 +5,14 @@ from dataclasses import replace
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from vllm.config import ModelConfig
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.utils.api_utils import validate_json_request
-from vllm.renderers import TokenizeParams
+
+from qwen_vqa.serving.vllm_api import (
+    ChatCompletionRequest,
+    ErrorResponse,
+    ModelConfig,
+    TokenizeParams,
+    validate_json_request,
+)
 
 PATH = "/v1/chat/completions/tokens"
 # A prompt too long for the model is counted, too, that its sender learns by how much; but not a book.
