@@ -81,7 +81,7 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
-        config: QwenVqaConfig = vllm_config.model_config.hf_config
+        config: QwenVqaConfig = vllm_config.model_config.hf_config  # type: ignore[assignment] # vLLM says less of it
         # A quantised checkpoint says itself which layers are; quantising in flight is for the language model alone.
         quant_config = vllm_config.quant_config if getattr(config, "quantization_config", None) else None
         check_tensor_parallel(config, get_tensor_model_parallel_world_size())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.serving.adapter_slots import ROUTE_GROUP
 from qwen_vqa.serving.adapters import AdapterChanges, attach_adapter_routes
 from qwen_vqa.serving.engine import running_engine
@@ -69,7 +70,8 @@ def build_server_app(
     in_use = ModelsInUse()
     if args.guard.rules.is_open(ROUTE_GROUP):
         note = partial(adapter_note, Path(args.model), args.scheme) if args.scheme else None
-        changes = AdapterChanges(model_config.hf_config, args.max_adapters, args.max_lora_rank, in_use, note)
+        config: QwenVqaConfig = model_config.hf_config  # type: ignore[assignment] # vLLM says less of it
+        changes = AdapterChanges(config, args.max_adapters, args.max_lora_rank, in_use, note)
         attach_adapter_routes(app, changes)
     attach_ready(app, lifecycle, port_is_ours)
     # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics: what is
