@@ -72,8 +72,6 @@ def _report_vllm(problems: list[str]) -> None:
     print(f"{'schemes':<24s}{', '.join(schemes_served_here())}")
     for reason in filter(None, map(why_not_served_here, FACTS.values())):
         print(f"{'':<24s}{reason}")
-    if not current_platform.device_type:
-        problems.append("vLLM found no platform to run on: its build does not fit this machine")
     if not registered:
         problems.append("vLLM did not load the plugin: VLLM_PLUGINS, if it is set, must name qwen_vqa")
 

@@ -73,7 +73,8 @@ def tracked_python(repository: Path) -> list[str]:
     listed = subprocess.check_output(
         ["git", "ls-files", "-co", "--exclude-standard", "*.py"], text=True, cwd=repository
     )
-    return [file for file in listed.splitlines() if (repository / file).is_file()]
+    paths = (repository / file for file in listed.splitlines())
+    return [str(path.relative_to(repository)) for path in paths if path.is_file() and not path.is_symlink()]
 
 
 if __name__ == "__main__":

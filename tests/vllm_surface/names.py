@@ -26,7 +26,7 @@ def missing_names(files: dict[str, ast.Module], root: Path, release: str) -> lis
     """
     found = []
     for file, tree in files.items():
-        for line, module, name in _uses(tree, release):
+        for line, module, name in sorted(_uses(tree, release), key=lambda use: use[0]):
             if not exists(root, module, name):
                 found.append(f"{file}:{line}: vLLM {release} has no {module}{f'.{name}' if name else ''}")
     return found

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 # Wheels of this platform whatever the machine is: only text is read.
-PLATFORM = "--platform manylinux_2_28_x86_64 --implementation cp --abi abi3 --python-version 3.12".split()
+PLATFORM = ["--platform=manylinux_2_28_x86_64", "--implementation=cp", "--abi=abi3", "--python-version=3.12"]
 
 
 class UnreachableError(Exception):
