@@ -34,7 +34,20 @@ FORMS = ("textvqa", "vizwiz")
 TRAINED = {"LoRA": "full", "QLoRA": "4bit"}
 BASES = ("16-bit", "nf4")
 FLAGS = (
-    *("--stage", "joint", "--target-modules", "attention", "mlp", "--rank", "16", "--alpha", "32", "--dropout", "0"),
+    *(
+        "--no-merge-adapter",
+        "--stage",
+        "joint",
+        "--target-modules",
+        "attention",
+        "mlp",
+        "--rank",
+        "16",
+        "--alpha",
+        "32",
+        "--dropout",
+        "0",
+    ),
     *("--learning-rate", "1e-3", "--connector-learning-rate", "1e-4", "--batch-size", "16", "--accumulation", "1"),
     *(
         "--epochs",

@@ -5,7 +5,7 @@ vLLM answers "Success" to an adapter whose names match nothing, and serves the b
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,6 +23,13 @@ WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 OUTPUT_LAYER = "lm_head"
 
+# Where a language model's layers lie in it, up to their number: as Qwen's, Llama's and most others'.
+LAYERS = "model.layers."
+# Parts beside the language model, whose layers may have the same names as its own.
+_OTHER_PART = re.compile(r"(?:^|\.)(?:vision\w*|visual|vit|image_\w+|siglip|clip|connector|\w*projector)\.")
+_BESIDE_LAYERS = re.compile(r"(?:^|\.)(?P<name>(?:embed_tokens|lm_head)(?:\..+)?)$")
+# PEFT's copy of the base model's own output layer, beside an adapter on it.
+_BASE_LAYER = ".base_layer."
 _TENSOR_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _EXAMPLES = 3
 # Inits that only choose the first values; others (PiSSA, OLoRA, ...) change the base model's weights, too.
@@ -52,18 +59,34 @@ class AdapterSummary:
     num_tensors: int
 
 
-def language_model_name(tensor_name: str) -> str:
+def language_model_name(tensor_name: str, layers: str = LAYERS) -> str:
     """A tensor's or module's name in any layout that occurs, as the language model alone calls it.
 
-    Trained on the language model alone (`base_model.model.model.layers.0...`), on this project's model
-    (`base_model.model.language_model.model.layers.0...`), on a vision-language model of transformers
-    (`base_model.model.model.language_model.layers.0...`) or named as in vLLM (`language_model.model...`):
-    all become `model.layers.0...`.
+    A script wraps the language model as it likes: `base_model.model.model.layers.0...` (trained alone),
+    `base_model.model.llm.model.layers.0...`, `base_model.model.language_model.layers.0...`, a wrapper around a wrapper:
+    all become `model.layers.0...`. Names of other parts, such as a vision encoder, stay as they are.
+
+    Args:
+        layers: where the language model's layers lie (`layer_prefix`).
     """
     name = tensor_name.removeprefix("base_model.model.")
-    if name.startswith("model.language_model."):
-        return "model." + name.removeprefix("model.language_model.")
+    if _OTHER_PART.search(name):
+        return name
+    stack = layers.removesuffix(".").rpartition(".")[2]
+    if match := re.search(rf"(?:^|\.){re.escape(stack)}\.(?P<rest>\d+\..+)$", name):
+        return layers + match["rest"]
+    if match := _BESIDE_LAYERS.search(name):
+        root = "" if match["name"].startswith(OUTPUT_LAYER) else layers.removesuffix(f"{stack}.")
+        return root + match["name"]
     return name.removeprefix("language_model.")
+
+
+def layer_prefix(names: Iterable[str]) -> str:
+    """Where a language model's layers lie, from its modules' names: `model.layers.` or, in GPT-2, `transformer.h.`."""
+    for name in names:
+        if match := re.match(r"(?P<prefix>(?:[A-Za-z_]\w*\.)+)0\.", name):
+            return match["prefix"]
+    return LAYERS
 
 
 Layers = Mapping[str, tuple[int, int]]
@@ -82,24 +105,37 @@ def check_adapter(adapter_dir: str | Path, config: QwenVqaConfig, layers: Layers
             a tensor has no place or another shape, or the adapter would change nothing.
     """
     folder = Path(adapter_dir)
-    settings = _settings(folder)
+    settings = read_settings(folder)
+    if problems := list(_unsupported(settings)):
+        raise AdapterError(
+            f"the adapter {folder} has {' and '.join(problems)}, which vLLM does not serve. `qwen-vqa assemble "
+            "--adapter` merges it into the language model; or train a plain LoRA."
+        )
     shapes, changes_something = _contents(folder)
     pairs = _pairs(folder, shapes)
     layers = linear_layers(config) if layers is None else layers
     _check_names(folder, settings, pairs, layers)
+    prefix = layer_prefix(layers)
     for module, pair in pairs.items():
-        _check_pair(folder, settings, module, pair, layers[language_model_name(module)])
+        _check_pair(folder, settings, module, pair, layers[language_model_name(module, prefix)])
     if not changes_something:
         raise AdapterError(
             f"the adapter {folder} would change nothing: every lora_B in it is zero, as before its first "
             "training step. Save it again after training."
         )
+    return summary_of(folder, settings, shapes)
+
+
+def summary_of(folder: Path, settings: Mapping[str, Any], names: Iterable[str]) -> AdapterSummary:
+    """What an adapter with these settings and tensor names holds."""
+    names = list(names)
+    modules = {match["module"] for name in names if (match := _TENSOR_NAME.fullmatch(name))}
     return AdapterSummary(
         name=folder.name,
         rank=max([settings["r"], *(settings.get("rank_pattern") or {}).values()]),
         alpha=settings["lora_alpha"],
-        target_modules=tuple(sorted({module.rpartition(".")[2] for module in pairs})),
-        num_tensors=len(shapes),
+        target_modules=tuple(sorted({module.rpartition(".")[2] for module in modules})),
+        num_tensors=len(names),
     )
 
 
@@ -114,7 +150,12 @@ def linear_layers(config: QwenVqaConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> dict[str, Any]:
+    """A LoRA folder's adapter_config.json.
+
+    Raises:
+        AdapterError: it is missing, unreadable, of another kind than LoRA, or its rank and alpha are no numbers.
+    """
     path = folder / CONFIG_FILE
     if missing := _missing(folder, path):
         raise AdapterError(f"no adapter at {folder}: {missing}. Give the folder that PEFT's save_pretrained wrote.")
@@ -125,11 +166,6 @@ def _settings(folder: Path) -> dict[str, Any]:
     peft_type = settings.get("peft_type") if isinstance(settings, dict) else None
     if str(peft_type).upper() != "LORA":
         raise AdapterError(f"the adapter {folder} is of type {peft_type!r}; only LoRA can be served.")
-    if problems := list(_unsupported(settings)):
-        raise AdapterError(
-            f"the adapter {folder} has {' and '.join(problems)}, which vLLM does not serve. Train a plain "
-            "LoRA, or merge this one with PEFT's merge_and_unload and assemble the merged language model."
-        )
     _check_numbers(path, settings)
     return settings
 
@@ -213,7 +249,7 @@ def _pairs(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dic
     for name, shape in shapes.items():
         if match := _TENSOR_NAME.fullmatch(name):
             pairs.setdefault(match["module"], {})[match["side"]] = shape
-        else:
+        elif _BASE_LAYER not in name:
             strange.append(name)
     if strange:
         raise AdapterError(
@@ -230,22 +266,28 @@ def _pairs(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dic
 
 
 def _check_names(folder: Path, settings: Mapping[str, Any], pairs: Mapping[str, Any], layers: Layers) -> None:
-    if any(language_model_name(module) == OUTPUT_LAYER for module in pairs):
+    prefix = layer_prefix(layers)
+    if any(language_model_name(module, prefix) == OUTPUT_LAYER for module in pairs):
         raise AdapterError(
-            f"the adapter {folder} changes {OUTPUT_LAYER}, which vLLM serves without adapters. Train one without it, "
-            "or merge this one with PEFT's merge_and_unload and assemble the merged language model."
+            f"the adapter {folder} changes {OUTPUT_LAYER}, which vLLM serves without adapters. `qwen-vqa assemble "
+            "--adapter` merges it into the language model; or train one without it."
         )
     layers = {name: widths for name, widths in layers.items() if name != OUTPUT_LAYER}
-    unmatched = [module for module in pairs if language_model_name(module) not in layers]
-    if unmatched:
-        kinds = {module.rpartition(".")[2] for module in unmatched}
-        expected = [f"base_model.model.{name}" for name in layers if name.rpartition(".")[2] in kinds]
-        expected = expected or [f"base_model.model.{name}" for name in layers]
-        raise AdapterError(
-            f"{len(unmatched)} of {len(pairs)} layers in the adapter {folder} do not exist in the language "
-            f"model. Found: {_examples(unmatched)}. Expected names such as: {_examples(expected)}. "
-            f"{_trained_on(settings)}"
-        )
+    unmatched = [module for module in pairs if language_model_name(module, prefix) not in layers]
+    if not unmatched:
+        return
+    kinds = {module.rpartition(".")[2] for module in unmatched}
+    expected = [f"base_model.model.{name}" for name in layers if name.rpartition(".")[2] in kinds]
+    expected = expected or [f"base_model.model.{name}" for name in layers]
+    others = [module for module in unmatched if _OTHER_PART.search(module.removeprefix("base_model.model."))]
+    if len(others) == len(unmatched):
+        why = "They belong to another part of the model; only the language model's adapter is taken."
+    else:
+        why = _trained_on(settings)
+    raise AdapterError(
+        f"{len(unmatched)} of {len(pairs)} layers in the adapter {folder} do not exist in the language "
+        f"model. Found: {_examples(unmatched)}. Expected names such as: {_examples(expected)}. {why}"
+    )
 
 
 def _check_pair(

@@ -8,6 +8,8 @@ from transformers.configuration_utils import PretrainedConfig
 MODEL_TYPE = "qwen_vqa"
 ARCHITECTURE = "QwenVqaForConditionalGeneration"
 VISION_ENCODERS = ("vit",)
+# How the names of the vision side's weights begin in a checkpoint.
+VISION_WEIGHTS = ("vision_encoder.", "connector.")
 CONNECTOR_ACTIVATIONS = ("gelu",)
 
 
@@ -20,6 +22,10 @@ class QwenVqaConfig(PretrainedConfig):
         connector: `hidden_size` (width between the two Linear layers; default: the text width) and
             `activation` ("gelu", the exact one).
         image_token_id: id of `<|image_pad|>`, the token whose embedding an image feature replaces.
+        vision_in_float32: vision encoder and connector are held and computed in float32, whatever the language
+            model's float type; without it they have the language model's.
+        trained_adapter: the adapter in adapters/ that the connector was trained with; None where it is merged, or
+            where there is none.
 
     Raises:
         ValueError: a vision encoder, an activation or an image size that the model does not have.
@@ -36,6 +42,8 @@ class QwenVqaConfig(PretrainedConfig):
         text_config: dict[str, Any] | PretrainedConfig | None = None,
         connector: dict[str, Any] | None = None,
         image_token_id: int = 151655,
+        vision_in_float32: bool = False,
+        trained_adapter: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.vision_config = _as_config(
@@ -44,6 +52,8 @@ class QwenVqaConfig(PretrainedConfig):
         self.text_config = _as_config(text_config, default="qwen2")
         self.connector = {"hidden_size": self.text_config.hidden_size, "activation": "gelu", **(connector or {})}
         self.image_token_id = image_token_id
+        self.vision_in_float32 = vision_in_float32
+        self.trained_adapter = trained_adapter
         kwargs["tie_word_embeddings"] = bool(getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
         self._check()

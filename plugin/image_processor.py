@@ -1,10 +1,10 @@
-"""An image to the pixels that the vision encoder sees: scaled, on a black canvas, normalised.
+"""An image to the pixels that the vision encoder sees: made square, normalised.
 
-This is the original training recipe's arithmetic to the bit; a checkpoint trained elsewhere with that
-recipe sees the same numbers here. Training, evaluation and serving all come through this one class.
+`fit` says how it is made square: `squash` is the original project's train.py, `pad` its app.py, each to the bit.
+Training, evaluation and serving all come through this one class.
 """
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -15,16 +15,22 @@ from transformers.image_utils import make_flat_list_of_images
 from qwen_vqa.plugin.image_detail import detail_of, view_of
 
 _RGB_CHANNELS = 3
+Fit = Literal["pad", "squash"]
 
 
 class QwenVqaImageProcessor(BaseImageProcessor):
-    """Scales the longest side to `image_size`, pastes at the top left of a black canvas, normalises.
+    """Makes an image square, `image_size` pixels a side, and normalises it.
 
     Args:
         image_size: side of the square canvas, in pixels.
         patch_size: side of the encoder's patches, in pixels; with `image_size` it fixes the token count.
         image_mean: what is subtracted from each RGB channel after scaling to 0..1.
         image_std: what each RGB channel is divided by then.
+        fit: "pad" scales the longest side to `image_size` and pastes the image at the top left of a black canvas;
+            "squash" scales both sides to `image_size`, whatever the image's shape.
+
+    Raises:
+        ValueError: a canvas that patches do not cover, statistics that are not three numbers, or another fit.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers reads a plain class list
@@ -35,6 +41,7 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         patch_size: int = 32,
         image_mean: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5),
         image_std: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5),
+        fit: Fit = "pad",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -42,6 +49,9 @@ class QwenVqaImageProcessor(BaseImageProcessor):
             raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}.")
         if len(image_mean) != _RGB_CHANNELS or len(image_std) != _RGB_CHANNELS or not all(image_std):
             raise ValueError(f"image_mean {image_mean} and image_std {image_std} need three values, std not 0.")
+        if fit not in get_args(Fit):
+            raise ValueError(f"fit {fit!r}: it must be one of {', '.join(get_args(Fit))}.")
+        self.fit = fit
         self.image_size = image_size
         self.patch_size = patch_size
         self.image_mean = list(image_mean)
@@ -66,8 +76,10 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
     def canvas(self, image: Image.Image | np.ndarray) -> np.ndarray:
-        """One image on its black canvas, uint8 RGB [size, size, 3]: what ViTImageProcessor would be given."""
+        """One image made square, uint8 RGB [size, size, 3]: what ViTImageProcessor would be given."""
         rgb = as_rgb_array(image)
+        if self.fit == "squash":
+            return cv2.resize(rgb, (self.image_size, self.image_size), interpolation=cv2.INTER_LINEAR)
         height, width = rgb.shape[:2]
         new_height, new_width = scaled_size(height, width, self.image_size)
         canvas = np.zeros((self.image_size, self.image_size, _RGB_CHANNELS), np.uint8)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from transformers.configuration_utils import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from qwen_vqa.plugin.adapter import layer_prefix
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.host_memory import release_free_memory
 from qwen_vqa.plugin.vllm_api import (
@@ -28,6 +30,7 @@ from qwen_vqa.plugin.vllm_api import (
     get_tensor_model_parallel_world_size,
     init_vllm_registered_model,
     maybe_prefix,
+    set_default_torch_dtype,
 )
 from qwen_vqa.plugin.vllm_connector import Connector
 from qwen_vqa.plugin.vllm_embedding import compile_output_layer, hold_embeddings_once
@@ -62,14 +65,8 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
         "qkv_proj": ["q_proj", "k_proj", "v_proj"],
         "gate_up_proj": ["gate_proj", "up_proj"],
     }
-    # The checkpoint has vLLM's names already. Adapters come with others, and only their tensors are
-    # renamed: from transformers' layout of vision-language models, or trained on the language model alone.
-    hf_to_vllm_mapper = WeightsMapper(
-        orig_to_new_regex={
-            re.compile(r"^model\.language_model\.(?=.*\.lora_[AB]\.)"): "language_model.model.",
-            re.compile(r"^(?!language_model\.|vision_encoder\.|connector\.)(?=.*\.lora_[AB]\.)"): "language_model.",
-        }
-    )
+    # The checkpoint has vLLM's names already.
+    hf_to_vllm_mapper = WeightsMapper()
     supports_tower_connector_lora: ClassVar[bool] = True
 
     @classmethod
@@ -87,7 +84,8 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
         check_tensor_parallel(config, get_tensor_model_parallel_world_size())
         self.config = config
         self.configure_mm_token_handling(vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_id])
-        with self._mark_tower_model(vllm_config, "image"):
+        self.embedding_dtype = vllm_config.model_config.dtype
+        with self._mark_tower_model(vllm_config, "image"), vision_float_type(config):
             self.vision_encoder = VisionEncoder(
                 config.vision_config, quant_config, maybe_prefix(prefix, "vision_encoder")
             )
@@ -100,6 +98,7 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
                 prefix=maybe_prefix(prefix, "language_model"),
             )
             self.language_model = language_model
+        self.hf_to_vllm_mapper = adapter_mapper(layer_prefix(name for name, _ in self.language_model.named_modules()))
         self.takes_adapters = vllm_config.lora_config is not None
         if current_platform.is_cpu():
             named = config.dtype
@@ -114,7 +113,7 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
     def embed_multimodal(self, **kwargs: Any) -> MultiModalEmbeddings:
-        """All images of a step, of whatever requests, to one [tokens, D_text] each.
+        """All images of a step, of whatever requests, to one [tokens, D_text] each, in the language model's float type.
 
         `pixel_values` is [images, 3, size, size]; the encoder runs once over them all.
         """
@@ -123,7 +122,7 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
         size = self.config.vision_config.image_size
         inputs = PixelInputs(pixel_values=kwargs["pixel_values"], resolve_bindings={"s": size})
         features = self.vision_encoder(inputs["pixel_values"])
-        return self.connector(features).unbind()
+        return self.connector(features).to(self.embedding_dtype).unbind()
 
     def forward(
         self,
@@ -166,6 +165,25 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
     ) -> tuple[int, int | None]:
         """Tokens in encoder and connector for so many embeddings: neither adds nor drops any."""
         return num_mm_embeds, num_mm_embeds
+
+
+def vision_float_type(config: QwenVqaConfig) -> AbstractContextManager[None]:
+    """For building encoder and connector: vLLM's layers have torch's default float type, the language model's here."""
+    return set_default_torch_dtype(torch.float32) if config.vision_in_float32 else nullcontext()
+
+
+def adapter_mapper(layers: str) -> WeightsMapper:
+    """Renames the tensors of adapters, and nothing else, to where the language model's layers lie here.
+
+    Scripts name them in many ways (`plugin.adapter.language_model_name`); which are a language model's was looked at
+    before vLLM sees them.
+
+    Args:
+        layers: where they lie in the language model, such as `model.layers.`.
+    """
+    stack = layers.removesuffix(".").rpartition(".")[2]
+    names = re.compile(rf"^(?:.*?\.)??{re.escape(stack)}\.(?=\d+\..*\.lora_[AB]\.)")
+    return WeightsMapper(orig_to_new_regex={names: f"language_model.{layers}"})
 
 
 def causal_lm_class(text_config: PretrainedConfig) -> str:

@@ -85,6 +85,12 @@ class QwenVqaMultiModalProcessor(BaseMultiModalProcessor[QwenVqaProcessingInfo])
             raise ValueError(f"the prompt has {placeholders} <|image_pad|> placeholders for {images} images.")
         return super().apply(inputs, timing_ctx)
 
+    def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> BatchFeature:
+        """vLLM rounds pixels to the language model's float type, which an encoder in float32 must not see."""
+        if not self.info.get_hf_config().vision_in_float32:
+            return super()._call_hf_processor(hf_data, hf_kwargs)
+        return self.info.get_hf_processor(**hf_kwargs)(**hf_data, return_tensors="pt")
+
     def _get_mm_fields_config(
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
     ) -> Mapping[str, MultiModalFieldConfig]:

@@ -1,4 +1,4 @@
-"""A method beside vLLM's worker (`--worker-extension-cls`): the image features that the served model computes."""
+"""Methods beside vLLM's worker (`--worker-extension-cls`), for `qwen-vqa verify`: what the served model computes."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,20 +9,37 @@ if TYPE_CHECKING:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner as ModelRunnerV1
 
 
-class ImageFeaturesExtension:
-    """Mixed into the worker; `collective_rpc("image_features", ...)` reaches it."""
+class VerifyExtension:
+    """Mixed into the worker; `collective_rpc` reaches its methods by their names."""
 
     model_runner: "ModelRunnerV1 | ModelRunnerV2"  # the worker's own
+
+    def float_types(self) -> dict[str, str]:
+        """The float type that each part of the model has in memory, by the part's name.
+
+        Of a part whose weights are quantised, it is what the others have, such as its norms.
+        """
+        model = self._served_model()
+        parts = ("language_model", "vision_encoder", "connector")
+        return {part: str(_float_type(getattr(model, part))).removeprefix("torch.") for part in parts}
 
     def image_features(self, pixel_values: list) -> list:
         """Pixels [images, 3, size, size], nested lists, to connected features [images, tokens, text width].
 
         Nested lists, because they cross a process border that takes no tensors of unknown classes.
         """
-        model: Any = self.model_runner.get_model()
-        parameter = next(model.parameters())
+        model = self._served_model()
+        parameter = next(model.vision_encoder.parameters())
         with torch.inference_mode():
             features = model.embed_multimodal(
                 pixel_values=torch.tensor(pixel_values, dtype=parameter.dtype, device=parameter.device)
             )
         return torch.stack(list(features)).float().cpu().tolist()
+
+    def _served_model(self) -> Any:
+        return self.model_runner.get_model()
+
+
+def _float_type(part: torch.nn.Module) -> torch.dtype:
+    # The last one: where a table of embeddings is held as it is stored, it comes first.
+    return [parameter.dtype for parameter in part.parameters() if parameter.is_floating_point()][-1]

@@ -11,6 +11,7 @@ from qwen_vqa.quantize.quality import compare
 from qwen_vqa.quantize.samples import Sample
 from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
+from qwen_vqa.train.merging import merge_in_place
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 
 
@@ -33,7 +34,9 @@ def measure_adapter(source: Path, quantised: Path, adapter: Path, questions: lis
 def merge(source: Path, name: str, output: Path) -> None:
     """A copy of a checkpoint with an adapter merged into its weights, in their own dtype."""
     model = load_reference(source)
-    model.language_model = attach_adapter(model.language_model, adapter_folders(source)[name]).merge_and_unload()
+    adapted = attach_adapter(model.language_model, adapter_folders(source)[name])
+    model.language_model, _, _ = merge_in_place(adapted, name)
+    model.config.trained_adapter = None
     save_checkpoint(output, model, load_processor(source))
     print(f"merged adapter {name} in {str(model.dtype).removeprefix('torch.')}", flush=True)
 

@@ -14,6 +14,7 @@ from transformers import AutoConfig
 from transformers.initialization import no_init_weights
 
 from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER, check_checkpoint
+from qwen_vqa.plugin.config import VISION_WEIGHTS
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import FACTS, RECORD_FILE, quantization_config
 from qwen_vqa.quantize.layers import Selection, select_layers, tensors_of, weight_files
@@ -52,6 +53,8 @@ def write_quantised(
         config["quantization_config"] = scheme.config(selection.skipped)
         if FACTS[scheme.name].only_16_bits and config.get("dtype") == "float32":
             config["dtype"] = "bfloat16"  # as which the server then takes what is not quantised
+        if any(layer.startswith(VISION_WEIGHTS) for layer in selection.shapes):
+            config["vision_in_float32"] = False  # CUDA's kernels for 8 bits give 16-bit numbers alone
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (partial / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         if not exists:
@@ -137,7 +140,8 @@ def load_dequantised(folder: Path, dtype: torch.dtype | None = None) -> QwenVqaF
     with torch.device("meta"), no_init_weights():
         model = QwenVqaForConditionalGeneration(config)
     selection = select_layers(folder, encoder=_encoder_is_quantised(folder))
-    state = dict(_dequantised(folder, scheme, selection, dtype))
+    vision_dtype = torch.float32 if config.vision_in_float32 else dtype
+    state = dict(_dequantised(folder, scheme, selection, dtype, vision_dtype))
     for name in selection.shapes:
         _make_rounded(model.get_submodule(name), scheme)
     model.load_state_dict(state, strict=False, assign=True)
@@ -194,7 +198,7 @@ def _names(path: Path) -> list[str]:
 
 
 def _dequantised(
-    folder: Path, scheme: Scheme, selection: Selection, dtype: torch.dtype
+    folder: Path, scheme: Scheme, selection: Selection, dtype: torch.dtype, vision_dtype: torch.dtype
 ) -> Iterator[tuple[str, torch.Tensor]]:
     parts: dict[str, Tensors] = {}
     layers = sorted(selection.shapes, key=len, reverse=True)
@@ -203,7 +207,7 @@ def _dequantised(
         owner = next((layer for prefix, layer in owners.items() if name.startswith(prefix)), None)
         leaf = name.removeprefix(f"{owner}.") if owner else name
         if owner is None or not leaf.startswith(scheme.tensor_names()):
-            yield name, tensor.to(dtype)
+            yield name, tensor.to(vision_dtype if name.startswith(VISION_WEIGHTS) else dtype)
         else:
             parts.setdefault(owner, {})[leaf] = tensor
     for layer in list(parts):

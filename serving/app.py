@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
 from fastapi import FastAPI
 
 from qwen_vqa.plugin.config import QwenVqaConfig
@@ -14,9 +15,9 @@ from qwen_vqa.serving.adapters import AdapterChanges, attach_adapter_routes
 from qwen_vqa.serving.engine import running_engine
 from qwen_vqa.serving.guard import stand_guard
 from qwen_vqa.serving.http_server import serve_http
-from qwen_vqa.serving.image_features import attach_image_features
 from qwen_vqa.serving.image_flags import image_rules
 from qwen_vqa.serving.lifecycle import Lifecycle, LifecycleMiddleware, attach_ready
+from qwen_vqa.serving.log import say
 from qwen_vqa.serving.media import QwenVqaMediaConnector
 from qwen_vqa.serving.metrics import watch
 from qwen_vqa.serving.model_card import attach_model_card
@@ -25,6 +26,7 @@ from qwen_vqa.serving.quantised import adapter_note
 from qwen_vqa.serving.request_images import RequestImagesMiddleware
 from qwen_vqa.serving.request_log import RequestLogMiddleware
 from qwen_vqa.serving.token_count import attach_token_count
+from qwen_vqa.serving.verify_routes import attach_verify_routes
 from qwen_vqa.serving.vllm_api import EngineClient, ModelConfig, SupportedTask, build_app, init_app_state
 
 
@@ -44,12 +46,19 @@ async def run_server(
     """
     async with running_engine(args) as engine:
         lifecycle = Lifecycle(lambda: engine.errored, args.drain_seconds)
+        say(f"computing in {str(engine.model_config.dtype).removeprefix('torch.')}{_vision_side(engine.model_config)}")
         tasks = await engine.get_supported_tasks()
         app = build_server_app(args, tasks, engine.model_config, engine, lifecycle, port_is_ours)
         await init_app_state(engine, app.state, args, tasks)
         await serve_http(app, sock, args, lifecycle, ready)
         closed()
         return not lifecycle.engine_died()
+
+
+def _vision_side(model_config: ModelConfig) -> str:
+    """What the engine's vision side computes in, where that is not what the language model does."""
+    apart = model_config.hf_config.vision_in_float32 and model_config.dtype != torch.float32
+    return ", vision encoder and connector in float32" if apart else ""
 
 
 def build_server_app(
@@ -63,7 +72,7 @@ def build_server_app(
     """vLLM's app with our routes. What is to stand around the model (keys, limits, pages) is added here."""
     app = build_app(args, tasks, model_config)
     if args.verify:
-        attach_image_features(app, engine)
+        attach_verify_routes(app, engine)
     QwenVqaMediaConnector.rules = image_rules(args)
     attach_token_count(app)
     attach_model_card(app)

@@ -38,7 +38,7 @@ JOBS = {
         "qwen_vqa.train.assemble",
         "turn an encoder, a connector, a language model and a LoRA into a checkpoint",
         "qwen-vqa assemble --vision-encoder google/vit-base-patch32-384 --language-model Qwen/Qwen2.5-3B-Instruct "
-        "--connector final_connector.pth --adapter final_lora_model -o my-model",
+        "--connector final_connector.pth --adapter final_lora_model --like original -o my-model",
     ),
     "train": Job(
         "qwen_vqa.train.run",

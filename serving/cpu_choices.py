@@ -78,13 +78,10 @@ def complete_for_cpu(
         beside = beside_weights(dtype) + linear_layers
         return kv_cache_bytes(checkpoint, max_model_len, dtype, beside_weights=beside)
 
-    say(
-        choose_float_type(args, checkpoint, torch.cpu.get_capabilities(), kv_cache)
-        or f"float type: {_float_type(args, checkpoint)} (--dtype)"
-    )
+    say(choose_float_type(args, checkpoint, torch.cpu.get_capabilities(), kv_cache))
     if note := few_answers_note(args, checkpoint):
         say(note)
-    dtype = _float_type(args, checkpoint)
+    dtype = args.dtype
     free = free_beside_weights(checkpoint, dtype, beside_weights(dtype))
     note, linear_layers = choose_linear_layers(args, checkpoint, free)
     if note:
@@ -119,10 +116,6 @@ def check_no_speculation(args: Namespace) -> None:
             "--speculative-config: on a CPU, vLLM 0.32 answers wrongly with it or dies as soon as a request has a "
             "temperature (vLLM issue 55005). Leave it out."
         )
-
-
-def _float_type(args: Namespace, checkpoint: CheckedCheckpoint) -> str:
-    return checkpoint_dtype(checkpoint.folder) if args.dtype == "auto" else args.dtype
 
 
 def choose_step_tokens(args: Namespace, checkpoint: CheckedCheckpoint) -> str | None:
@@ -160,7 +153,7 @@ def few_answers_note(args: Namespace, checkpoint: CheckedCheckpoint) -> str | No
     """What is to be said where a few answers are decoded from the input embeddings, once the float type is chosen."""
     text = checkpoint.config.text_config
     compiles = not args.enforce_eager and not args.enable_lora
-    widened = _float_type(args, checkpoint) == "float32" and checkpoint_dtype(checkpoint.folder) != "float32"
+    widened = args.dtype == "float32" and checkpoint_dtype(checkpoint.folder) != "float32"
     large = 2 * text.vocab_size * text.hidden_size >= LEAST_TABLE_BYTES
     if args.output_layer != MIXED or not (text.tie_word_embeddings and compiles and widened and large):
         return None

@@ -71,7 +71,7 @@ def choose_linear_layers(args: Namespace, checkpoint: CheckedCheckpoint, free: i
 def _obstacle(args: Namespace, checkpoint: CheckedCheckpoint) -> str | None:
     """Why there is nothing to mix, as the end of a sentence."""
     stored = checkpoint_dtype(checkpoint.folder)
-    served = stored if args.dtype == "auto" else args.dtype
+    served = args.dtype
     if checkpoint.scheme is not None or args.quantization is not None:
         return "the checkpoint's linear layers are quantised"
     if served not in ("float32", "float") or stored not in HALVES:

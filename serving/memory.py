@@ -1,12 +1,13 @@
 """Memory on a CPU: what the weights take, and how large a KV cache is to be asked for."""
 
+import json
 import math
 from pathlib import Path
 
 import psutil
 from safetensors import safe_open
 
-from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.config import VISION_WEIGHTS, QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.output_layer import SHARED
 from qwen_vqa.serving.checks import CheckedCheckpoint
@@ -26,8 +27,13 @@ INTEGER_BYTES = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
 
 
 def weight_bytes(folder: Path, dtype: str) -> int:
-    """What the checkpoint's weights take when floats are held in `dtype`; "auto": as they are stored."""
+    """What the checkpoint's weights take when floats are held in `dtype`; "auto": as they are stored.
+
+    The vision side stays in float32 where config.json says so.
+    """
     total = 0
+    config = folder / "config.json"
+    in_float32 = VISION_WEIGHTS if config.is_file() and json.loads(config.read_text()).get("vision_in_float32") else ()
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
@@ -35,7 +41,7 @@ def weight_bytes(folder: Path, dtype: str) -> int:
                 stored = part.get_dtype()
                 size = FLOAT_BYTES.get(stored) or INTEGER_BYTES.get(stored, 1)
                 if stored in FLOAT_BYTES and dtype != "auto":
-                    size = DTYPE_BYTES[dtype]
+                    size = DTYPE_BYTES["float32" if name.startswith(in_float32) else dtype]
                 total += size * math.prod(part.get_shape())
     return total
 

@@ -66,7 +66,14 @@ RULES = [
     *_group("batch", Access.KEY, "POST /v1/chat/completions/batch", limited=True),
     *_group("scoring", Access.KEY, "POST /generative_scoring", "POST /v1/systemone", limited=True),
     *_group("scoring", Access.KEY, "POST /v1/decisions", limited=True),  # since vLLM 0.33
-    *_group("verify", Access.KEY, "POST /v1/chat/completions/render", "POST /verify/image_features", limited=True),
+    *_group(
+        "verify",
+        Access.KEY,
+        "POST /v1/chat/completions/render",
+        "POST /verify/image_features",
+        "GET /verify/settings",
+        limited=True,
+    ),
     *_group(
         "scale-out",
         Access.ADMIN,

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from qwen_vqa.plugin.checkpoint import check_checkpoint
+from qwen_vqa.plugin.checkpoint_summary import checkpoint_summary
+from qwen_vqa.plugin.decoding import Decoding
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
 from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
@@ -46,8 +48,8 @@ options:
   --port PORT            (default: 8000)
   --served-model-name N  what requests call the model (default: the folder's name; the demo: qwen-vqa-demo)
   --max-model-len N      longest prompt and answer together, in tokens (default: the language model's limit)
-  --dtype DTYPE          auto, bfloat16, float16 or float32 (default: auto, the checkpoint's; on a CPU without
-                         arithmetic of that type float32, where there is the memory)
+  --dtype DTYPE          auto, bfloat16, float16 or float32, of the language model (default: auto, the checkpoint's own;
+                         on a CPU without arithmetic of that type float32, where there is the memory)
   --output-layer O       on a CPU, where input and output embeddings are the same numbers: packed (faster where several
                          answers are decoded at once), shared (holds them once; default with 4-bit checkpoints) or mixed
                          (packed, but up to 4 answers are decoded from the 16-bit input side; default otherwise)
@@ -73,6 +75,7 @@ options:
   --drain-seconds N      told to stop, what runs has so long to finish (default: 25; Kubernetes kills after 30)
   --log-format FORMAT    text or json, one object a line (default: text); never prompts, pictures or keys
   --no-restart           end with status 1 when the engine dies (default: start it again)
+  -v, --verbose          say what the checkpoint makes of a request: prompt, pixels, float types, decoding
   --verify               open the routes through which `qwen-vqa verify` sees pixels and features
   --help=all             every option of vLLM's server
 
@@ -180,6 +183,7 @@ def server_parser() -> "FlexibleArgumentParser":
 
     parser = make_arg_parser(FlexibleArgumentParser(prog="qwen-vqa serve"))
     parser.add_argument("--verify", action="store_true", help="open the route that `qwen-vqa verify` uses")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say what the checkpoint makes of a request")
     add_guard_flags(parser)
     add_life_flags(parser)
     add_image_flags(parser)
@@ -247,6 +251,7 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Map
     """Fill in what the checkpoint and the machine say, where the user said nothing, in `environment` neither."""
     from qwen_vqa.serving.cpu_choices import complete_for_cpu
     from qwen_vqa.serving.engine import choose_executor
+    from qwen_vqa.serving.float_type import choose_gpu_float_type
     from qwen_vqa.serving.quantised import check_quantised, scheme_in_memory
     from qwen_vqa.serving.vllm_api import current_platform
 
@@ -257,18 +262,32 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Map
     if args.served_model_name is None:
         is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()
         args.served_model_name = [DEMO_NAME if is_demo else checkpoint.folder.resolve().name]
+    trained = checkpoint.config.trained_adapter
+    args.trained_adapter = trained if trained in checkpoint.adapters else None
     complete_adapters(args, checkpoint, current_platform.is_cpu(), say)
     complete_tool_calls(args, checkpoint.folder)
+    complete_decoding(args, Decoding.of(checkpoint.folder))
+    if args.verbose:
+        for name, value in checkpoint_summary(checkpoint.folder):
+            say(f"{name}: {value}")
     if args.verify:
         args.enable_scale_out = True  # vLLM's /v1/chat/completions/render, which shows prompt and pixels
-        args.worker_extension_cls = "qwen_vqa.plugin.worker_extension.ImageFeaturesExtension"
+        args.worker_extension_cls = "qwen_vqa.plugin.worker_extension.VerifyExtension"
     args.threads, args.engine_copied = no_choice(environment), False
     if current_platform.is_cpu():
         complete_for_cpu(args, checkpoint, environment, say)
     else:
+        supported = [str(dtype).removeprefix("torch.") for dtype in current_platform.supported_dtypes]
+        say(choose_gpu_float_type(args, checkpoint, supported))
         for flag, value in (("--output-layer", args.output_layer), ("--linear-layers", args.linear_layers)):
             if value is not None:
                 raise UserError(f"{flag} is about memory on a CPU, and this server runs on a GPU: leave it out.")
+
+
+def complete_decoding(args: Namespace, decoding: Decoding) -> None:
+    """vLLM does not read `do_sample: false`; transformers, which the checkpoint's file is written for, does."""
+    if decoding.greedy and args.generation_config == "auto":
+        args.override_generation_config = {"temperature": 0.0, **(args.override_generation_config or {})}
 
 
 def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", started: float) -> NoReturn:

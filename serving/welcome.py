@@ -51,10 +51,10 @@ def _welcome(args: Namespace, started: float, port_is_ours: threading.Event) -> 
 def _introduce(args: Namespace) -> None:
     url = server_url(args)
     key = args.guard.first_key or "none"
-    model = args.served_model_name[0]
+    model = args.trained_adapter or args.served_model_name[0]
     adapters = [module.name for module in args.lora_modules or []]
     example = _example() if model == DEMO_NAME and not args.uds else None
-    names = ", ".join([model, *(f"{name} (adapter)" for name in adapters)])
+    names = ", ".join([args.served_model_name[0], *(f"{name} (adapter)" for name in adapters)])
     lines = [f"\nserving {names} at {f'unix:{args.uds}' if args.uds else url}\n"]
     if example and (args.guard.first_key or not args.guard.keys):
         # Our own certificate need not be one that this machine trusts.

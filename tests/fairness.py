@@ -111,7 +111,7 @@ def main() -> None:
         keys_file = Path(folder) / "keys.json"
         keys_file.write_text(json.dumps({"keys": ENTRIES}))
         checkpoint = make_checkpoint(Path(folder) / "tiny")
-        arguments = [str(checkpoint), "--dtype", "float32", "--api-keys-file", str(keys_file)]
+        arguments = [str(checkpoint), "--api-keys-file", str(keys_file)]
         with serving(Path(folder) / "log", *arguments) as server:
             seen = asyncio.run(watch(server.url, KEYS, ALONE_SECONDS, BESIDE_SECONDS, TIMES * LIMIT))
     print(f"{platform.machine()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}")

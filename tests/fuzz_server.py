@@ -183,7 +183,7 @@ def _tiny_server():
     folder = Path(tempfile.mkdtemp())
     import qwen_vqa.train  # noqa: F401 - registers the model with transformers
 
-    return serving(folder / "log", str(make_checkpoint(folder / "tiny")), "--dtype", "float32", "--open-routes", "docs")
+    return serving(folder / "log", str(make_checkpoint(folder / "tiny")), "--open-routes", "docs")
 
 
 if __name__ == "__main__":

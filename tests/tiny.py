@@ -81,11 +81,15 @@ def make_checkpoint(
     dtype: torch.dtype = torch.float32,
     intermediate: int = 192,
     vocabulary: int | None = None,
+    vision_in_float32: bool = False,
 ) -> Path:
     """A tiny checkpoint folder."""
     processor = tiny_processor(image_position)
     config = tiny_config(processor, text_type, tied, intermediate, vocabulary)
-    save_checkpoint(folder, tiny_model(config, seed).to(dtype), processor)
+    config.vision_in_float32 = vision_in_float32
+    model = tiny_model(config, seed)
+    model.to_float_type(dtype)
+    save_checkpoint(folder, model, processor)
     return folder
 
 

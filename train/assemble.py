@@ -1,31 +1,36 @@
 """Training artefacts to a checkpoint folder that `qwen-vqa serve` takes.
 
     qwen-vqa assemble --vision-encoder google/vit-base-patch32-384 --language-model Qwen/Qwen2.5-3B-Instruct \\
-        --connector final_connector.pth --adapter final_lora_model -o my-model
+        --connector final_connector.pth --adapter final_lora_model --like original -o my-model
 """
 
 import argparse
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
-from qwen_vqa.plugin.adapter import AdapterSummary, check_adapter
+from qwen_vqa.plugin.adapter import check_adapter
 from qwen_vqa.plugin.chat_template import IMAGE_TOKEN, QWEN_SYSTEM_PROMPT, ImagePosition, chat_template
 from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER
+from qwen_vqa.plugin.checkpoint_summary import summary_lines
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
+from qwen_vqa.plugin.image_processor import Fit, QwenVqaImageProcessor
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import save_checkpoint
 from qwen_vqa.train.connector_file import check_connector, load_connector
+from qwen_vqa.train.merging import Merged, merge_adapter
 from qwen_vqa.train.model import Connector, QwenVqaForConditionalGeneration
-from qwen_vqa.train.vision_weights import load_vision_encoder
+from qwen_vqa.train.original import LIKENESSES, Likeness, decoding_defaults
+from qwen_vqa.train.vision_encoder import VisionEncoder
+from qwen_vqa.train.vision_weights import LoadedEncoder, load_vision_encoder
 
+DEFAULT_STATISTICS = [0.5, 0.5, 0.5]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -33,8 +38,9 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 class Parts:
     """What a checkpoint is assembled from, and how.
 
-    Without `connector` there is a fresh one, drawn with `seed`, to be trained. `dtype` "auto" is the language
-    model's own; `adapter_name` is what a request will call the adapter.
+    Without `connector` there is a fresh one, drawn with `seed`, to be trained. What is None is as `like` has it, or
+    else as it is by default. `dtype` "auto": each part keeps its own; `adapter_name` is what a request will call an
+    adapter that is kept apart.
     """
 
     vision_encoder: str
@@ -43,19 +49,28 @@ class Parts:
     connector: Path | None = None
     adapter: Path | None = None
     adapter_name: str | None = None
-    merge_adapter: bool = False
-    image_position: ImagePosition = "inline"
-    system_prompt: str = QWEN_SYSTEM_PROMPT
+    merge_adapter: bool = True
+    like: str | None = None
+    image_position: ImagePosition | None = None
+    system_prompt: str | None = None
+    fit: Fit | None = None
     dtype: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.merge_adapter and self.adapter is None:
-            raise UserError("--merge-adapter needs --adapter: there is nothing to merge.")
+        if self.adapter_name is not None and (self.adapter is None or self.merge_adapter):
+            raise UserError("--adapter-name names an adapter that is kept apart: add --adapter and --no-merge-adapter.")
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
             raise UserError(f"the output folder {self.output} exists and is not empty; give another -o.")
         if self.dtype not in ("auto", *DTYPES):
             raise UserError(f"--dtype {self.dtype}: it must be auto, {', '.join(DTYPES)}.")
+        if self.like is not None and self.like not in LIKENESSES:
+            raise UserError(f"--like {self.like}: it must be one of {', '.join(LIKENESSES)}.")
+
+    @property
+    def likeness(self) -> Likeness | None:
+        """The script whose prompt, pixels and decoding are taken."""
+        return LIKENESSES[self.like] if self.like else None
 
 
 def assemble(parts: Parts) -> list[str]:
@@ -67,23 +82,50 @@ def assemble(parts: Parts) -> list[str]:
         UserError: a part cannot be had, or its shapes do not fit the others.
     """
     connector = load_connector(parts.connector) if parts.connector else None
-    vision_config, encoder = load_vision_encoder(parts.vision_encoder)
+    vision = load_vision_encoder(parts.vision_encoder)
     language_model, tokenizer = _load_language_model(parts)
     text_width = language_model.config.hidden_size
     inner = text_width
     if connector and parts.connector:
-        inner = check_connector(connector, vision_config.hidden_size, text_width, parts.connector)
+        inner = check_connector(connector, vision.config.hidden_size, text_width, parts.connector)
     config = QwenVqaConfig(
-        vision_config,
+        vision.config,
         language_model.config,
         {"hidden_size": inner},
         image_token_id=_image_token_id(tokenizer, language_model, parts.language_model),
     )
-    summary = check_adapter(parts.adapter, config) if parts.adapter else None
-    if parts.merge_adapter and parts.adapter:
-        language_model = attach_adapter(language_model, parts.adapter).merge_and_unload()
+    adapter_line = "none"
+    if parts.adapter and parts.merge_adapter:
+        merged = merge_adapter(language_model, parts.adapter)
+        language_model, adapter_line = merged.model, _merged_line(parts.adapter, merged)
+        config.text_config = language_model.config
+        config.tie_word_embeddings = language_model.config.tie_word_embeddings
+    elif parts.adapter:
+        summary = check_adapter(parts.adapter, config)
+        config.trained_adapter = parts.adapter_name or parts.adapter.resolve().name
+        adapter_line = (
+            f"{config.trained_adapter} (rank {summary.rank}, alpha {summary.alpha:g}), kept apart; ask for it as "
+            f"model {config.trained_adapter!r}: the checkpoint's own name is the model without it"
+        )
+    language_model.generation_config = decoding_defaults(language_model.generation_config, parts.likeness)
+    model = _put_together(parts, config, vision.encoder, connector, language_model)
+    _write(parts, model, _processor(parts, vision, tokenizer))
+    return _written(parts, model, vision, adapter_line)
 
+
+def _put_together(
+    parts: Parts,
+    config: QwenVqaConfig,
+    encoder: VisionEncoder,
+    connector: dict[str, torch.Tensor] | None,
+    language_model: PreTrainedModel,
+) -> QwenVqaForConditionalGeneration:
     dtype = language_model.dtype
+    others = [encoder.patch_embedding.weight.dtype, *(tensor.dtype for tensor in (connector or {}).values())]
+    if connector is None:
+        others.append(torch.float32)  # a fresh one, which is trained
+    # What the language model's float type cannot hold exactly is held and computed in float32, as scripts do.
+    config.vision_in_float32 = parts.dtype == "auto" and any(torch.promote_types(one, dtype) != dtype for one in others)
     # On the meta device, so that a 3B model is in memory once: every part is put in place below.
     with torch.device("meta"), no_init_weights():
         model = QwenVqaForConditionalGeneration(config)
@@ -93,13 +135,24 @@ def assemble(parts: Parts) -> list[str]:
     model.language_model = language_model
     if connector:
         model.connector.load_state_dict(connector)
-    model.to(dtype)
-    processor = QwenVqaProcessor(
-        QwenVqaImageProcessor(vision_config.image_size, vision_config.patch_size),
+    model.to_float_type(dtype)
+    return model
+
+
+def _processor(parts: Parts, vision: LoadedEncoder, tokenizer: PreTrainedTokenizerBase) -> QwenVqaProcessor:
+    how = parts.likeness or Likeness("inline", QWEN_SYSTEM_PROMPT, "pad")
+    system_prompt = how.system_prompt if parts.system_prompt is None else parts.system_prompt
+    return QwenVqaProcessor(
+        QwenVqaImageProcessor(
+            vision.config.image_size,
+            vision.config.patch_size,
+            vision.image_mean or DEFAULT_STATISTICS,
+            vision.image_std or DEFAULT_STATISTICS,
+            parts.fit or how.fit,
+        ),
         tokenizer,
-        chat_template(parts.image_position, parts.system_prompt, tokenizer.all_special_tokens),
+        chat_template(parts.image_position or how.image_position, system_prompt, tokenizer.all_special_tokens),
     )
-    return _write(parts, model, processor, summary)
 
 
 def _load_language_model(parts: Parts) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -131,44 +184,65 @@ def _image_token_id(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, 
     return token_id
 
 
-def _write(
-    parts: Parts,
-    model: QwenVqaForConditionalGeneration,
-    processor: QwenVqaProcessor,
-    adapter: AdapterSummary | None,
-) -> list[str]:
+def _write(parts: Parts, model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor) -> None:
     partial = parts.output.with_name(f".{parts.output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         save_checkpoint(partial, model, processor)
-        adapter_line = "no adapter"
-        if adapter and parts.adapter and parts.merge_adapter:
-            adapter_line = f"{parts.adapter} (rank {adapter.rank}) merged into the language model"
-        elif adapter and parts.adapter:
-            name = parts.adapter_name or parts.adapter.resolve().name
-            shutil.copytree(parts.adapter, partial / ADAPTER_FOLDER / name)
-            adapter_line = f"{name} (rank {adapter.rank}, alpha {adapter.alpha}), kept apart in adapters/{name}"
+        if parts.adapter and model.config.trained_adapter:
+            shutil.copytree(parts.adapter, partial / ADAPTER_FOLDER / model.config.trained_adapter)
         if parts.output.exists():
             parts.output.rmdir()
         partial.rename(parts.output)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _written(
+    parts: Parts, model: QwenVqaForConditionalGeneration, vision: LoadedEncoder, adapter_line: str
+) -> list[str]:
+    """What was written, in lines for the terminal."""
     config = model.config
-    return [
-        f"wrote {parts.output} ({sum(f.stat().st_size for f in parts.output.rglob('*')) / 1e9:.2f} GB, {model.dtype})",
-        f"  vision encoder   {parts.vision_encoder}: {config.vision_config.image_size} px, "
-        f"{config.num_image_tokens} tokens an image, width {config.vision_config.hidden_size}",
-        f"  connector        {parts.connector or f'fresh (seed {parts.seed})'}: {config.vision_config.hidden_size} to "
-        f"{config.connector['hidden_size']} to {config.text_config.hidden_size}",
-        f"  language model   {parts.language_model}: {config.text_config.model_type}, "
-        f"{config.text_config.num_hidden_layers} layers, width {config.text_config.hidden_size}",
-        f"  adapter          {adapter_line}",
-        f"  images           {parts.image_position}",
+    size = sum(file.stat().st_size for file in parts.output.rglob("*"))
+    rows = [
+        (
+            "vision encoder",
+            f"{parts.vision_encoder}: {config.vision_config.image_size} px, {config.num_image_tokens} tokens an image, "
+            f"width {config.vision_config.hidden_size}",
+        ),
+        (
+            "connector",
+            f"{parts.connector or f'fresh (seed {parts.seed})'}: {config.vision_config.hidden_size} to "
+            f"{config.connector['hidden_size']} to {config.text_config.hidden_size}",
+        ),
+        (
+            "language model",
+            f"{parts.language_model}: {config.text_config.model_type}, {config.text_config.num_hidden_layers} layers, "
+            f"width {config.text_config.hidden_size}",
+        ),
+        ("adapter", adapter_line),
+    ]
+    lines = [f"wrote {parts.output} ({size / 1e9:.2f} GB)", *(f"  {name:<22s}{value}" for name, value in rows)]
+    lines += summary_lines(parts.output)
+    if vision.image_mean is None:
+        lines.append(f"note: {parts.vision_encoder} has no preprocessor file; mean and std 0.5 are assumed")
+    if vision.ignored:
+        lines.append(f"note: weights of {parts.vision_encoder} that no encoder has: {', '.join(vision.ignored[:4])}")
+    lines.append(
         f"serve it: qwen-vqa serve {parts.output}"
         if parts.connector
-        else f"train it: qwen-vqa train {parts.output} --data train.jsonl -o runs/mine",
-    ]
+        else f"train it: qwen-vqa train {parts.output} --data train.jsonl -o runs/mine"
+    )
+    return lines
+
+
+def _merged_line(folder: Path, merged: Merged) -> str:
+    dtype = str(merged.model.dtype).removeprefix("torch.")
+    line = f"{folder} (rank {merged.adapter.rank}, alpha {merged.adapter.alpha:g}) merged into the language model"
+    if merged.lost:
+        line += f"; rounding to {dtype} moved the weights by {merged.lost:.1%} of what it changes"
+    return line
 
 
 def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -183,17 +257,38 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="final_connector.pth, mm_projector.bin, ... (default: a fresh one)",
     )
     add("--adapter", type=Path, metavar="DIR", help="PEFT LoRA folder of the language model")
-    add("--adapter-name", metavar="NAME", help="the adapter's model name when served (default: the folder's name)")
-    add("--merge-adapter", action="store_true", help="merge the adapter into the language model's weights")
+    add(
+        "--merge-adapter",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="merge the adapter into the language model's weights, so that the checkpoint's name answers as trained; "
+        "with --no-merge-adapter it is served beside the base model, by its own name (default: merge)",
+    )
+    add(
+        "--adapter-name",
+        metavar="NAME",
+        help="with --no-merge-adapter: the adapter's model name when served (default: the folder's name)",
+    )
+    add(
+        "--like",
+        choices=list(LIKENESSES),
+        help="prompt, picture fit and decoding of the original project's train.py (original) or app.py (original-app); "
+        "the three flags below change single ones",
+    )
     add(
         "--image-position",
-        choices=["inline", "prefix"],
-        default="inline",
-        help="where training put images: inline where the user put them, prefix before the system turn, as the "
-        "original training script does (default: %(default)s)",
+        choices=get_args(ImagePosition),
+        help="where training put images: inline where the user put them, or prefix before the system turn, as the "
+        "original does (default: inline)",
     )
-    add("--system-prompt", default=QWEN_SYSTEM_PROMPT, help="of conversations without one (default: %(default)r)")
-    add("--dtype", default="auto", choices=["auto", *DTYPES], help="of all weights (default: the language model's)")
+    add("--system-prompt", help=f"of conversations without one; '' for none (default: {QWEN_SYSTEM_PROMPT!r})")
+    add(
+        "--fit",
+        choices=get_args(Fit),
+        help="how training made pictures square: pad scales the longest side and pads with black, squash scales both "
+        "sides (default: pad)",
+    )
+    add("--dtype", default="auto", choices=["auto", *DTYPES], help="of all weights (default: each part keeps its own)")
     add("--seed", type=int, default=0, help="of a fresh connector (default: %(default)s)")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
     return parser

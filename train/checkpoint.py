@@ -42,6 +42,8 @@ def load_reference(
     ]
     if problems:
         raise UserError(f"the weights in {folder} do not fit its config.json; {'; '.join(problems)}.")
+    # Where `save_checkpoint` takes it from: what is trained from a checkpoint decodes as it did.
+    model.language_model.generation_config = model.generation_config
     return model.eval()
 
 

@@ -98,7 +98,8 @@ def _stages(
             yield StageResult("features", True, HIDDEN, compared=False)
         else:
             with torch.inference_mode():
-                expected = reference.model.connector(reference.model.get_image_features(pixels)).float().numpy()
+                connected = reference.model.connector(reference.model.get_image_features(pixels))
+                expected = connected.to(reference.model.dtype).float().numpy()
             yield _compare_arrays("features", expected, features, tolerance.features)
     yield _compare_answers(reference, inputs, served.answer(case, max_tokens), tolerance.logprobs)
 

@@ -46,6 +46,8 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: QwenVqaConfig) -> None:
         super().__init__(config)
+        if config.vision_in_float32:
+            self._keep_in_fp32_modules_strict = ["vision_encoder", "connector"]  # transformers reads it while it loads
         self.vision_encoder = VisionEncoder(config.vision_config)
         self.connector = Connector(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
@@ -57,6 +59,18 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 nn.init.trunc_normal_(embedding, std=self.config.vision_config.initializer_range)
         else:
             super()._init_weights(module)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The language model's float type, which is the checkpoint's; the vision side may have another."""
+        return self.get_input_embeddings().weight.dtype  # type: ignore[return-value] # an nn.Embedding's
+
+    def to_float_type(self, dtype: torch.dtype) -> None:
+        """Hold the language model in a float type, and the vision side in it or in float32, as the config says."""
+        self.language_model.to(dtype)
+        vision_dtype = torch.float32 if self.config.vision_in_float32 else dtype
+        self.vision_encoder.to(vision_dtype)
+        self.connector.to(vision_dtype)
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding of the language model."""

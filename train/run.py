@@ -121,7 +121,8 @@ def run(args: argparse.Namespace) -> int:
     if not is_main:
         return 0
     if config.load_in == "full":
-        return _announce(export(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, args.output))
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        return _announce(export(model, trainer.processing_class, args.output, config.merge_adapter))
     last = check_run(args.output, resume=True)
     assert last is not None
     return _announce(export_run(args.base, Path(last), config, args.output))

@@ -1,7 +1,7 @@
 """A running server, as `qwen-vqa verify` sees it: what it makes of a request, stage by stage."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -14,10 +14,11 @@ from qwen_vqa.train.verify_cases import Case
 
 @dataclass(frozen=True)
 class ServedAnswer:
-    """Greedy tokens, and the log-probability of each."""
+    """An answer's tokens, the log-probability of each, and its text."""
 
     token_ids: list[int]
     logprobs: list[float]
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,49 @@ class ServedPrompt:
 
 
 @dataclass(frozen=True)
+class ServerSettings:
+    """What a server computes in and how it decodes, as it says itself.
+
+    Attributes:
+        float_types: by part: language_model, vision_encoder, connector.
+        decoding: the sampling parameters of a request that sets none.
+    """
+
+    float_types: dict[str, str]
+    decoding: dict[str, float]
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether a request that sets nothing gets the likeliest token each time, without penalties."""
+        rest = {name: value for name, value in self.decoding.items() if name not in ("temperature", "max_tokens")}
+        neutral = {"repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
+        penalised = any(rest.get(name, value) != value for name, value in neutral.items())
+        return self.decoding.get("temperature") == 0 and not penalised
+
+
+# Greedy, whatever sampling the checkpoint's generation config asks for.
+GREEDY = {"temperature": 0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+@dataclass(frozen=True)
 class ServedModel:
     """A model of a server, by name. `extra` goes into every request (such as a chat template).
 
     Args:
         url: the API's address, ending in /v1.
+        decoding: sampling parameters of the requests; empty: what the server has for a client that sets none.
     """
 
     url: str
     name: str
     api_key: str = "none"
     extra: dict[str, Any] | None = None
+    decoding: dict[str, Any] = field(default_factory=lambda: dict(GREEDY))
+
+    def settings(self) -> ServerSettings | None:
+        """What the server says of itself; None where it keeps that to itself."""
+        reply = self._get(f"{self.url.removesuffix('/v1')}/verify/settings")
+        return None if reply.status_code != 200 else ServerSettings(**reply.json())
 
     def prompt(self, case: Case) -> ServedPrompt:
         """What the server makes of a request before the model sees it."""
@@ -70,22 +103,15 @@ class ServedModel:
         return None if reply.status_code != 200 else np.load(io.BytesIO(reply.content))
 
     def answer(self, case: Case, max_tokens: int) -> ServedAnswer:
-        """The greedy answer, whatever sampling the checkpoint's generation config asks for."""
+        """The answer to a conversation, of so many tokens at most."""
         client = OpenAI(base_url=self.url, api_key=self.api_key, timeout=600)
         try:
             reply = client.chat.completions.create(
                 model=self.name,
                 messages=case.request_messages(),  # type: ignore[arg-type] # the SDK types each part
                 max_tokens=max_tokens,
-                temperature=0,
                 logprobs=True,
-                extra_body={
-                    "repetition_penalty": 1.0,
-                    "top_p": 1.0,
-                    "top_k": -1,
-                    "return_tokens_as_token_ids": True,
-                    **(self.extra or {}),
-                },
+                extra_body={**self.decoding, "return_tokens_as_token_ids": True, **(self.extra or {})},
             )
         except (APIStatusError, APIConnectionError) as error:
             raise UserError(f"{self.url} did not answer: {error}") from error
@@ -93,7 +119,14 @@ class ServedModel:
         return ServedAnswer(
             [int(token.token.removeprefix("token_id:")) for token in tokens or []],
             [token.logprob for token in tokens or []],
+            reply.choices[0].message.content or "",
         )
+
+    def _get(self, url: str) -> httpx.Response:
+        try:
+            return httpx.get(url, headers={"Authorization": f"Bearer {self.api_key}"}, timeout=600)
+        except httpx.HTTPError as error:
+            raise UserError(f"no answer from {url}: {error}. Is the server running?") from error
 
     def _post(self, url: str, may_be_closed: bool = False, **request: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.api_key}"}

@@ -20,7 +20,8 @@ class TrainingConfig:
     Of all data sets together `max_samples` are drawn; when more than the share `max_dropped` of one cannot be used,
     the run does not start. `target_modules` are names of the language model's layers, or `attention` and `mlp`.
     `full_language_model` trains all of the language model in place of an adapter, for small models. `load_in` 8bit or
-    4bit holds the frozen language model so (QLoRA). `cache_features` encodes each picture once, on disk.
+    4bit holds the frozen language model so (QLoRA). `cache_features` encodes each picture once, on disk. With
+    `merge_adapter`, the checkpoint that the run leaves has the adapter in its weights; otherwise it lies beside them.
     """
 
     learning_rate: float = 5e-5
@@ -43,6 +44,7 @@ class TrainingConfig:
     load_in: str = "full"
     gradient_checkpointing: bool = False
     cache_features: bool = False
+    merge_adapter: bool = True
     workers: int = 0
     save_steps: int = 200
     seed: int = 0

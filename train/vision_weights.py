@@ -1,9 +1,14 @@
 """A transformers ViT's weights under our stable names."""
 
+import contextlib
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from transformers import AutoConfig, AutoModel, ViTConfig
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import logging as transformers_log
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.vision_encoder import VisionEncoder
@@ -24,11 +29,33 @@ _RENAMES = [
 ]
 
 
-def load_vision_encoder(id_or_path: str) -> tuple[ViTConfig, VisionEncoder]:
-    """A ViT from the hub or a folder, as our encoder in float32.
+# What a hub's ViT brings beside the encoder: the head of a classifier, a pooler, the decoder of its training.
+_NOT_THE_ENCODER = re.compile(r"^(?:vit\.)?(?:pooler|(?:\w+_)?classifier|decoder|lm_head)\b")
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """A vision encoder and how it wants to see pixels.
+
+    Attributes:
+        encoder: in the float type of its file.
+        image_mean, image_std: of its own preprocessor file; None where there is none.
+        ignored: weights of the file that belong to no encoder, other than a head's.
+    """
+
+    config: ViTConfig
+    encoder: VisionEncoder
+    image_mean: list[float] | None
+    image_std: list[float] | None
+    ignored: list[str]
+
+
+def load_vision_encoder(id_or_path: str) -> LoadedEncoder:
+    """A ViT from the hub or a folder.
 
     Raises:
-        UserError: it cannot be had, is no ViT, or has weights that the encoder has no place for.
+        UserError: it cannot be had, is no ViT, has weights that the encoder has no place for, or its preprocessor
+            file asks for other arithmetic than scaling to 0..1 and normalising.
     """
     try:
         config = AutoConfig.from_pretrained(id_or_path)
@@ -42,14 +69,43 @@ def load_vision_encoder(id_or_path: str) -> tuple[ViTConfig, VisionEncoder]:
             f"the vision encoder {id_or_path} is a {config.model_type}; this version takes a ViT "
             "(model_type 'vit'), such as google/vit-base-patch32-384."
         )
-    source, loading = AutoModel.from_pretrained(
-        id_or_path, dtype=torch.float32, add_pooling_layer=False, output_loading_info=True
-    )
+    with _quiet_loading():  # its table of unexpected weights names the classifier of every ViT
+        source, loading = AutoModel.from_pretrained(
+            id_or_path, dtype="auto", add_pooling_layer=False, output_loading_info=True
+        )
     if loading["missing_keys"]:
         raise UserError(f"the vision encoder {id_or_path} lacks {', '.join(sorted(loading['missing_keys']))}.")
     encoder = VisionEncoder(config)
     encoder.load_state_dict(rename_vit_weights(source.state_dict()))
-    return config, encoder
+    mean, std = _pixel_statistics(id_or_path)
+    ignored = sorted(name for name in loading["unexpected_keys"] if not _NOT_THE_ENCODER.match(name))
+    return LoadedEncoder(config, encoder.to(source.dtype), mean, std, ignored)
+
+
+def _pixel_statistics(id_or_path: str) -> tuple[list[float] | None, list[float] | None]:
+    """Mean and standard deviation of the encoder's preprocessor_config.json, for pixels in 0..1."""
+    try:
+        found, _ = ImageProcessingMixin.get_image_processor_dict(id_or_path)
+    except OSError:
+        return None, None
+    if not found.get("do_rescale", True) or abs(found.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+        raise UserError(
+            f"the preprocessor file of {id_or_path} has do_rescale {found.get('do_rescale', True)} and rescale_factor "
+            f"{found.get('rescale_factor')}; pixels are divided by 255 here, and nothing else."
+        )
+    if not found.get("do_normalize", True):
+        return [0.0] * 3, [1.0] * 3
+    return found.get("image_mean"), found.get("image_std")
+
+
+@contextlib.contextmanager
+def _quiet_loading() -> Iterator[None]:
+    before = transformers_log.get_verbosity()
+    transformers_log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_log.set_verbosity(before)
 
 
 def rename_vit_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -197,3 +197,15 @@ def test_int8_with_the_encoder(quantised: Callable[..., Path], with_adapter: Pat
         [answer] = engine.generate([ONE_IMAGE])
         served = Served("int8", checkpoint, with_adapter, "float32", TOLERANCE["int8"])
         assert served.distance(served.reference, ONE_IMAGE, answer) < TOLERANCE["int8"]
+
+
+@pytest.mark.parametrize("encoder", [False, True])
+def test_a_vision_side_in_float32_stays_so_unless_it_is_quantised(
+    quantised: Callable[..., Path], in_16_bits: Path, encoder: bool
+) -> None:
+    checkpoint = quantised("int8", encoder=encoder, from_16_bits=True)
+    model, original = load_dequantised(checkpoint), load_reference(in_16_bits)
+    assert model.config.vision_in_float32 != encoder
+    norm = model.vision_encoder.final_norm.weight
+    assert norm.dtype == (torch.bfloat16 if encoder else torch.float32)
+    assert torch.equal(norm, original.vision_encoder.final_norm.weight.to(norm.dtype))

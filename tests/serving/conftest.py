@@ -36,9 +36,9 @@ def trusted_images() -> Iterator[ImageServer]:
 def tiny_server(
     tiny_with_adapter: Path, trusted_images: ImageServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """The tiny random model in float32. Requests may bring a chat template, so that one server does for all."""
+    """The tiny random model, in float32. Requests may bring a chat template, so that one server does for all."""
     log = tmp_path_factory.mktemp("log") / "tiny.log"
-    arguments = [str(tiny_with_adapter), "--dtype", "float32", "--verify", "--trust-request-chat-template"]
+    arguments = [str(tiny_with_adapter), "--verify", "--trust-request-chat-template"]
     arguments += ["--trusted-image-host", f"127.0.0.1:{trusted_images.port}", "--image-fetch-seconds", "3"]
     arguments += ["--max-images", "200", "--open-routes", "docs"]
     with serving(log, *arguments) as server:
@@ -118,7 +118,7 @@ def guarded_server(
     entries = [{"name": name, "key": keys[name], **limits} for name, limits in GUARDED_LIMITS.items()]
     keys_file = folder / "keys.json"
     keys_file.write_text(json.dumps({"keys": entries}))
-    arguments = ["--served-model-name", "tiny", "--dtype", "float32", "--api-keys-file", str(keys_file)]
+    arguments = ["--served-model-name", "tiny", "--api-keys-file", str(keys_file)]
     arguments += ["--open-routes", "scaling,adapters", "--max-adapters", "3", "--running", "4"]
     arguments += ["--allowed-origins", '["https://example.org"]']
     arguments += ["--waiting-per-caller", "2", "--max-body-mb", "1", "--max-images", "4", "--max-n", "3"]

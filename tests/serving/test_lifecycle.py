@@ -97,7 +97,7 @@ def life(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("life")
     key, certificate = self_signed(folder)
     port, log = free_port(), folder / "life.log"
-    arguments = [str(tiny_checkpoint), "--served-model-name", "tiny", "--dtype", "float32", "--port", str(port)]
+    arguments = [str(tiny_checkpoint), "--served-model-name", "tiny", "--port", str(port)]
     arguments += ["--ssl-keyfile", str(key), "--ssl-certfile", str(certificate)]
     arguments += ["--drain-seconds", str(DRAIN_SECONDS), "--max-n", "64", "--enforce-eager"]
     with log.open("w") as output:

@@ -66,7 +66,7 @@ def test_half_of_the_free_memory_is_enough(halves: CheckedCheckpoint, asked, fre
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"dtype": "auto"}, "this one of bfloat16 is served in bfloat16"),
+        ({"dtype": "bfloat16"}, "this one of bfloat16 is served in bfloat16"),
         ({"enforce_eager": True}, "--enforce-eager"),
         ({"quantization": "bitsandbytes"}, "quantised"),
     ],

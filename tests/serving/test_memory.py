@@ -1,5 +1,6 @@
 """Memory and float type on a CPU: counted before anything loads."""
 
+import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.checks import CheckedCheckpoint, checked_checkpoint
-from qwen_vqa.serving.float_type import choose_float_type
+from qwen_vqa.serving.checks import CheckedCheckpoint, checked_checkpoint, checkpoint_dtype
+from qwen_vqa.serving.float_type import choose_float_type, choose_gpu_float_type
 from qwen_vqa.serving.memory import GIB, OVERHEAD, kv_bytes_per_token, kv_cache_bytes, node_memory, weight_bytes
+from tests.tiny import make_checkpoint
 
 OLD_XEON = {"architecture": "x86_64", "avx512_vnni": True, "avx512_bf16": False, "amx_bf16": False}
 
@@ -63,23 +65,30 @@ def test_weights_are_counted_in_the_type_that_they_are_served_in(tmp_path: Path)
     assert [weight_bytes(tmp_path, dtype) for dtype in ("auto", "bfloat16", "float32")] == [67, 67, 127]
 
 
+def test_a_vision_side_in_float32_is_counted_so(tmp_path: Path):
+    names = ("vision_encoder.a", "connector.b", "language_model.c")
+    save_file({name: torch.zeros(5, dtype=torch.float32) for name in names}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"vision_in_float32": true}')
+    assert [weight_bytes(tmp_path, dtype) for dtype in ("auto", "bfloat16", "float32")] == [60, 50, 60]
+
+
 @pytest.mark.parametrize(
     ("processor", "flags", "dtype", "said"),
     [
         (OLD_XEON, {}, "float32", "float type: float32: this processor has no bfloat16 arithmetic"),
-        ({**OLD_XEON, "avx512_bf16": True}, {}, "auto", None),
-        ({**OLD_XEON, "amx_bf16": True}, {}, "auto", None),
-        ({"architecture": "aarch64"}, {}, "auto", None),
-        (OLD_XEON, {"dtype": "bfloat16"}, "bfloat16", None),
-        (OLD_XEON, {"quantization": "bitsandbytes"}, "auto", None),
+        ({**OLD_XEON, "avx512_bf16": True}, {}, "bfloat16", "float type: bfloat16, the checkpoint's"),
+        ({**OLD_XEON, "amx_bf16": True}, {}, "bfloat16", "float type: bfloat16, the checkpoint's"),
+        ({"architecture": "aarch64"}, {}, "bfloat16", "float type: bfloat16, the checkpoint's"),
+        (OLD_XEON, {"dtype": "bfloat16"}, "bfloat16", "float type: bfloat16 (--dtype)"),
+        (OLD_XEON, {"dtype": "half"}, "float16", "float type: float16 (--dtype)"),
+        (OLD_XEON, {"quantization": "bitsandbytes"}, "bfloat16", "float type: bfloat16, the checkpoint's"),
     ],
 )
 def test_float32_where_16_bits_are_imitated(demo: CheckedCheckpoint, processor, flags, dtype, said):
     args = Namespace(**{"dtype": "auto", "quantization": None, **flags})
     note = choose_float_type(args, demo, processor, lambda _: 1)
     assert args.dtype == dtype
-    assert (note or "").startswith(said or "")
-    assert (note is None) == (said is None)
+    assert note.startswith(said)
 
 
 def test_16_bits_where_float32_does_not_fit(demo: CheckedCheckpoint):
@@ -88,14 +97,44 @@ def test_16_bits_where_float32_does_not_fit(demo: CheckedCheckpoint):
 
     args = Namespace(dtype="auto", quantization=None)
     note = choose_float_type(args, demo, OLD_XEON, no_room)
-    assert args.dtype == "auto"
-    assert "bfloat16, slowly" in str(note)
+    assert args.dtype == "bfloat16"
+    assert "bfloat16, slowly" in note
 
 
-def test_a_checkpoint_in_float32_stays(tiny_checkpoint: Path):
+@pytest.mark.parametrize("processor", [OLD_XEON, {**OLD_XEON, "avx512_bf16": True}])
+def test_a_checkpoint_in_float32_is_not_left_to_vllm_which_would_round_it(tiny_checkpoint: Path, processor):
     args = Namespace(dtype="auto", quantization=None)
-    assert choose_float_type(args, checked_checkpoint(tiny_checkpoint), OLD_XEON, lambda _: 1) is None
-    assert args.dtype == "auto"
+    choose_float_type(args, checked_checkpoint(tiny_checkpoint), processor, lambda _: 1)
+    assert args.dtype == "float32"
+
+
+AMPERE, TURING = ("bfloat16", "float16", "float32"), ("float16", "float32")
+
+
+@pytest.mark.parametrize(
+    ("stored", "card", "dtype", "said"),
+    [
+        ("float32", AMPERE, "float32", "float32, the checkpoint's"),
+        ("bfloat16", AMPERE, "bfloat16", "bfloat16, the checkpoint's"),
+        ("float16", TURING, "float16", "float16, the checkpoint's"),
+        ("bfloat16", TURING, "float16", "no bfloat16 arithmetic"),
+        ("float32", TURING, "float32", "float32, the checkpoint's"),
+    ],
+)
+def test_a_gpu_serves_the_stored_type_too(tmp_path: Path, stored: str, card, dtype: str, said: str):
+    made = make_checkpoint(tmp_path, dtype=getattr(torch, stored))
+    args = Namespace(dtype="auto", quantization=None)
+    assert said in choose_gpu_float_type(args, checked_checkpoint(made), card)
+    assert args.dtype == dtype
+
+
+def test_a_config_without_a_float_type_is_looked_up_in_the_weights(tmp_path: Path):
+    made = make_checkpoint(tmp_path, dtype=torch.float16)
+    config = json.loads((made / "config.json").read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part.pop("dtype", None)
+    (made / "config.json").write_text(json.dumps(config))
+    assert checkpoint_dtype(made) == "float16"
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def test_the_command_compares_the_users_own_pictures_too(
     tiny_server: Server, tiny_with_adapter: Path, tmp_path: Path, capsys
 ):
     picture(4, 333, 100).save(tmp_path / "mine.png")
-    arguments = ["verify", str(tiny_with_adapter), "--url", tiny_server.url, "--dtype", "float32"]
+    arguments = ["verify", str(tiny_with_adapter), "--url", tiny_server.url]
     arguments += ["--image", str(tmp_path / "mine.png"), "--prompt", "Mine?", "--json", str(tmp_path / "out.json")]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
@@ -171,7 +171,7 @@ def test_the_command_fails_and_says_where(tiny_server: Server, tiny_with_adapter
     changed = shutil.copytree(tiny_with_adapter, tmp_path / "changed")
     template = changed / "chat_template.jinja"
     template.write_text(template.read_text().replace("'<|im_start|>assistant\\n'", "'<|im_start|>assistant\\n\\n'"))
-    assert main(["verify", str(changed), "--url", tiny_server.url, "--dtype", "float32", "--model", "tiny"]) == 1
+    assert main(["verify", str(changed), "--url", tiny_server.url, "--model", "tiny"]) == 1
     printed = capsys.readouterr().out
     assert "the first difference is in the prompt text" in printed
     assert "compare its chat_template.jinja" in printed

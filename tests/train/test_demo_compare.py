@@ -68,7 +68,7 @@ def test_the_command_trains_both_stages_and_writes_numbers_and_picture(compared:
     assert [phase["stage"] for phase in way["phases"]] == ["align", "finetune"]
     assert way["phases"][0]["gflop_a_step"] < way["phases"][1]["gflop_a_step"]
     assert way["seeds"]["0"]["vizwiz"]["n"] == 3
-    assert (out / "two-stages-0/1-finetune/model/adapters/final_lora_model/adapter_model.safetensors").is_file()
+    assert (out / "two-stages-0/1-finetune/final_lora_model/adapter_model.safetensors").is_file()
     with Image.open(out / "comparison.png") as chart:
         assert chart.size == (880, 440)
 

@@ -34,7 +34,7 @@ def test_every_field_can_be_set_on_the_command_line(stage: str):
         "target_modules": ("q_proj",), "full_language_model": True, "batch_size": 2, "accumulation": 3, "epochs": 2.5,
         "max_steps": 7, "warmup_ratio": 0.1, "weight_decay": 0.01, "max_length": 512, "max_samples": 99,
         "max_dropped": 0.2, "precision": "float32", "load_in": "full", "gradient_checkpointing": False,
-        "cache_features": True, "workers": 1, "save_steps": 5, "seed": 4,
+        "cache_features": True, "merge_adapter": False, "workers": 1, "save_steps": 5, "seed": 4,
     }  # fmt: skip
     assert list(values) == TrainingConfig.names()
     flags = []

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.cli import main
-from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
 from qwen_vqa.train.collator import ConversationCollator
 from qwen_vqa.train.dataset import ConversationDataset
 from qwen_vqa.train.export import export
@@ -213,13 +213,38 @@ class Interrupted(Dataset):
 def test_the_export_is_the_original_pair_and_a_checkpoint(tiny_checkpoint: Path, data: Path, tmp_path: Path):
     trainer = train(tiny_checkpoint, samples(data), tmp_path / "run", CONFIG)
     connector = {name: tensor.clone() for name, tensor in trainer.model.connector.state_dict().items()}
-    folder = export(trainer.model, load_processor(tiny_checkpoint), tmp_path / "run")
+    folder = export(trainer.model, load_processor(tiny_checkpoint), tmp_path / "run", merge_adapter=False)
     assert set(torch.load(tmp_path / "run/final_connector.pth")) == {"0.weight", "0.bias", "2.weight", "2.bias"}
     names = load_file(tmp_path / "run/final_lora_model/adapter_model.safetensors").keys()
     assert all(name.startswith("base_model.model.model.layers.") for name in names)
     reloaded = load_reference(folder, torch.float32)
     assert torch.equal(reloaded.connector.linear_1.weight, connector["linear_1.weight"])
     assert (folder / "adapters/final_lora_model/adapter_model.safetensors").is_file()
+
+
+def test_the_checkpoint_of_a_run_answers_as_trained_by_its_own_name(tiny_checkpoint: Path, data: Path, tmp_path: Path):
+    trainer = train(tiny_checkpoint, samples(data), tmp_path / "run", CONFIG)
+    ids = torch.tensor([[1, 5, 9]])
+    with torch.inference_mode():
+        expected = trainer.model.eval()(input_ids=ids).logits
+        reloaded = load_reference(export(trainer.model, load_processor(tiny_checkpoint), tmp_path / "run"))
+        torch.testing.assert_close(reloaded(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-5)
+        assert not torch.equal(load_reference(tiny_checkpoint)(input_ids=ids).logits, expected)
+    assert not (tmp_path / "run/model/adapters").exists()
+
+
+def test_a_vision_side_in_float32_stays_so_through_a_run(tiny_checkpoint: Path, data: Path, tmp_path: Path):
+    base = load_reference(tiny_checkpoint)
+    base.config.vision_in_float32 = True
+    base.to_float_type(torch.bfloat16)
+    save_checkpoint(tmp_path / "base", base, load_processor(tiny_checkpoint))
+    trainer = train(tmp_path / "base", samples(data), tmp_path / "run", CONFIG)
+    connector = trainer.model.connector.linear_1.weight.detach().clone()
+    folder = export(trainer.model, load_processor(tiny_checkpoint), tmp_path / "run")
+    reloaded = load_reference(folder)
+    assert reloaded.dtype == torch.bfloat16
+    assert torch.equal(reloaded.connector.linear_1.weight, connector)
+    assert torch.equal(reloaded.vision_encoder.final_norm.weight, base.vision_encoder.final_norm.weight)
 
 
 def test_a_run_is_not_overwritten(tiny_checkpoint: Path, data: Path, tmp_path: Path):

@@ -33,7 +33,8 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
 def test_the_features_are_those_of_transformers(tmp_path: Path, model_class: type):
     source = randomised(model_class(CONFIG))
     source.save_pretrained(tmp_path)
-    config, encoder = load_vision_encoder(str(tmp_path))
+    loaded = load_vision_encoder(str(tmp_path))
+    config, encoder = loaded.config, loaded.encoder
     pixels = torch.randn(2, 3, 96, 96)
     vit = source if model_class is ViTModel else source.vit
     with torch.inference_mode():

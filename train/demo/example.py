@@ -16,13 +16,11 @@ from pathlib import Path
 
 import torch
 
-from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
 from qwen_vqa.train.data.preparation import prepare_data
 from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.demo.evaluate import Evaluator, percent
 from qwen_vqa.train.demo.example_data import write_data_sets
-from qwen_vqa.train.export import ADAPTER_NAME
 from qwen_vqa.train.model import Connector
 from qwen_vqa.train.training_config import TrainingConfig
 
@@ -72,7 +70,6 @@ def make_base(checkpoint: Path, folder: Path, seed: int) -> Path:
 def measure(model_folder: Path, data: list[str], scratch: Path) -> dict[str, dict[str, float]]:
     """For each data set the share of right answers in percent: with its own picture, with none, with another's."""
     model, processor = load_reference(model_folder, torch.float32), load_processor(model_folder)
-    model.language_model = attach_adapter(model.language_model, model_folder / "adapters" / ADAPTER_NAME)
     evaluator = Evaluator(model, processor)
     table = {}
     for text in data:

@@ -1,23 +1,33 @@
-"""A route that `qwen-vqa verify` looks through: what the served encoder and connector make of given pixels.
+"""Routes that `qwen-vqa verify` looks through: what the served model computes in, how it decodes, and its features.
 
-It stands only on a server started with `--verify`.
+They stand only on a server started with `--verify`.
 """
 
 import io
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
 
 from qwen_vqa.serving.vllm_api import EngineClient
 
-PATH = "/verify/image_features"
+FEATURES_PATH = "/verify/image_features"
+SETTINGS_PATH = "/verify/settings"
 MAX_IMAGES = 16
 
 
-def attach_image_features(app: FastAPI, engine: EngineClient) -> None:
-    """Add POST /verify/image_features: a .npy of pixels in, a .npy of features out."""
+def attach_verify_routes(app: FastAPI, engine: EngineClient) -> None:
+    """Add GET /verify/settings, and POST /verify/image_features: a .npy of pixels in, a .npy of features out."""
 
-    @app.post(PATH)
+    @app.get(SETTINGS_PATH)
+    async def settings() -> dict[str, Any]:
+        """Float types of the model's parts, and the sampling parameters of a request that sets none."""
+        return {
+            "float_types": (await engine.collective_rpc("float_types"))[0],
+            "decoding": engine.model_config.get_diff_sampling_param(),
+        }
+
+    @app.post(FEATURES_PATH)
     async def image_features(request: Request) -> Response:
         """float32 .npy [images, 3, size, size] to float32 .npy [images, tokens, text width]."""
         try:
