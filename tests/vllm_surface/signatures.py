@@ -60,7 +60,7 @@ def misfits(
         for package, folder in packages.items():
             (Path(view) / name / package).symlink_to(folder.resolve())
         with_vllm = _mypy(Path(view), name, [root], switches, cache / root.name, hidden=False)
-        without = _mypy(Path(view), name, [], switches, cache / "without", hidden=True)
+        without = _mypy(Path(view), name, [], {}, cache / "without", hidden=True)
     # Not by their messages: mypy words the same error otherwise when it comes from its cache.
     known = Counter(finding.place for finding in without)
     found = []
