@@ -4,6 +4,7 @@ vLLM answers "Success" to an adapter whose names match nothing, and serves the b
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _BESIDE_LAYERS = re.compile(r"(?:^|\.)(?P<name>(?:embed_tokens|lm_head)(?:\..+)?
 _BASE_LAYER = ".base_layer."
 _TENSOR_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _EXAMPLES = 3
+_LARGEST_CONFIG = 2**20  # bytes
 # Inits that only choose the first values; others (PiSSA, OLoRA, ...) change the base model's weights, too.
 _PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 
@@ -95,14 +97,14 @@ Layers = Mapping[str, tuple[int, int]]
 def check_adapter(adapter_dir: str | Path, config: QwenVqaConfig, layers: Layers | None = None) -> AdapterSummary:
     """Compare every tensor of an adapter with the language model's Linear layers.
 
-    Reads the file's header, and of the values only as many as show that they are not all zero.
+    Reads the whole file: a value that is no number would be served as nonsense.
 
     Args:
         layers: `linear_layers(config)`, by who has them at hand.
 
     Raises:
         AdapterError: files are missing or unreadable, the adapter is of a kind that vLLM does not serve,
-            a tensor has no place or another shape, or the adapter would change nothing.
+            a tensor has no place, another shape or values that are no numbers, or the adapter would change nothing.
     """
     folder = Path(adapter_dir)
     settings = read_settings(folder)
@@ -111,13 +113,18 @@ def check_adapter(adapter_dir: str | Path, config: QwenVqaConfig, layers: Layers
             f"the adapter {folder} has {' and '.join(problems)}, which vLLM does not serve. `qwen-vqa assemble "
             "--adapter` merges it into the language model; or train a plain LoRA."
         )
-    shapes, changes_something = _contents(folder)
+    shapes, changes_something, broken = _contents(folder)
     pairs = _pairs(folder, shapes)
     layers = linear_layers(config) if layers is None else layers
     _check_names(folder, settings, pairs, layers)
     prefix = layer_prefix(layers)
     for module, pair in pairs.items():
         _check_pair(folder, settings, module, pair, layers[language_model_name(module, prefix)])
+    if broken:
+        raise AdapterError(
+            f"the adapter {folder} holds values that are no numbers (NaN or infinite) in {broken}: its training "
+            "diverged, or the file is broken. Take an earlier checkpoint."
+        )
     if not changes_something:
         raise AdapterError(
             f"the adapter {folder} would change nothing: every lora_B in it is zero, as before its first "
@@ -160,6 +167,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if missing := _missing(folder, path):
         raise AdapterError(f"no adapter at {folder}: {missing}. Give the folder that PEFT's save_pretrained wrote.")
     try:
+        if path.stat().st_size > _LARGEST_CONFIG:
+            raise AdapterError(f"{path} has {path.stat().st_size:,} bytes; PEFT's have a few thousand.")
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise AdapterError(f"{path} is not readable JSON: {error}") from error
@@ -198,7 +207,7 @@ def _check_numbers(path: Path, settings: Mapping[str, Any]) -> None:
                     f"{path} has {pattern} {module!r}, which is no regular expression: {error}"
                 ) from error
     for field, (value, kind) in values.items():
-        if isinstance(value, bool) or not isinstance(value, kind) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < math.inf:
             whole = " whole" if kind is int else ""
             raise AdapterError(f"{path} has {field} {value!r}; it must be a positive{whole} number.")
 
@@ -225,21 +234,34 @@ def _unsupported(settings: Mapping[str, Any]) -> Iterator[str]:
         yield f"an init that changes the base model (init_lora_weights {init!r})"
 
 
-def _contents(folder: Path) -> tuple[dict[str, tuple[int, ...]], bool]:
-    """Shapes of the file's tensors by name, and whether any lora_B holds something other than zero."""
+def _contents(folder: Path) -> tuple[dict[str, tuple[int, ...]], bool, str | None]:
+    """Shapes of the file's tensors by name, whether any lora_B holds something other than zero, and the name of a
+    tensor that holds values which are no numbers.
+    """
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
         raise AdapterError(f"the adapter {folder} has no weights: {' or '.join(WEIGHT_FILES)} is missing.")
+    shapes: dict[str, tuple[int, ...]] = {}
+    changes_something, broken = False, None
     try:
-        if path.suffix == ".bin":
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            return shapes, any(bool(tensors[name].any()) for name in shapes if ".lora_B." in name)
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
-            return shapes, any(bool(file.get_tensor(name).any()) for name in shapes if ".lora_B." in name)
+        for name, tensor in _tensors(path):
+            shapes[name] = tuple(tensor.shape)
+            changes_something |= ".lora_B." in name and bool(tensor.any())
+            if broken is None and not bool(tensor.isfinite().all()):
+                broken = name
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, AttributeError) as error:
         raise AdapterError(f"{path} cannot be read: {error}. Copy the adapter again.") from error
+    return shapes, changes_something, broken
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """A weight file's tensors, of a safetensors file one at a time."""
+    if path.suffix == ".bin":
+        yield from torch.load(path, map_location="cpu", weights_only=True).items()
+        return
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            yield name, file.get_tensor(name)
 
 
 def _pairs(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, dict[str, tuple[int, ...]]]:

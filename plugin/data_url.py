@@ -4,7 +4,7 @@ import binascii
 import re
 from urllib.parse import unquote
 
-from qwen_vqa.plugin.image_loader import ImageError, ImageLimits, check_size
+from qwen_vqa.plugin.image_loader import HEAD, ImageError, ImageLimits, check_size, looks_like_image
 
 EXAMPLE = "data:image/png;base64,iVBORw0KGgo..."
 _BINARY = ("", "application/octet-stream", "binary/octet-stream")
@@ -20,10 +20,12 @@ def is_data_url(url: str) -> bool:
 def data_url_bytes(url: str, label: str, limits: ImageLimits) -> bytes:
     """What a data URL holds (RFC 2397).
 
-    Taken: any `image/*` type, or none; base64 with line breaks, url-safe, or without padding.
+    Taken: any `image/*` type, none, or another where the bytes are an image's; base64 with line breaks, url-safe, or
+    without padding.
 
     Raises:
-        ImageError: not base64, another media type, or larger than the limit, which is seen before decoding.
+        ImageError: not base64, neither type nor bytes of an image, or larger than the limit, which is seen before
+            decoding.
     """
     header, comma, payload = url[5:].partition(",")
     if not comma:
@@ -33,12 +35,12 @@ def data_url_bytes(url: str, label: str, limits: ImageLimits) -> bytes:
         media_type, parameters = "", ["base64"]
     if "base64" not in parameters:
         raise ImageError(f"{label}: a data URL that is not base64; expected {EXAMPLE}")
-    if not (media_type.startswith("image/") or media_type in _BINARY):
-        raise ImageError(f"{label}: a data URL of type {media_type[:40]!r}; expected an image: {EXAMPLE}")
     if len(payload) * 3 // 4 > limits.max_bytes * _LOOSE:
         check_size(len(payload) * 3 // 4, label, limits)
     data = _decoded(payload, label)
     check_size(len(data), label, limits)
+    if not (media_type.startswith("image/") or media_type in _BINARY or looks_like_image(data[:HEAD])):
+        raise ImageError(f"{label}: a data URL of type {media_type[:40]!r}; expected an image: {EXAMPLE}")
     return data
 
 

@@ -9,8 +9,10 @@ import re
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from ipaddress import IPv4Address
 from typing import Any
+from urllib.parse import quote, urljoin
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -18,14 +20,25 @@ from yarl import URL
 
 from qwen_vqa.plugin.addresses import refusal
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_loader import ACCEPTED, DEFAULT_LIMITS, ImageError, ImageLimits, check_size, looks_like_image
+from qwen_vqa.plugin.image_loader import (
+    ACCEPTED,
+    DEFAULT_LIMITS,
+    HEAD,
+    ImageError,
+    ImageLimits,
+    check_size,
+    looks_like_image,
+)
 
 PORTS = {"http": 80, "https": 443}
-HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "qwen-vqa"}
+HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity"}
+USER_AGENT = f"qwen-vqa/{version('qwen-vqa')}"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _BINARY = ("", "application/octet-stream", "binary/octet-stream")
+_AUTHORITY = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+# What may stand in a URL as it is (RFC 3986), and the percent sign before what may not.
+_URL_CHARACTERS = "%:/?#[]@!$&'()*+,;=-._~"
 _CHUNK = 64 * 1024
-_HEAD = 16
 # What can be an IPv4 address to someone: 127.1, 0x7f.1, 2130706433. Only the plain form of four numbers is taken.
 _NUMERIC = re.compile(r"(\d+|0x[0-9a-f]*)", re.IGNORECASE)
 
@@ -43,9 +56,10 @@ class FetchRules:
         max_redirects: how many redirects are followed.
         connect_seconds, read_seconds: for one connection, and between two pieces of an answer.
         total_seconds: for all of it, redirects and name look-ups included.
+        user_agent: what the server calls itself. Some hosts (Wikimedia's) want to find a contact in it.
 
     Raises:
-        UserError: a number that cannot be, or a host with a scheme or path.
+        UserError: a number that cannot be, a host with a scheme or path, or a user agent that is no header.
     """
 
     limits: ImageLimits = DEFAULT_LIMITS
@@ -55,6 +69,7 @@ class FetchRules:
     connect_seconds: float = 3
     read_seconds: float = 5
     total_seconds: float = 10
+    user_agent: str = USER_AGENT
     _trusted: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +81,8 @@ class FetchRules:
         for host in self.trusted_hosts | self.allowed_hosts:
             if not host or "/" in host or "@" in host:
                 raise UserError(f"image host {host!r}: expected HOST or HOST:PORT, without http:// and path.")
+        if not (self.user_agent.strip() and self.user_agent.isascii() and self.user_agent.isprintable()):
+            raise UserError(f"user agent {self.user_agent!r}: expected printable ASCII, such as {USER_AGENT!r}.")
         object.__setattr__(self, "_trusted", frozenset(host.lower() for host in self.trusted_hosts))
 
     def trusts(self, url: URL) -> bool:
@@ -121,6 +138,9 @@ async def _fetch(url: str, label: str, rules: FetchRules, lookup: Lookup) -> byt
 def checked_url(url: str, label: str, rules: FetchRules) -> URL:
     """A URL that may be fetched as far as its text tells; the address is looked at when it is known.
 
+    Its path and query stay as they were written: one that is signed is signed byte by byte. What may not stand in a
+    URL at all, such as letters beyond ASCII, is encoded.
+
     Raises:
         ImageError: what is wrong with it.
     """
@@ -128,16 +148,20 @@ def checked_url(url: str, label: str, rules: FetchRules) -> URL:
         raise ImageError(f"{label}: the URL holds a space, a backslash or a control character; encode it.")
     if not is_web_url(url):
         raise ImageError(f"{label}: only http, https and data URLs are fetched.")
+    authority = url[: _AUTHORITY.match(url).end()]  # type: ignore[union-attr] # it begins as a web URL
     try:
-        parsed = URL(url)
-        host, port = _host(parsed), parsed.port
+        given = URL(authority)
+        if not given.raw_host or given.port is None:
+            raise ImageError(f"{label}: the URL names no host.")
+        if "@" in authority:
+            raise ImageError(f"{label}: a URL with a user name or password is not fetched.")
+        rest = quote(url[len(authority) :].partition("#")[0], safe=_URL_CHARACTERS)
+        parsed = URL(f"{given.origin()}{'' if rest.startswith('/') else '/'}{rest}", encoded=True)
+    except ImageError:
+        raise
     except ValueError as error:
         raise ImageError(f"{label}: not a valid URL ({error}).") from error
-    if not host or port is None:
-        raise ImageError(f"{label}: the URL names no host.")
-    if parsed.user is not None or parsed.password is not None or "@" in url.split("/")[2]:
-        raise ImageError(f"{label}: a URL with a user name or password is not fetched.")
-    _check_host(parsed, host, label, rules)
+    _check_host(parsed, _host(parsed), label, rules)
     return parsed
 
 
@@ -169,7 +193,7 @@ def _host(url: URL) -> str:
 
 def _joined(base: URL, location: str, label: str) -> str:
     try:
-        return location if is_web_url(location) else str(base.join(URL(location)))
+        return location if is_web_url(location) else urljoin(str(base), location)
     except ValueError as error:
         raise ImageError(f"{label}: redirected to what is not a URL ({error}).") from error
 
@@ -240,7 +264,7 @@ async def _get(url: URL, label: str, rules: FetchRules, lookup: Lookup) -> bytes
                 timeout=timeout,
                 cookie_jar=DummyCookieJar(),
                 auto_decompress=False,
-                headers=HEADERS,
+                headers={**HEADERS, "User-Agent": rules.user_agent},
             ) as session,
             session.get(url, allow_redirects=False) as response,
         ):
@@ -258,17 +282,18 @@ async def _body(response: ClientResponse, label: str, limits: ImageLimits) -> by
     if response.status != 200:
         raise ImageError(f"{label}: {host} answered with status {response.status}.")
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind not in _BINARY and (not kind.startswith("image/") or kind.startswith("image/svg")):
-        raise ImageError(f"{label}: {host} sent {kind[:40]!r}, not an image; {ACCEPTED} can be read.")
+    may_be = kind in _BINARY or (kind.startswith("image/") and not kind.startswith("image/svg"))
+    sent = f"what {host} sent is" if may_be else f"{host} sent {kind[:40]!r},"
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ImageError(f"{label}: {host} sent it compressed, which was not asked for.")
-    if response.content_length is not None:
+    if response.content_length is not None and may_be:
         check_size(response.content_length, label, limits)
     data = bytearray()
     async for chunk in response.content.iter_chunked(_CHUNK):
         data += chunk
+        # The bytes decide: hosts send pictures as text/plain, too.
+        if len(data) >= HEAD and not looks_like_image(bytes(data[:HEAD])):
+            raise ImageError(f"{label}: {sent} not an image; {ACCEPTED} can be read.")
         check_size(len(data), label, limits)
-        if len(data) >= _HEAD and not looks_like_image(bytes(data[:_HEAD])):
-            raise ImageError(f"{label}: what {host} sent is not an image; {ACCEPTED} can be read.")
     check_size(len(data), label, limits)
     return bytes(data)

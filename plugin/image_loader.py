@@ -7,8 +7,10 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffTags, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from qwen_vqa.plugin import jpeg_segments, png_chunks
 from qwen_vqa.plugin.errors import UserError
 
 # What Pillow may try: no format that starts a program (EPS) or that nobody sends to a model (its other forty).
@@ -16,8 +18,20 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
 ACCEPTED = "PNG, JPEG, WebP, GIF, AVIF, HEIC, TIFF, BMP and PPM"
 # Above this Pillow has its own opinion of an image's size.
 LARGEST_LIMIT = Image.MAX_IMAGE_PIXELS or 89_478_485
+# Bytes at the beginning by which `looks_like_image` knows one.
+HEAD = 16
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"P5", b"P6")
 _ANYMAPS = (b"P1", b"P2", b"P3", b"P4", b"Pf", b"PF")
+# EXIF's orientation, as what has to be done to the pixels.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -51,7 +65,8 @@ def load_image(
 ) -> Image.Image:
     """The first frame, turned as its EXIF says, alpha on white, 16 bits scaled to 8: RGB [H, W].
 
-    Size in bytes and pixels is looked at before anything is decoded.
+    Size in bytes and pixels is looked at before anything is decoded. What a file holds beside its pixels and its
+    orientation is not looked at: broken or huge, it keeps no picture from being opened.
 
     Args:
         source: a path, or the file's bytes.
@@ -65,13 +80,11 @@ def load_image(
     data = source if isinstance(source, bytes) else _read(Path(source), label, limits)
     check_size(len(data), label, limits)
     try:
-        with Image.open(BytesIO(data), formats=_formats(data, label)) as image:
-            _check_pixels(image, label, limits)
-            if image.mode == "F":  # only the sender knows its range
-                raise ImageError(f"{label}: its pixels are floating point numbers; save it with 8 or 16 bits.")
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)  # else it copies what needs no turning
-            return to_rgb(image)
+        data, exif = _pixel_data(data)
+        with _decoded(data, label, limits) as image:
+            turn = _TURNS.get(_orientation(exif or image.info.get("exif")))
+            rgb = to_rgb(image)
+            return rgb if turn is None else rgb.transpose(turn)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -95,7 +108,7 @@ def check_size(size: int, label: str, limits: ImageLimits) -> None:
 
 
 def looks_like_image(head: bytes) -> bool:
-    """Whether a file that begins so (16 bytes are enough) can be one of the accepted formats."""
+    """Whether a file that begins so (`HEAD` bytes are enough) can be one of the accepted formats."""
     return (
         head.startswith((*_SIGNATURES, *_ANYMAPS))
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
@@ -134,6 +147,44 @@ def _formats(data: bytes, label: str) -> tuple[str, ...]:
         raise ImageError(f"{label}: HEIC needs the package pillow-heif (`pip install pillow-heif`); or send a JPEG.")
     import_module("pillow_heif").register_heif_opener(thumbnails=False)
     return (*FORMATS, "HEIF")
+
+
+def _pixel_data(data: bytes) -> tuple[bytes, bytes | None]:
+    """The file as far as its pixels need it, and its EXIF where that was a part of the rest."""
+    if data.startswith(png_chunks.SIGNATURE):
+        return png_chunks.pixel_chunks(data)
+    if data.startswith(jpeg_segments.SIGNATURE):
+        return jpeg_segments.pixel_segments(data)
+    return data, None
+
+
+def _decoded(data: bytes, label: str, limits: ImageLimits) -> Image.Image:
+    image = Image.open(BytesIO(data), formats=_formats(data, label))
+    _check_pixels(image, label, limits)
+    if image.mode == "F":  # only the sender knows its range
+        raise ImageError(f"{label}: its pixels are floating point numbers; save it with 8 or 16 bits.")
+    try:
+        image.load()
+    except OSError:
+        ended = jpeg_segments.with_end(data) if image.format == "JPEG" else None
+        if ended is None:
+            raise
+        image = Image.open(BytesIO(ended), formats=("JPEG",))
+        image.load()
+    return image
+
+
+def _orientation(exif: bytes | None) -> int:
+    """EXIF's tag; 1, upright, where there is none or the EXIF cannot be read, as browsers have it."""
+    tag = ExifTags.Base.Orientation
+    try:
+        file = BytesIO((exif or b"").removeprefix(b"Exif\0\0"))
+        directory = ImageFileDirectory_v2(file.read(8))
+        file.seek(directory.next)
+        directory.load(file)
+        return directory[tag] if directory.tagtype.get(tag) == TiffTags.SHORT else 1
+    except Exception:  # as with broken pixels: whatever it makes Pillow trip over
+        return 1
 
 
 def _check_pixels(image: Image.Image, label: str, limits: ImageLimits) -> None:

@@ -44,6 +44,8 @@ class AccessMiddleware:
                 return await send({"type": "websocket.close", "code": 1008})
             return await refusal.send(send)
         scope.setdefault("state", {})[STATE] = admitted
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # FastAPI's routes have no HEAD; the server leaves the body out
         await self.app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> Admitted:
@@ -68,7 +70,10 @@ class AccessMiddleware:
         """The request's key; None where the server has none. Raises RefusedError for a missing or unknown one."""
         if not self.keys:
             return None
-        scheme, _, sent = Headers(scope=scope).get("authorization", "").partition(" ")
+        headers = Headers(scope=scope)
+        scheme, _, sent = headers.get("authorization", "").partition(" ")
+        if "authorization" not in headers:  # Anthropic's SDK sends a key so
+            scheme, sent = "bearer", headers.get("x-api-key", "")
         key = self.keys.find(sent.strip()) if scheme.lower() == "bearer" else None
         if key is None:
             raise RefusedError(

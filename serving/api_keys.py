@@ -12,8 +12,8 @@ log and, where wanted, `admin` and limits of its own in place of the server's (0
 
 import hashlib
 import hmac
-import os
 import re
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,10 +76,22 @@ def read_key_file(path: Path) -> tuple[ApiKey, ...]:
     Raises:
         UserError: it cannot be read, or is not as described above; the message holds no key.
     """
+    return _keys_in(_content(path), path)
+
+
+def _content(path: Path) -> bytes:
+    """The file's bytes; from anything but a file, reading could wait for ever."""
     try:
-        return KeyFile.model_validate_json(path.read_bytes()).keys
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"the keys file {path} is no regular file.")
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"the keys file {path} cannot be read: {error.strerror}.") from error
+
+
+def _keys_in(content: bytes, path: Path) -> tuple[ApiKey, ...]:
+    try:
+        return KeyFile.model_validate_json(content).keys
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
@@ -102,8 +114,10 @@ class KeyRing:
             ApiKey(name=f"api-key-{number}", sha256=sha256(key)) for number, key in enumerate(plain, start=1)
         )
         self._file = file
-        self._seen = self._file_state()
-        self._from_file = read_key_file(file) if file else ()
+        content = _content(file) if file else b""
+        self._seen = hashlib.sha256(content).digest()
+        self._from_file = _keys_in(content, file) if file else ()
+        self._fault = ""  # what is wrong with the file now
         self._next_look = time.monotonic() + LOOK_SECONDS
 
     def __bool__(self) -> bool:
@@ -124,23 +138,17 @@ class KeyRing:
         if self._file is None or time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_SECONDS
-        state = self._file_state()
-        if state == self._seen:
-            return
-        self._seen = state
         try:
-            self._from_file = read_key_file(self._file)
+            content = _content(self._file)  # not its times, within whose steps it may change twice
+            seen = hashlib.sha256(content).digest()
+            if seen == self._seen:
+                self._fault = ""
+                return
+            self._from_file = _keys_in(content, self._file)
+            self._seen, self._fault = seen, ""
         except UserError as error:
-            say(f"ERROR: {error} The keys from before stay valid until the file is mended.")
+            if str(error) != self._fault:  # once, not at every look
+                say(f"ERROR: {error} The keys from before stay valid until the file is mended.")
+            self._fault = str(error)
         else:
             say(f"{self._file} was read again: {len(self._from_file)} keys")
-
-    def _file_state(self) -> tuple[int, int, int] | None:
-        """What changes when the file does, also when another is moved over it."""
-        if self._file is None:
-            return None
-        try:
-            stat = os.stat(self._file)  # noqa: PTH116 - follows links, as mounted secrets are
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -12,20 +12,23 @@ from fastapi import FastAPI
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.serving.adapter_slots import ROUTE_GROUP
 from qwen_vqa.serving.adapters import AdapterChanges, attach_adapter_routes
+from qwen_vqa.serving.api_errors import ApiErrorsMiddleware
 from qwen_vqa.serving.engine import running_engine
 from qwen_vqa.serving.guard import stand_guard
 from qwen_vqa.serving.http_server import serve_http
 from qwen_vqa.serving.image_flags import image_rules
+from qwen_vqa.serving.json_output import guide_json
 from qwen_vqa.serving.lifecycle import Lifecycle, LifecycleMiddleware, attach_ready
 from qwen_vqa.serving.log import say
 from qwen_vqa.serving.media import QwenVqaMediaConnector
 from qwen_vqa.serving.metrics import watch
-from qwen_vqa.serving.model_card import attach_model_card
+from qwen_vqa.serving.model_card import attach_model_card, model_names
 from qwen_vqa.serving.models_in_use import ModelsInUse
 from qwen_vqa.serving.quantised import adapter_note
 from qwen_vqa.serving.request_images import RequestImagesMiddleware
 from qwen_vqa.serving.request_log import RequestLogMiddleware
 from qwen_vqa.serving.token_count import attach_token_count
+from qwen_vqa.serving.validation_errors import attach_validation_errors, request_fields
 from qwen_vqa.serving.verify_routes import attach_verify_routes
 from qwen_vqa.serving.vllm_api import EngineClient, ModelConfig, SupportedTask, build_app, init_app_state
 
@@ -44,6 +47,7 @@ async def run_server(
         ready, closed: called when the server answers, and when it no longer does.
         port_is_ours: whether no other process answers on the socket.
     """
+    guide_json(args)
     async with running_engine(args) as engine:
         lifecycle = Lifecycle(lambda: engine.errored, args.drain_seconds)
         say(f"computing in {str(engine.model_config.dtype).removeprefix('torch.')}{_vision_side(engine.model_config)}")
@@ -83,11 +87,13 @@ def build_server_app(
         changes = AdapterChanges(config, args.max_adapters, args.max_lora_rank, in_use, note)
         attach_adapter_routes(app, changes)
     attach_ready(app, lifecycle, port_is_ours)
+    attach_validation_errors(app)
     # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics: what is
     # added goes around it. The guard is outermost: no body is read of a request that has not passed the keys.
     app.middleware_stack = RequestImagesMiddleware(app.middleware_stack or app.build_middleware_stack())
     queue = stand_guard(app, args, args.guard, model_config.hf_config.num_image_tokens, in_use)
     watch(queue, lifecycle)
     app.middleware_stack = LifecycleMiddleware(app.middleware_stack, lifecycle)
+    app.middleware_stack = ApiErrorsMiddleware(app.middleware_stack, partial(model_names, app), request_fields())
     app.middleware_stack = RequestLogMiddleware(app.middleware_stack, writes=not args.disable_uvicorn_access_log)
     return app

@@ -1,5 +1,6 @@
 """Where the engine keeps what torch.compile made, so that a second start finds it."""
 
+import os
 from collections.abc import MutableMapping
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
@@ -8,17 +9,45 @@ AHEAD_OF_TIME = "VLLM_USE_AOT_COMPILE"
 KERNELS = "TORCHINDUCTOR_CACHE_DIR"
 
 
-def keep_kernels(environment: MutableMapping[str, str]) -> None:
+def keep_kernels(environment: MutableMapping[str, str]) -> str | None:
     """Name vLLM's cache as the place of PyTorch's compiled kernels, which else is /tmp and does not last.
 
     What the user set stands. PyTorch, once imported, sets the variable itself, in this process or in the one that it
-    was inherited from: that is nobody's choice.
+    was inherited from: that is nobody's choice. Where the user's own caches cannot be written, as in a container whose
+    user has no home, all libraries' caches move to the folder for temporary files.
+
+    Returns:
+        What is to be said, if they moved.
     """
-    caches = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    note = None
+    named = environment.get("XDG_CACHE_HOME") or environment.get("VLLM_CACHE_ROOT") or environment.get(KERNELS)
+    caches = Path(environment.get("XDG_CACHE_HOME") or _home_cache())
+    if (not named or _is_pytorchs_own(named)) and not _is_writable(caches):
+        moved = Path(gettempdir()) / f"qwen-vqa-cache-{os.getuid()}"
+        if _is_writable(moved) and moved.stat().st_uid == os.getuid():  # nobody else's, who could put kernels into it
+            note = f"caches are kept in {moved}: {caches} cannot be written (XDG_CACHE_HOME)"
+            caches = moved
+            environment["XDG_CACHE_HOME"] = str(moved)
     root = Path(environment.get("VLLM_CACHE_ROOT") or Path(caches) / "vllm").expanduser()
     chosen = environment.get(KERNELS)
     if not chosen or _is_pytorchs_own(chosen):
         environment[KERNELS] = str(root / "torch_compile_cache" / "inductor")
+    return note
+
+
+def _home_cache() -> str:
+    """~/.cache, also of a user whom the system does not know, for whom Path.home() raises."""
+    return os.path.expanduser("~/.cache")  # noqa: PTH111
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, which is made if it is not there."""
+    try:
+        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def choose_compile_cache(environment: MutableMapping[str, str]) -> str:

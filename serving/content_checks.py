@@ -33,6 +33,13 @@ NOT_IN_RESPONSES = {
 }
 
 
+# vLLM dropped these and answers without them; their replacement takes one of json, regex, choice and grammar.
+GUIDED = {
+    f"guided_{name}": f'it is not served; send structured_outputs: {{"{name}": ...}}'
+    for name in ("json", "regex", "choice", "grammar")
+}
+
+
 class ContentError(ValueError):
     """A request that is refused; `place` is the parameter, such as `messages[0].content[2]`."""
 
@@ -56,10 +63,12 @@ def chat_images(body: dict[str, Any]) -> list[PlacedImage]:
     Raises:
         ContentError: what is wrong, and where.
     """
-    _no_unserved(body, NOT_IN_CHAT)
+    _no_unserved(body, NOT_IN_CHAT | GUIDED)
     if body.get("modalities") not in (None, [], ["text"]):
         raise ContentError("modalities", 'the model answers in text only; leave it out, or send ["text"].')
     messages = body.get("messages")
+    if messages is None and "messages" in body and "prompt" not in body:
+        raise ContentError("messages", "null; expected a list of messages.")
     if not isinstance(messages, list):
         return []  # vLLM says so, or it is another kind of request
     if messages and all(isinstance(conversation, list) for conversation in messages):
@@ -69,6 +78,12 @@ def chat_images(body: dict[str, Any]) -> list[PlacedImage]:
             for image in _conversation(conversation, f"messages[{number}]", CHAT_ROLES, _chat_part)
         ]
     return list(_conversation(messages, "messages", CHAT_ROLES, _chat_part))
+
+
+def completion_images(body: dict[str, Any]) -> list[PlacedImage]:
+    """As `chat_images`, for completions, which have none."""
+    _no_unserved(body, GUIDED)
+    return []
 
 
 def messages_images(body: dict[str, Any]) -> list[PlacedImage]:
@@ -81,7 +96,7 @@ def messages_images(body: dict[str, Any]) -> list[PlacedImage]:
 
 def responses_images(body: dict[str, Any]) -> list[PlacedImage]:
     """As `chat_images`, for OpenAI's Responses API."""
-    _no_unserved(body, NOT_IN_RESPONSES)
+    _no_unserved(body, NOT_IN_RESPONSES | GUIDED)
     tools = body.get("tools")
     for number, tool in enumerate(tools if isinstance(tools, list) else []):
         if isinstance(tool, dict) and tool.get("type") != "function":
@@ -96,6 +111,8 @@ def responses_images(body: dict[str, Any]) -> list[PlacedImage]:
     for number, item in enumerate(items):
         place = f"input[{number}]"
         _object(item, place, "an item with type or role")
+        if item.get("type") == "item_reference":
+            raise ContentError(place, "an item_reference: responses are not kept here; send the item itself.")
         _no_refusals(item.get("content"), f"{place}.content")
         if item.get("type", "message") == "message" or "role" in item:
             images += _message(item, place, RESPONSE_ROLES, _responses_part)

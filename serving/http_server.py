@@ -1,6 +1,7 @@
 """uvicorn around the app, on a socket that listens already; it ends when the server's life does."""
 
 import asyncio
+import logging
 import signal
 import socket
 from argparse import Namespace
@@ -11,14 +12,15 @@ import uvicorn
 from fastapi import FastAPI
 
 from qwen_vqa.serving.lifecycle import Lifecycle
+from qwen_vqa.serving.listener import HTTP
 from qwen_vqa.serving.vllm_api import (
     H11_MAX_INCOMPLETE_EVENT_SIZE_DEFAULT,
     NoSignalServer,
     SSLCertRefresher,
-    envs,
     get_uvicorn_log_config,
 )
 
+UPGRADE = "Unsupported upgrade request."
 # For connections to close, once everything that ran has ended.
 CLOSE_SECONDS = 2
 LOOK_SECONDS = 0.02
@@ -29,6 +31,8 @@ async def serve_http(
 ) -> None:
     """Serve until SIGTERM or SIGINT and the drain after it, or until the engine dies. Calls `ready` once it answers."""
     config = _config(app, args)
+    # Every request of Java's HttpClient asks for HTTP/2 beside what it wants, and has its answer without.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != UPGRADE)
     server = NoSignalServer(config)
     app.state.server = server  # vLLM's handler of errors looks for it
     serving = asyncio.create_task(server.serve(sockets=[sock]))
@@ -54,7 +58,8 @@ def _config(app: FastAPI, args: Namespace) -> uvicorn.Config:
         app,
         log_level=args.uvicorn_log_level,
         access_log=False,  # serving/request_log.py
-        timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
+        http=HTTP,
+        timeout_keep_alive=args.keep_alive_seconds,
         timeout_graceful_shutdown=CLOSE_SECONDS,
         ssl_keyfile=args.ssl_keyfile,
         ssl_certfile=args.ssl_certfile,

@@ -27,13 +27,16 @@ def add_image_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--image-redirects", type=int, default=DEFAULT_RULES.max_redirects, help="redirects followed for one image"
     )
+    parser.add_argument(
+        "--image-user-agent", default=DEFAULT_RULES.user_agent, help="what hosts of images are told who asks"
+    )
 
 
 def image_rules(args: Namespace) -> FetchRules:
     """The rules that the flags ask for.
 
     Raises:
-        UserError: a number or host that cannot be, or clients would be given this machine's files.
+        UserError: a number, host or user agent that cannot be, or clients would be given this machine's files.
     """
     if args.allowed_local_media_path:
         raise UserError(
@@ -46,4 +49,5 @@ def image_rules(args: Namespace) -> FetchRules:
         trusted_hosts=frozenset(args.trusted_image_host),
         max_redirects=args.image_redirects,
         total_seconds=args.image_fetch_seconds,
+        user_agent=args.image_user_agent,
     )

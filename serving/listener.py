@@ -6,14 +6,20 @@ import os
 import socket
 import stat
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.log import FORMATS
 
 DRAIN_SECONDS = 25  # below the 30 s after which Kubernetes kills
+# Longer than the 60 s for which load balancers keep an idle connection: whoever closes first must be theirs, since a
+# request that crosses our closing is lost.
+KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
+# uvicorn's parsers: httptools takes `Upgrade: h2c`, which Java's HttpClient and curl --http2 send, for the end of HTTP
+# and loses the body (uvicorn #2722); h11 ignores it, as RFC 9110 has it, and sends no chunks to HTTP/1.0.
+HTTP = "h11"
 # What the socket and its TLS are made of. vLLM has the same flags; a test holds the two together.
 LISTEN_FLAGS = ("host", "port", "uds", "ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers")
 
@@ -21,6 +27,8 @@ LISTEN_FLAGS = ("host", "port", "uds", "ssl_keyfile", "ssl_certfile", "ssl_ca_ce
 def add_life_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the supervisor, which vLLM does not have."""
     parser.add_argument("--drain-seconds", type=int, default=DRAIN_SECONDS, help="for what runs when told to stop")
+    keep_alive = int(os.environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", KEEP_ALIVE_SECONDS))
+    parser.add_argument("--keep-alive-seconds", type=int, default=keep_alive, help="for an idle connection")
     parser.add_argument("--log-format", choices=FORMATS, default="text", help="lines for people, or JSON")
     parser.add_argument("--no-restart", action="store_true", help="end when the engine dies")
 
@@ -42,6 +50,8 @@ def listen_flags(argv: Sequence[str]) -> Namespace:
     flags, _ = parser.parse_known_args([_dashed(argument) for argument in argv])
     if flags.drain_seconds < 0:
         raise UserError(f"--drain-seconds is {flags.drain_seconds}; the least is 0.")
+    if flags.keep_alive_seconds < 1:
+        raise UserError(f"--keep-alive-seconds is {flags.keep_alive_seconds}; the least is 1.")
     _check_tls(flags)
     return flags
 
@@ -81,6 +91,32 @@ def listen(flags: Namespace) -> socket.socket:
     return _listen_at_path(flags.uds) if flags.uds else _listen_at_port(flags.host, flags.port)
 
 
+@contextlib.contextmanager
+def listening(flags: Namespace) -> Iterator[socket.socket]:
+    """`listen`, and at the end the socket's file is removed if it is still the one that was made here.
+
+    Raises:
+        UserError: as `listen`.
+    """
+    sock = listen(flags)
+    made = _identity(flags.uds) if flags.uds else None
+    with sock:
+        try:
+            yield sock
+        finally:
+            if made is not None and _identity(flags.uds) == made:
+                Path(flags.uds).unlink(missing_ok=True)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file lies at a path: device and inode; None for none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _listen_at_port(host: str, port: int) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -100,7 +136,7 @@ def _listen_at_port(host: str, port: int) -> socket.socket:
 def _listen_at_path(path: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with contextlib.suppress(OSError):
-        if stat.S_ISSOCK(os.stat(path).st_mode) and not _answered(path):  # noqa: PTH116 - beside the socket calls
+        if stat.S_ISSOCK(os.lstat(path).st_mode) and _nobody_listens(path):
             Path(path).unlink()  # left behind by one that was killed
     try:
         sock.bind(path)
@@ -111,10 +147,13 @@ def _listen_at_path(path: str) -> socket.socket:
     return sock
 
 
-def _answered(path: str) -> bool:
+def _nobody_listens(path: str) -> bool:
+    """Whether a connection is refused, which no living server does; another error says nothing about it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)
+        except ConnectionRefusedError:
+            return True
         except OSError:
             return False
-    return True
+    return False

@@ -9,6 +9,12 @@ from qwen_vqa.serving.vllm_api import ErrorResponse, ModelCard, models
 PATH = "/v1/models/{model}"
 
 
+def model_names(app: FastAPI) -> list[str]:
+    """Every name that a request may give, adapters last."""
+    there = app.state.openai_serving_models
+    return [*(model.name for model in there.base_model_paths), *there.lora_requests]
+
+
 def attach_model_card(app: FastAPI) -> None:
     """Add the route: the entry of one model or adapter in the list."""
 

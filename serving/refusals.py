@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.responses import Response
@@ -15,7 +16,8 @@ class RefusedError(Exception):
     """A request that is not let through: its HTTP status, and what the client is told.
 
     `type` and `code` are OpenAI's words (`invalid_request_error`, `rate_limit_exceeded`), `param` is the field of the
-    request that was at fault, `retry_after` the seconds after which the same request can succeed.
+    request that was at fault, `retry_after` the seconds after which the same request can succeed, `allow` the methods
+    that there are where another was used.
     """
 
     status: int
@@ -24,6 +26,7 @@ class RefusedError(Exception):
     code: str | None = None
     param: str | None = None
     retry_after: float | None = None
+    allow: Sequence[str] = ()
 
     @property
     def body(self) -> bytes:
@@ -39,6 +42,8 @@ class RefusedError(Exception):
             headers["www-authenticate"] = "Bearer"
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
+        if self.allow:
+            headers["allow"] = ", ".join((*self.allow, "HEAD") if "GET" in self.allow else self.allow)
         return Response(self.body, self.status, headers, media_type="application/json")
 
     async def send(self, send: Send, close: bool = False) -> None:

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from threading import Lock
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwen_vqa.plugin.image_loader import ImageError
@@ -19,9 +19,13 @@ from qwen_vqa.serving.content_checks import (
     ContentError,
     PlacedImage,
     chat_images,
+    completion_images,
     messages_images,
     responses_images,
 )
+from qwen_vqa.serving.refusals import RefusedError
+from qwen_vqa.serving.request_forms import FORMS
+from qwen_vqa.serving.request_json import parsed_body
 from qwen_vqa.serving.request_record import request_record
 
 Check = Callable[[dict[str, Any]], list[PlacedImage]]
@@ -30,6 +34,8 @@ CHECKS: dict[str, Check] = {
     "/v1/chat/completions/batch": chat_images,
     "/v1/chat/completions/render": chat_images,
     "/v1/chat/completions/tokens": chat_images,
+    "/v1/completions": completion_images,
+    "/v1/completions/render": completion_images,
     "/generative_scoring": chat_images,
     "/invocations": chat_images,
     "/tokenize": chat_images,
@@ -88,7 +94,7 @@ def request_images() -> RequestImages:
 
 
 class RequestImagesMiddleware:
-    """ASGI middleware: bad content is answered with 400; images are noted for `request_images`."""
+    """ASGI middleware: bad content is refused, other forms are written as vLLM takes them, images are noted."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -100,25 +106,23 @@ class RequestImagesMiddleware:
         if check is None or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        body, replay = await _read(receive)
+        body, receive = await _read(receive)
         try:
-            images = check(parsed) if isinstance(parsed := _parsed(body), dict) else []
+            content = parsed_body(Headers(raw=scope.get("headers", [])), body)
+            images = []
+            if isinstance(content, dict):
+                if path in FORMS and FORMS[path](content):
+                    scope, receive = _with_body(scope, receive, json.dumps(content).encode())
+                images = check(content)
+        except RefusedError as refusal:
+            return await _refuse(refusal, send)
         except ContentError as error:
-            request_record().refused = "content"
-            await _refusal(error, check)(scope, receive, send)
-            return
+            return await _refuse(RefusedError(400, str(error), param=error.place), send)
         token = _REQUEST.set(RequestImages(images))
         try:
-            await self.app(scope, replay, send)
+            await self.app(scope, receive, send)
         finally:
             _REQUEST.reset(token)
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None  # vLLM says what is wrong with it
 
 
 async def _read(receive: Receive) -> tuple[bytes, Receive]:
@@ -137,15 +141,23 @@ async def _read(receive: Receive) -> tuple[bytes, Receive]:
     return body, replay
 
 
-def _refusal(error: ContentError, check: Check) -> JSONResponse:
-    """The error as the API that was asked writes it."""
-    if check is messages_images:
-        content: dict[str, Any] = {
-            "type": "error",
-            "error": {"type": "invalid_request_error", "message": str(error)},
-        }
-    else:
-        content = {
-            "error": {"message": str(error), "type": "BadRequestError", "param": error.place, "code": 400},
-        }
-    return JSONResponse(content, status_code=400)
+def _with_body(scope: Scope, receive: Receive, body: bytes) -> tuple[Scope, Receive]:
+    """The request with another body in place of the one that was read."""
+    scope = {**scope, "headers": list(scope["headers"])}
+    headers = MutableHeaders(scope=scope)
+    headers["content-length"] = str(len(body))
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        if waiting:
+            return waiting.pop()
+        while (message := await receive())["type"] == "http.request":
+            pass  # of the old body
+        return message
+
+    return scope, replay
+
+
+async def _refuse(refusal: RefusedError, send: Send) -> None:
+    await refusal.send(send)
+    request_record().refused = "content"

@@ -146,7 +146,7 @@ class RouteRules:
         Raises:
             RefusedError: 404, the route is off or not on the list; 405, it is there for other methods.
         """
-        # Starlette answers HEAD where GET is; whoever may not GET may not learn the size either.
+        # HEAD is answered where GET is; whoever may not GET may not learn the size either.
         method = "GET" if method == "HEAD" else method
         here = [rule for rule, pattern in self._rules if pattern.fullmatch(path)]
         fits = [rule for rule in here if method in rule.methods.split("|")]
@@ -155,7 +155,8 @@ class RouteRules:
                 return rule
         on = [rule for rule in here if self._is_on(rule)]
         if on and not fits:
-            raise RefusedError(405, f"{method} is not allowed here; use {on[0].methods.replace('|', ' or ')}.")
+            allowed = [method for rule in on for method in rule.methods.split("|")]
+            raise RefusedError(405, f"{method} is not allowed here; use {' or '.join(allowed)}.", allow=allowed)
         if here:
             group = (fits or here)[0].group
             raise RefusedError(404, f"this route is off. Whoever runs the server can open it: --open-routes {group}")

@@ -68,11 +68,14 @@ options:
   --trusted-image-host HOST[:PORT] fetch from it also if its address is private; may be repeated (default: none)
   --image-fetch-seconds N          for fetching one image (default: 10)
   --image-redirects N              redirects followed for one image (default: 3)
+  --image-user-agent TEXT          who asks, as hosts of images are told (default: qwen-vqa/VERSION); some, such as
+                                   Wikimedia's, want a contact: "my-service/1.0 (https://example.org; me@example.org)"
   --tool-call-parser P   how tool calls are read out of an answer (default: hermes, with --enable-auto-tool-choice,
                          where the checkpoint's template and tokenizer are Qwen's; else none)
   --tool-strict-level L  how far calls are held to the tools' schemas: auto (those with "strict": true), function,
                          parameter (default: parameter, all of them)
   --drain-seconds N      told to stop, what runs has so long to finish (default: 25; Kubernetes kills after 30)
+  --keep-alive-seconds N an idle connection is kept so long (default: 75; longer than a load balancer in front of it)
   --log-format FORMAT    text or json, one object a line (default: text); never prompts, pictures or keys
   --no-restart           end with status 1 when the engine dies (default: start it again)
   -v, --verbose          say what the checkpoint makes of a request: prompt, pixels, float types, decoding
@@ -154,8 +157,10 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
         os.environ["PYTHONWARNINGS"] = QUIET
         for category in (FutureWarning, DeprecationWarning):  # in an engine that is a copy of this process
             warnings.simplefilter("ignore", category)
-    keep_kernels(os.environ)
+    moved = keep_kernels(os.environ)
     say("checking the checkpoint and the installation")
+    if moved:
+        say(moved)
     from qwen_vqa.serving.engine_process import hold_to_one_thread
 
     hold_to_one_thread()

@@ -3,25 +3,29 @@
 import asyncio
 import contextlib
 import socket
+import time
 from argparse import Namespace
 from collections.abc import Generator
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from qwen_vqa.serving.listener import HTTP
 from qwen_vqa.serving.refusals import RefusedError
 
 LOADING = "The model is loading."
 RETRY_SECONDS = 5
+# OpenAI's SDK waits as long as it is told, up to a minute; told more, it comes back after half a second.
+LONGEST_RETRY_SECONDS = 60
 # A body is read before it is answered: closing on what is unread resets the connection, and the answer is lost.
 BODY_BYTES = 64 * 2**20
 BODY_SECONDS = 10.0
 CLOSE_SECONDS = 2
 
 
-def unavailable(reason: str) -> RefusedError:
+def unavailable(reason: str, retry_after: float = RETRY_SECONDS) -> RefusedError:
     """503 with Retry-After, as OpenAI's SDK repeats it."""
-    return RefusedError(503, reason, "server_error", "service_unavailable", retry_after=RETRY_SECONDS)
+    return RefusedError(503, reason, "server_error", "service_unavailable", retry_after=retry_after)
 
 
 async def refuse(refusal: RefusedError, receive: Receive, send: Send) -> None:
@@ -50,6 +54,8 @@ class StandIn:
 
     def __init__(self, sock: socket.socket, flags: Namespace):
         self.reason = ""
+        self.ready_at: float | None = None  # by time.monotonic(), as far as the last start tells
+        self._started_at = 0.0
         self._sock = sock
         self._flags = flags
         self._server: _Server | None = None
@@ -63,6 +69,7 @@ class StandIn:
         config = uvicorn.Config(
             self._answer,
             interface="asgi3",
+            http=HTTP,
             loop="asyncio",
             ws="none",
             lifespan="off",
@@ -79,6 +86,23 @@ class StandIn:
         self._server = _Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[self._sock.dup()]))
 
+    def expect(self, seconds: float | None) -> None:
+        """A start begins now, and the last one took so long; None where there was none."""
+        self._started_at = time.monotonic()
+        self.ready_at = None if seconds is None else self._started_at + seconds
+
+    def _refusal(self) -> RefusedError:
+        """With the time that is left, counted by the last start."""
+        if self.ready_at is None:
+            return unavailable(self.reason)
+        now = time.monotonic()
+        left = self.ready_at - now
+        told = f"{self.reason} It takes about {self.ready_at - self._started_at:.0f} s, of which"
+        return unavailable(
+            f"{told} {now - self._started_at:.0f} have passed.",
+            min(max(left, RETRY_SECONDS), LONGEST_RETRY_SECONDS),
+        )
+
     async def stop(self) -> None:
         """Leave the port to the server; who is being answered still is."""
         if self._server is None or self._task is None:
@@ -92,7 +116,7 @@ class StandIn:
             headers = [(b"content-length", b"0"), (b"connection", b"close")]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             return await send({"type": "http.response.body", "body": b""})
-        await refuse(unavailable(self.reason), receive, send)
+        await refuse(self._refusal(), receive, send)
 
 
 class _Server(uvicorn.Server):

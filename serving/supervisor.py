@@ -19,11 +19,10 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import psutil
 
-from qwen_vqa.serving.listener import listen, listen_flags
+from qwen_vqa.serving.listener import listen_flags, listening
 from qwen_vqa.serving.log import say, set_format
 from qwen_vqa.serving.stand_in import LOADING, StandIn
 
@@ -48,12 +47,8 @@ def supervise(argv: Sequence[str]) -> int:
     """
     flags = listen_flags(argv)
     set_format(flags.log_format)
-    try:
-        with contextlib.closing(listen(flags)) as sock:
-            return asyncio.run(Supervisor(SERVER, argv, flags, sock).run())
-    finally:
-        if flags.uds:
-            Path(flags.uds).unlink(missing_ok=True)
+    with listening(flags) as sock:
+        return asyncio.run(Supervisor(SERVER, argv, flags, sock).run())
 
 
 class Backoff:
@@ -89,6 +84,8 @@ class Supervisor:
         self._backoff = Backoff()
         self._restarts = 0
         self._ready_at: float | None = None
+        self._start_seconds: float | None = None  # of the last start that succeeded
+        self._started_at = 0.0
         self._child: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._signal: signal.Signals | None = None  # the second one, which ends everything
@@ -119,6 +116,8 @@ class Supervisor:
 
     async def _run_child(self) -> int:
         self._ready_at = None
+        self._started_at = time.monotonic()
+        self._stand_in.expect(self._start_seconds)
         ours, theirs = socket.socketpair()
         fds = (self._sock.fileno(), theirs.fileno())
         self._child = await asyncio.create_subprocess_exec(
@@ -145,12 +144,14 @@ class Supervisor:
         while line := await reader.readline():
             if line == b"ready\n":
                 self._ready_at = time.monotonic()
+                self._start_seconds = self._ready_at - self._started_at
                 await self._stand_in.stop()
                 writer.write(b"go\n")
             elif line == b"closed\n":
                 break
         stopping = self._stopping.is_set()
         reason = "The server is shutting down." if stopping else "The engine stopped and is being started again."
+        self._stand_in.expect(None if stopping else self._start_seconds)
         await self._stand_in.start(reason)
         await reader.read()
         writer.close()

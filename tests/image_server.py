@@ -37,7 +37,7 @@ class ImageServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """/hopper.jpg, /NUMBER.png, /redirect?TO, /garbage?BYTES, /status/N, and ways to misbehave, by name below."""
+    """/hopper.jpg, /N.png, /redirect?TO, /garbage?BYTES, /typed?TYPE, /status/N, and ways to misbehave, named below."""
 
     def do_GET(self) -> None:
         self.server.record.requests.append(self.path)  # type: ignore[attr-defined]
@@ -66,6 +66,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif name == "page":
             self._answer(b"<html>" + b" " * 10**6, "text/html")
+        elif name == "typed":
+            self._answer(HOPPER, unquote(query))
         elif name == "gzip":
             self._answer(HOPPER, "image/jpeg", ("Content-Encoding", "gzip"))
         elif name == "lie":

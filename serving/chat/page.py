@@ -13,6 +13,7 @@ from qwen_vqa.serving.chat.sidebar import ICON, sidebar
 from qwen_vqa.serving.chat.text import STYLE, answer, plain
 
 FOLLOW_SECONDS = 0.08
+LOOK_SECONDS = 5
 THUMBNAIL_WIDTH = 168
 WAITING_WIDTH = 72
 MAX_UPLOAD_MB = 20
@@ -23,6 +24,7 @@ def main() -> None:
     st.set_page_config(page_title="qwen-vqa chat", page_icon=str(ICON), layout="centered")
     st.html(STYLE)
     session = _session()
+    _watch(session)
     with st.sidebar:
         sidebar(session)
     if not session.conversation.turns:
@@ -32,6 +34,15 @@ def main() -> None:
     _bottom(session)
     if session.running:
         _follow(session)
+
+
+# Outside all containers: Streamlit leaves the one that a fragment stands in as the current one, and where a click came
+# while the fragment ran, the page is drawn into it (its st.bottom raises in a sidebar).
+@st.fragment(run_every=LOOK_SECONDS)
+def _watch(session: ChatSession) -> None:
+    """Look for the server, and draw the page anew when something changed."""
+    if session.look():
+        st.rerun()
 
 
 def _session() -> ChatSession:
@@ -195,15 +206,15 @@ def _address(session: ChatSession) -> None:
         if url := st.session_state.address.strip():
             session.notices.clear()
             session.attach_url(url)
-        st.session_state.address = ""
 
-    st.text_input(
-        "Address of an image on the web",
-        key="address",
-        placeholder="https://example.org/picture.jpg",
-        on_change=attach,
-        help="The server fetches it when the question is sent.",
-    )
+    with st.form("web", clear_on_submit=True, border=False):  # so that one address is attached once
+        st.text_input(
+            "Address of an image on the web",
+            key="address",
+            placeholder="https://example.org/picture.jpg",
+            help="The server fetches it when the question is sent.",
+        )
+        st.form_submit_button("Attach", on_click=attach)
 
 
 def _input(session: ChatSession) -> None:

@@ -9,7 +9,6 @@ from qwen_vqa.serving.chat.session import ChatSession
 from qwen_vqa.serving.chat.text import count
 
 ICON = Path(__file__).with_name("icon.svg")
-LOOK_SECONDS = 5
 
 
 def sidebar(session: ChatSession) -> None:
@@ -24,10 +23,7 @@ def sidebar(session: ChatSession) -> None:
         _memory(session)
 
 
-@st.fragment(run_every=LOOK_SECONDS)
 def _status(session: ChatSession) -> None:
-    if session.look():
-        st.rerun()
     if session.served.problem:
         st.badge("not available", icon=":material/cloud_off:", color="red")
     else:

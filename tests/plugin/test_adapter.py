@@ -151,6 +151,19 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         "It was probably trained on another base model",
     ),
     "another rank": (settings(r=16), "says rank 16 for .*: adapter_config.json belongs to other weights"),
+    "no numbers": (
+        tensors(lambda old: {n: t * float("nan") if n == f"{Q_PROJ}.lora_A.weight" else t for n, t in old.items()}),
+        rf"no numbers \(NaN or infinite\) in {Q_PROJ}\.lora_A\.weight",
+    ),
+    "infinite numbers": (
+        tensors(lambda old: {n: t / 0 if n == f"{Q_PROJ}.lora_B.weight" else t for n, t in old.items()}),
+        rf"in {Q_PROJ}\.lora_B\.weight",
+    ),
+    "an infinite alpha": (settings(lora_alpha=float("inf")), "lora_alpha inf; it must be a positive number"),
+    "a huge config": (
+        lambda f: (f / "adapter_config.json").write_text(" " * 2**20 + "{}"),
+        "has 1,048,578 bytes",
+    ),
     "untrained": (
         tensors(lambda old: {n: t * 0 if "lora_B" in n else t for n, t in old.items()}),
         "would change nothing",

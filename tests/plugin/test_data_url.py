@@ -40,6 +40,12 @@ def test_is_read(url: str):
     assert read(url) == DATA + b"\xff"
 
 
+@pytest.mark.parametrize("media_type", ["text/plain", "multipart/form-data", "application/pdf"])
+def test_an_image_is_one_whatever_its_type_says(media_type: str):
+    picture = b"\x89PNG\r\n\x1a\n" + DATA
+    assert read(f"data:{media_type};base64,{base64.b64encode(picture).decode()}") == picture
+
+
 @pytest.mark.parametrize(
     ("url", "fault"),
     [

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from urllib.parse import quote
 
 import pytest
@@ -41,6 +42,45 @@ def test_the_host_is_looked_up_once_and_asked_by_its_name(server: ImageServer):
     assert fetch(server, "/hopper.jpg", "images.example", lookup) == HOPPER
     assert asked == [("images.example", server.port)]
     assert server.headers[-1]["Host"] == f"images.example:{server.port}"
+
+
+SIGNED = [
+    "/picture.jpg?X-Amz-Credential=AK%2F2026%2Fus&sig=a%2Bb%3D%7E%28x%29",
+    "/http%3A%2F%2Fx/y%20z.jpg",
+    "/a/../b/./c.jpg?d=/../e",
+    "/c.jpg?a=1&&b=%zz&=%e4+%C3%A4;~(')[]!$*,:@",
+    "?who=me@example.org",
+]
+
+
+@pytest.mark.parametrize("path", SIGNED)
+def test_a_signed_url_is_sent_byte_for_byte(server: ImageServer, path: str):
+    sent = path if path.startswith("/") else f"/{path}"
+    assert fetch(server, path + "#part") == HOPPER
+    assert server.requests[-1] == sent
+    assert fetch(server, f"/redirect?{quote(server.url(sent))}") == HOPPER
+    assert server.requests[-1] == sent
+    if "/../" not in path:  # a relative address is resolved
+        assert fetch(server, f"/redirect?{quote(sent)}") == HOPPER
+        assert server.requests[-1] == sent
+
+
+def test_what_may_not_stand_in_a_url_is_encoded(server: ImageServer):
+    assert fetch(server, '/Bücher/"{a}|b.jpg') == HOPPER
+    assert server.requests[-1] == "/B%C3%BCcher/%22%7Ba%7D%7Cb.jpg"
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", "binary/octet-stream", "text/html"])
+def test_an_image_is_one_whatever_its_host_calls_it(server: ImageServer, kind: str):
+    assert fetch(server, f"/typed?{quote(kind)}") == HOPPER
+
+
+def test_a_host_learns_who_asks(server: ImageServer):
+    fetch(server, "/hopper.jpg")
+    assert server.headers[-1]["User-Agent"] == f"qwen-vqa/{version('qwen-vqa')}"
+    contact = "my-service/1.0 (https://example.org; me@example.org)"
+    fetch(server, "/hopper.jpg", user_agent=contact)
+    assert server.headers[-1]["User-Agent"] == contact
 
 
 def test_redirects_are_followed_but_not_for_ever(server: ImageServer):
@@ -132,6 +172,9 @@ def test_allowed_hosts_are_the_only_ones(server: ImageServer):
         {"total_seconds": 0},
         {"trusted_hosts": frozenset({"http://a"})},
         {"allowed_hosts": frozenset({""})},
+        {"user_agent": " "},
+        {"user_agent": "a\r\nHost: b"},
+        {"user_agent": "Ä"},
     ],
 )
 def test_rules_that_cannot_be_are_said(rules: dict):

@@ -43,8 +43,8 @@ def with_adapter(tiny_checkpoint: Path, tiny_adapter: Path, tmp_path_factory: py
 
 @pytest.fixture(scope="session")
 def in_16_bits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkpoint as `assemble` makes them: the language model in bfloat16, the vision side in float32; its
-    widths are multiples of 128; with an adapter.
+    """A tiny checkpoint as `assemble` makes it: language model in bfloat16, vision side in float32; its widths
+    are multiples of 128; with an adapter.
     """
     folder = tmp_path_factory.mktemp("source") / "tiny-bf16"
     make_checkpoint(folder, dtype=torch.bfloat16, intermediate=256, vision_in_float32=True)

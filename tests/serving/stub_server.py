@@ -13,6 +13,8 @@ import time
 
 from qwen_vqa.serving.server_process import ToSupervisor
 
+SLOW_SECONDS = 8
+
 
 def answer(sock: socket.socket) -> None:
     """Every connection gets this process' id."""
@@ -31,12 +33,14 @@ def answer(sock: socket.socket) -> None:
 
 
 def main(listening: str, channel: str, behaviour: str) -> None:
-    """Fails at the start, stays loading, drains at once when told to, or does not listen to it."""
+    """Fails at the start, stays loading, takes its time, drains at once when told to, or does not listen to it."""
     if behaviour == "fail":
         sys.exit(7)
     supervisor = ToSupervisor(socket.socket(fileno=int(channel)))
     if behaviour == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if behaviour == "slow":
+        time.sleep(SLOW_SECONDS)
     if behaviour != "loading":
         sock = socket.socket(fileno=int(listening))
         supervisor.ready()

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from qwen_vqa.serving.listener import listen, listen_flags
+from qwen_vqa.serving.listener import listen_flags, listening
 from qwen_vqa.serving.supervisor import Supervisor
 
 
@@ -11,7 +11,8 @@ def main(behaviour: str, *arguments: str) -> int:
     """As `qwen_vqa.serving.supervisor.supervise`, with another child."""
     flags = listen_flags(arguments)
     command = [sys.executable, "-m", "tests.serving.stub_server"]
-    return asyncio.run(Supervisor(command, [behaviour], flags, listen(flags)).run())
+    with listening(flags) as sock:
+        return asyncio.run(Supervisor(command, [behaviour], flags, sock).run())
 
 
 if __name__ == "__main__":

@@ -49,6 +49,16 @@ def test_the_running_server_asks_for_a_key(guarded_server, path: str, method: st
     assert reply.json()["error"]["code"] == "invalid_api_key"
 
 
+def test_the_key_may_come_as_anthropics_sdk_sends_it(guarded_server):
+    body = {"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "Hi"}]}
+    url = f"{guarded_server.address}/v1/messages"
+    reply = httpx.post(url, json=body, headers={"x-api-key": guarded_server.keys["alice"]}, timeout=60)
+    assert reply.status_code == 200
+    assert httpx.post(url, json=body, headers={"x-api-key": "wrong"}).status_code == 401
+    both = {"x-api-key": guarded_server.keys["alice"], "Authorization": "Bearer wrong"}
+    assert httpx.post(url, json=body, headers=both).status_code == 401
+
+
 @pytest.mark.parametrize(
     "path", ["/docs", "/openapi.json", "/redoc", "/invocations", "/ping", "/tokenizer_info", "/nothing"]
 )

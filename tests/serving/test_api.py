@@ -168,10 +168,18 @@ def test_many_images_that_are_too_long_are_400(tiny_server: Server):
         ask(tiny_server, message(*[picture(seed) for seed in range(150)], "which?"))
 
 
-@pytest.mark.parametrize("name", ["truncated_jpeg.jpg", "decompression_bomb.gif", "README.md"])
-def test_an_image_that_cannot_be_opened_is_400(tiny_server: Server, name: str):
+@pytest.mark.parametrize(
+    ("name", "missing"), [("truncated_jpeg.jpg", 9), ("decompression_bomb.gif", 0), ("README.md", 0)]
+)
+def test_an_image_that_cannot_be_opened_is_400(tiny_server: Server, name: str, missing: int):
+    data = (IMAGES / name).read_bytes()
     with pytest.raises(BadRequestError, match=r"truncated|pixels|not an image"):
-        ask(tiny_server, message((IMAGES / name).read_bytes(), "what?"))
+        ask(tiny_server, message(data[: len(data) - missing], "what?"))
+
+
+def test_a_jpeg_without_its_end_marker_is_answered_as_with_it(tiny_server: Server):
+    data = (IMAGES / "hopper.jpg").read_bytes()
+    assert ask(tiny_server, message(data[:-2], "what?")) == ask(tiny_server, message(data, "what?"))
 
 
 def test_sixteen_bit_and_turned_images_are_opened_as_in_training(tiny_server: Server):

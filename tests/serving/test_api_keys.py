@@ -132,13 +132,29 @@ def test_a_broken_new_file_keeps_the_old_keys_and_is_logged(keys_file: Path, loo
 def test_the_file_is_not_looked_at_with_every_request(keys_file: Path, monkeypatch):
     ring = KeyRing([], keys_file)
     looks = []
-    monkeypatch.setattr(ring, "_file_state", lambda: looks.append(1))
+    monkeypatch.setattr(api_keys, "_content", lambda path: looks.append(path) or path.read_bytes())
     for _ in range(50):
         ring.find(ALICE)
     assert not looks
     monkeypatch.setattr(ring, "_next_look", time.monotonic())
     ring.find(ALICE)
     assert len(looks) == 1
+
+
+def test_a_change_within_one_tick_of_the_files_times_counts(keys_file: Path, looking_at_once):
+    ring, before = KeyRing([], keys_file), keys_file.stat()
+    keys_file.write_text(keys_file.read_text().replace(ALICE, ALICE[::-1]))
+    os.utime(keys_file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = keys_file.stat()
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+    assert ring.find(ALICE) is None
+    assert ring.find(ALICE[::-1]).name == "alice"
+
+
+def test_a_pipe_in_place_of_the_file_is_refused_at_once(tmp_path: Path):
+    os.mkfifo(tmp_path / "keys.json")
+    with pytest.raises(UserError, match="no regular file"):
+        KeyRing([], tmp_path / "keys.json")
 
 
 def test_no_key_shows_in_what_could_be_logged(keys_file: Path):

@@ -282,3 +282,10 @@ def test_the_page_asks_no_other_host_for_anything(browser: Browser, page_url: st
     expect(page.get_by_text("answer tokens")).to_be_visible()
     assert asked and all(url.startswith((page_url, "data:", "blob:")) for url in asked), asked
     context.close()
+
+
+def test_an_address_is_attached_once(chat: Chat):
+    chat.attach_url("https://example.org/picture.png")
+    expect(chat.page.get_by_role("button", name="Remove")).to_have_count(1)
+    chat.page.wait_for_timeout(6000)  # a look for the server lies in it
+    expect(chat.page.get_by_role("button", name="Remove")).to_have_count(1)

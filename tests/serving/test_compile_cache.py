@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import httpx
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from qwen_vqa.serving.compile_cache import choose_compile_cache, keep_kernels
@@ -58,3 +59,18 @@ def test_a_second_start_compiles_nothing(tiny_checkpoint: Path, tmp_path: Path):
         compiled.append(set((tmp_path / "torch_compile_cache" / "inductor").glob("**/*.so")))
     first, second = compiled
     assert first and second == first
+
+
+def test_a_user_without_a_home_is_served_too(tiny_checkpoint: Path, tmp_path: Path):
+    """As in a container that runs under a number: no folder can be made in what is called the home."""
+    kept = ("XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in kept}
+    environment |= {"HOME": "/dev/null", "TMPDIR": str(tmp_path)}
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        arguments = [str(tiny_checkpoint), "--enforce-eager"]
+        with started_server(arguments, stdout=output, stderr=output, environment=environment) as (address, _):
+            assert httpx.get(f"{address}/v1/models").status_code == 200
+    moved = tmp_path / f"qwen-vqa-cache-{os.getuid()}"
+    assert f"caches are kept in {moved}: /dev/null/.cache cannot be written" in log.read_text()
+    assert moved.stat().st_mode & 0o777 == 0o700

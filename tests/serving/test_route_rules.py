@@ -172,6 +172,7 @@ def test_head_is_get_and_other_methods_are_told_what_is_right():
         with pytest.raises(RefusedError, match="use GET") as refused:
             rules.find(method, "/v1/models")
         assert refused.value.status == 405
+        assert refused.value.allow
 
 
 def test_a_path_below_root_path_has_its_rule():
@@ -197,8 +198,8 @@ def test_the_guard_stands_around_everything_and_vllms_own_key_check_not_inside(p
     while layer is not None:
         layers.append(type(layer).__name__)
         layer = getattr(layer, "app", None)
-    ours = ["RequestLogMiddleware", "LifecycleMiddleware", "AccessMiddleware", "UsageMiddleware"]
-    assert layers[:6] == [*ours, "RequestImagesMiddleware", "ServerErrorMiddleware"]
+    ours = ["RequestLogMiddleware", "ApiErrorsMiddleware", "LifecycleMiddleware", "AccessMiddleware", "UsageMiddleware"]
+    assert layers[:7] == [*ours, "RequestImagesMiddleware", "ServerErrorMiddleware"]
     assert "AuthenticationMiddleware" not in layers
 
 

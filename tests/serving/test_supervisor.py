@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,9 +15,10 @@ import psutil
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.listener import LISTEN_FLAGS, check_same_listener, listen, listen_flags
+from qwen_vqa.serving.listener import LISTEN_FLAGS, check_same_listener, listen, listen_flags, listening
 from qwen_vqa.serving.supervisor import HEALTHY_SECONDS, Backoff
 from tests.server import free_port
+from tests.serving.stub_server import SLOW_SECONDS
 
 
 @contextlib.contextmanager
@@ -141,6 +144,51 @@ def test_a_unix_socket_left_behind_is_taken_over_and_a_live_one_is_not(tmp_path)
         assert second.getsockname() == flags.uds
         with pytest.raises(UserError, match="cannot be used"):
             listen(flags)
+
+
+@pytest.mark.parametrize("what", ["a file", "another server's socket"])
+def test_what_lies_at_the_sockets_path_already_stays(tmp_path, what: str):
+    path = tmp_path / "socket"
+    with contextlib.ExitStack() as others:
+        if what == "a file":
+            path.write_text("precious")
+        else:
+            others.enter_context(listening(listen_flags(["--uds", str(path)])))
+        run = subprocess.run(
+            [sys.executable, "-m", "qwen_vqa.serving.cli", "serve", "--uds", str(path)], capture_output=True, text=True
+        )
+        assert run.returncode == 2
+        assert str(path) in run.stderr
+        if what == "a file":
+            assert path.read_text() == "precious"
+        else:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+
+
+def test_only_the_socket_that_was_made_is_removed(tmp_path):
+    path = tmp_path / "socket"
+    with listening(listen_flags(["--uds", str(path)])):
+        path.unlink()
+        path.write_text("put there by somebody else")
+    assert path.exists()
+    path.unlink()
+    with listening(listen_flags(["--uds", str(path)])):
+        assert path.is_socket()
+    assert not path.exists()
+
+
+def test_clients_are_told_how_long_the_last_start_took():
+    with supervised("slow") as (address, _):
+        until(lambda: httpx.get(address + "/ready").status_code == 200)
+        first = httpx.get(address + "/ready")
+        os.kill(int(first.text), signal.SIGKILL)
+        replies = []
+        until(lambda: replies.append(httpx.get(address + "/ready")) or replies[-1].status_code == 503)
+    refusal = replies[-1]
+    told = re.search(r"about (\d+) s, of which (\d+) have passed", refusal.json()["error"]["message"])
+    assert int(told[1]) >= SLOW_SECONDS
+    assert SLOW_SECONDS - 3 <= int(refusal.headers["retry-after"]) <= int(told[1]) + 1
 
 
 def test_the_listeners_flags_are_read_as_vllm_reads_them():
