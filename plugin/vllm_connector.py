@@ -2,11 +2,9 @@
 
 import torch
 from torch import nn
-from vllm.model_executor.layers.activation import get_act_fn
-from vllm.model_executor.layers.linear import ColumnParallelLinear, RowParallelLinear
-from vllm.model_executor.layers.quantization import QuantizationConfig
 
 from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.vllm_api import ColumnParallelLinear, QuantizationConfig, RowParallelLinear, get_act_fn
 
 
 class Connector(nn.Module):

@@ -14,16 +14,17 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from vllm.config import CompilationMode, VllmConfig
-from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-from vllm.model_executor.layers.vocab_parallel_embedding import (
-    ParallelLMHead,
-    UnquantizedEmbeddingMethod,
-    VocabParallelEmbedding,
-)
 
 from qwen_vqa.plugin.few_rows import compile_products, exact_halves, multiply
 from qwen_vqa.plugin.output_layer import FEW, LEAST_TABLE_BYTES, MIXED, SETTING, SHARED
+from qwen_vqa.plugin.vllm_api import (
+    CompilationMode,
+    ParallelLMHead,
+    UnquantizedEmbeddingMethod,
+    VllmConfig,
+    VocabParallelEmbedding,
+    dispatch_cpu_unquantized_gemm,
+)
 
 
 def hold_embeddings_once(language_model: nn.Module, vllm_config: VllmConfig, stored: torch.dtype | None) -> None:

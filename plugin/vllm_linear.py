@@ -8,14 +8,17 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 from torch.library import Library
-from vllm.config import VllmConfig
-from vllm.logger import init_logger
-from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
-from vllm.utils.torch_utils import direct_register_custom_op
 
 from qwen_vqa.plugin.few_rows import compile_products, exact_halves, multiply
 from qwen_vqa.plugin.linear_layers import LEAST_MATRIX_BYTES, MIXED, PACKED, SETTING
 from qwen_vqa.plugin.output_layer import FEW
+from qwen_vqa.plugin.vllm_api import (
+    LinearBase,
+    UnquantizedLinearMethod,
+    VllmConfig,
+    direct_register_custom_op,
+    init_logger,
+)
 
 logger = init_logger(__name__)
 # The operator's layers, by number.

@@ -6,7 +6,8 @@ ask `weight` for its device (vllm/lora/layers/utils.py) and fail. An empty weigh
 
 import torch
 from torch import nn
-from vllm.model_executor.layers.linear import LinearBase
+
+from qwen_vqa.plugin.vllm_api import LinearBase
 
 
 def give_empty_weights(language_model: nn.Module) -> None:

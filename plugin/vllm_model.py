@@ -9,26 +9,29 @@ import torch
 from torch import nn
 from transformers.configuration_utils import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from vllm.config import VllmConfig
-from vllm.distributed import get_tensor_model_parallel_world_size
-from vllm.model_executor.models.interfaces import (
-    MultiModalEmbeddings,
-    SupportsLoRA,
-    SupportsMultiModal,
-    SupportsPP,
-)
-from vllm.model_executor.models.module_mapping import MultiModelKeys
-from vllm.model_executor.models.utils import WeightsMapper, init_vllm_registered_model, maybe_prefix
-from vllm.multimodal import MULTIMODAL_REGISTRY
-from vllm.multimodal.inputs import MultiModalKwargsItem
-from vllm.platforms import current_platform
-from vllm.sequence import IntermediateTensors
-from vllm.utils.tensor_schema import TensorSchema, TensorShape
-from vllm.utils.torch_utils import set_default_torch_dtype
 
 from qwen_vqa.plugin.adapter import layer_prefix
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.host_memory import release_free_memory
+from qwen_vqa.plugin.vllm_api import (
+    MULTIMODAL_REGISTRY,
+    IntermediateTensors,
+    MultiModalEmbeddings,
+    MultiModalKwargsItem,
+    MultiModelKeys,
+    SupportsLoRA,
+    SupportsMultiModal,
+    SupportsPP,
+    TensorSchema,
+    TensorShape,
+    VllmConfig,
+    WeightsMapper,
+    current_platform,
+    get_tensor_model_parallel_world_size,
+    init_vllm_registered_model,
+    maybe_prefix,
+    set_default_torch_dtype,
+)
 from qwen_vqa.plugin.vllm_connector import Connector
 from qwen_vqa.plugin.vllm_embedding import compile_output_layer, hold_embeddings_once
 from qwen_vqa.plugin.vllm_linear import compile_linear_layers, hold_linear_layers
@@ -75,7 +78,7 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
-        config: QwenVqaConfig = vllm_config.model_config.hf_config
+        config: QwenVqaConfig = vllm_config.model_config.hf_config  # type: ignore[assignment] # vLLM says less of it
         # A quantised checkpoint says itself which layers are; quantising in flight is for the language model alone.
         quant_config = vllm_config.quant_config if getattr(config, "quantization_config", None) else None
         check_tensor_parallel(config, get_tensor_model_parallel_world_size())

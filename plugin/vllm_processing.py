@@ -3,22 +3,24 @@
 from collections.abc import Mapping, Sequence
 
 from transformers import BatchFeature
-from vllm.config.multimodal import MultiModalDummyOptions
-from vllm.inputs import MultiModalDataDict, MultiModalInput
-from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
-from vllm.multimodal.parse import MultiModalDataItems
-from vllm.multimodal.processing import (
+
+from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.plugin.vllm_api import (
     BaseDummyInputsBuilder,
     BaseMultiModalProcessor,
     BaseProcessingInfo,
+    MultiModalDataDict,
+    MultiModalDataItems,
+    MultiModalDummyOptions,
+    MultiModalFieldConfig,
+    MultiModalInput,
+    MultiModalKwargsItems,
     ProcessorInputs,
     PromptReplacement,
     PromptUpdate,
     TimingContext,
 )
-
-from qwen_vqa.plugin.config import QwenVqaConfig
-from qwen_vqa.plugin.processor import QwenVqaProcessor
 
 
 class QwenVqaProcessingInfo(BaseProcessingInfo):

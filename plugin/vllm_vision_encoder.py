@@ -5,13 +5,20 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 from transformers.configuration_utils import PretrainedConfig
-from vllm.distributed import divide, get_tensor_model_parallel_world_size
-from vllm.model_executor.layers.activation import get_act_fn
-from vllm.model_executor.layers.attention import MMEncoderAttention
-from vllm.model_executor.layers.conv import Conv2dLayer
-from vllm.model_executor.layers.linear import ColumnParallelLinear, QKVParallelLinear, RowParallelLinear
-from vllm.model_executor.layers.quantization import QuantizationConfig
-from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
+
+from qwen_vqa.plugin.vllm_api import (
+    AutoWeightsLoader,
+    ColumnParallelLinear,
+    Conv2dLayer,
+    MMEncoderAttention,
+    QKVParallelLinear,
+    QuantizationConfig,
+    RowParallelLinear,
+    WeightsMapper,
+    divide,
+    get_act_fn,
+    get_tensor_model_parallel_world_size,
+)
 
 
 class VisionEncoder(nn.Module):

@@ -8,15 +8,18 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
-from vllm.model_executor.layers.linear import (
+
+from qwen_vqa.plugin.vllm_api import (
+    AutoWeightsLoader,
+    BaseKVCacheMethod,
     LinearBase,
     MergedColumnParallelLinear,
+    PPMissingLayer,
     QKVParallelLinear,
+    StageMissingLayer,
     UnquantizedLinearMethod,
+    VocabParallelEmbedding,
 )
-from vllm.model_executor.layers.quantization.kv_cache import BaseKVCacheMethod
-from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
-from vllm.model_executor.models.utils import AutoWeightsLoader, PPMissingLayer, StageMissingLayer
 
 Weights = Iterable[tuple[str, torch.Tensor]]
 _NAMES_SHOWN = 20

@@ -1,12 +1,18 @@
 """Methods beside vLLM's worker (`--worker-extension-cls`), for `qwen-vqa verify`: what the served model computes."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from vllm.v1.worker.gpu.model_runner import GPUModelRunner as ModelRunnerV2
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner as ModelRunnerV1
 
 
 class VerifyExtension:
     """Mixed into the worker; `collective_rpc` reaches its methods by their names."""
+
+    model_runner: "ModelRunnerV1 | ModelRunnerV2"  # the worker's own
 
     def float_types(self) -> dict[str, str]:
         """The float type that each part of the model has in memory, by the part's name.
@@ -31,7 +37,7 @@ class VerifyExtension:
         return torch.stack(list(features)).float().cpu().tolist()
 
     def _served_model(self) -> Any:
-        return self.model_runner.get_model()  # type: ignore[attr-defined] # the worker's own
+        return self.model_runner.get_model()
 
 
 def _float_type(part: torch.nn.Module) -> torch.dtype:

@@ -40,10 +40,8 @@ def complete_adapters(
     Raises:
         UserError: an adapter cannot be served, or there are more than --max-adapters.
     """
-    from vllm.config import LoRAConfig
-    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
-
     from qwen_vqa.plugin.adapter import check_adapter
+    from qwen_vqa.serving.vllm_api import LoRAConfig, LoRAModulePath
 
     named = {module.name: Path(module.path) for module in args.lora_modules or []} | checkpoint.adapters
     args.max_adapters = _most(args, len(named))
@@ -100,7 +98,7 @@ def allocated_rank(rank: int) -> int:
     """
     from typing import get_args
 
-    from vllm.config.lora import MaxLoRARanks
+    from qwen_vqa.serving.vllm_api import MaxLoRARanks
 
     ranks = [allowed for allowed in get_args(MaxLoRARanks) if allowed >= rank]
     if not ranks:

@@ -14,19 +14,22 @@ from pathlib import Path
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response
-from vllm.engine.protocol import EngineClient
-from vllm.entrypoints.openai.models.api_router import models
-from vllm.entrypoints.openai.models.serving import OpenAIServingModels
-from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
-from vllm.entrypoints.serve.utils.api_utils import validate_json_request
-from vllm.lora.request import LoRARequest
-from vllm.v1.engine.exceptions import EngineDeadError
 
 from qwen_vqa.plugin.adapter import AdapterError, check_adapter, linear_layers
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.serving.log import say
 from qwen_vqa.serving.models_in_use import ModelsInUse
 from qwen_vqa.serving.refusals import RefusedError
+from qwen_vqa.serving.vllm_api import (
+    EngineClient,
+    EngineDeadError,
+    LoadLoRAAdapterRequest,
+    LoRARequest,
+    OpenAIServingModels,
+    UnloadLoRAAdapterRequest,
+    models,
+    validate_json_request,
+)
 
 LOAD_PATH = "/v1/load_lora_adapter"
 UNLOAD_PATH = "/v1/unload_lora_adapter"

@@ -8,12 +8,8 @@ from pathlib import Path
 
 import torch
 from fastapi import FastAPI
-from vllm.config import ModelConfig
-from vllm.engine.protocol import EngineClient
-from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-from vllm.entrypoints.launchers.app import build_app
-from vllm.tasks import SupportedTask
 
+from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.serving.adapter_slots import ROUTE_GROUP
 from qwen_vqa.serving.adapters import AdapterChanges, attach_adapter_routes
 from qwen_vqa.serving.api_errors import ApiErrorsMiddleware
@@ -34,6 +30,7 @@ from qwen_vqa.serving.request_log import RequestLogMiddleware
 from qwen_vqa.serving.token_count import attach_token_count
 from qwen_vqa.serving.validation_errors import attach_validation_errors, request_fields
 from qwen_vqa.serving.verify_routes import attach_verify_routes
+from qwen_vqa.serving.vllm_api import EngineClient, ModelConfig, SupportedTask, build_app, init_app_state
 
 
 async def run_server(
@@ -86,7 +83,8 @@ def build_server_app(
     in_use = ModelsInUse()
     if args.guard.rules.is_open(ROUTE_GROUP):
         note = partial(adapter_note, Path(args.model), args.scheme) if args.scheme else None
-        changes = AdapterChanges(model_config.hf_config, args.max_adapters, args.max_lora_rank, in_use, note)
+        config: QwenVqaConfig = model_config.hf_config  # type: ignore[assignment] # vLLM says less of it
+        changes = AdapterChanges(config, args.max_adapters, args.max_lora_rank, in_use, note)
         attach_adapter_routes(app, changes)
     attach_ready(app, lifecycle, port_is_ours)
     attach_validation_errors(app)

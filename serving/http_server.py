@@ -10,13 +10,15 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from vllm.entrypoints.launchers.launcher import NoSignalServer
-from vllm.entrypoints.launchers.utils.constants import H11_MAX_INCOMPLETE_EVENT_SIZE_DEFAULT
-from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
-from vllm.entrypoints.launchers.utils.ssl import SSLCertRefresher
 
 from qwen_vqa.serving.lifecycle import Lifecycle
 from qwen_vqa.serving.listener import HTTP
+from qwen_vqa.serving.vllm_api import (
+    H11_MAX_INCOMPLETE_EVENT_SIZE_DEFAULT,
+    NoSignalServer,
+    SSLCertRefresher,
+    get_uvicorn_log_config,
+)
 
 UPGRADE = "Unsupported upgrade request."
 # For connections to close, once everything that ran has ended.

@@ -6,7 +6,7 @@ from argparse import Namespace
 from dataclasses import replace
 from typing import Any
 
-from vllm.tool_parsers.abstract_tool_parser import ToolParser, ToolParserManager
+from qwen_vqa.serving.vllm_api import ToolParser, ToolParserManager
 
 # Between two tokens of a tool call's JSON. xgrammar has no 0 here; Qwen's own calls have a space after colon and comma.
 MOST_WHITESPACE = 1

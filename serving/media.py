@@ -6,9 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, NoReturn
 
 from PIL import Image
-from vllm.exceptions import VLLMValidationError
-from vllm.multimodal.media import MediaConnector, MediaWithBytes
-from vllm.multimodal.media.connector import MEDIA_CONNECTOR_REGISTRY
 
 from qwen_vqa.plugin.data_url import is_data_url
 from qwen_vqa.plugin.image_detail import view_of, with_detail
@@ -19,6 +16,7 @@ from qwen_vqa.serving.content_checks import PlacedImage
 from qwen_vqa.serving.metrics import IMAGE_DECODE, IMAGE_FETCH
 from qwen_vqa.serving.request_images import RequestImages, request_images
 from qwen_vqa.serving.request_record import request_record
+from qwen_vqa.serving.vllm_api import MEDIA_CONNECTOR_REGISTRY, MediaConnector, MediaWithBytes, VLLMValidationError
 
 NAME = "qwen_vqa"
 # Pictures decoded at once: beside the event loop, and few, since one of the largest takes hundreds of megabytes.

@@ -109,7 +109,7 @@ def output_layer_bytes(config: QwenVqaConfig, stored: str, output_layer: str) ->
 
 def available_memory() -> int:
     """Free bytes of this machine, or what its container may use at most."""
-    from vllm.utils.cpu_resource_utils import get_cgroup_memory_limit
+    from qwen_vqa.serving.vllm_api import get_cgroup_memory_limit
 
     available = psutil.virtual_memory().available
     return min(available, get_cgroup_memory_limit() or available)
@@ -117,7 +117,7 @@ def available_memory() -> int:
 
 def node_memory() -> int:
     """Free bytes, as vLLM counts them before it takes the KV cache: of the NUMA node where its first thread runs."""
-    from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
+    from qwen_vqa.serving.vllm_api import get_allowed_cpu_list, get_memory_node_info
 
     return get_memory_node_info(get_allowed_cpu_list()[0].numa_node).available_memory
 

@@ -2,10 +2,9 @@
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from vllm.entrypoints.openai.models.api_router import models
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse, ModelCard
 
 from qwen_vqa.serving.refusals import RefusedError
+from qwen_vqa.serving.vllm_api import ErrorResponse, ModelCard, models
 
 PATH = "/v1/models/{model}"
 

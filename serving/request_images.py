@@ -42,6 +42,7 @@ CHECKS: dict[str, Check] = {
     "/v1/messages": messages_images,
     "/v1/messages/count_tokens": messages_images,
     "/v1/messages/render": messages_images,
+    "/v1/decisions": responses_images,  # since vLLM 0.33; it takes text alone, in the form of /v1/responses
     "/v1/responses": responses_images,
     "/v1/responses/render": responses_images,
 }

@@ -65,6 +65,7 @@ RULES = [
     *_group("adapters", Access.ADMIN, "POST /v1/load_lora_adapter", "POST /v1/unload_lora_adapter"),
     *_group("batch", Access.KEY, "POST /v1/chat/completions/batch", limited=True),
     *_group("scoring", Access.KEY, "POST /generative_scoring", "POST /v1/systemone", limited=True),
+    *_group("scoring", Access.KEY, "POST /v1/decisions", limited=True),  # since vLLM 0.33
     *_group(
         "verify",
         Access.KEY,

@@ -30,6 +30,7 @@ from qwen_vqa.serving.tool_calls import STRICT_LEVEL, complete_tool_calls
 if TYPE_CHECKING:
     from qwen_vqa.serving.checks import CheckedCheckpoint
     from qwen_vqa.serving.server_process import ToSupervisor
+    from qwen_vqa.serving.vllm_api import FlexibleArgumentParser
 
 # A GiB holds 600 images of 384 x 384 in float32.
 IMAGE_CACHE_GIB = 1.0
@@ -124,6 +125,9 @@ def main(argv: list[str]) -> int:
         print(HELP)
         return 0
     if any(argument.startswith("--help=") for argument in argv):
+        from qwen_vqa.serving.server_imports import check_server
+
+        check_server()
         _parse(argv)  # vLLM's parser answers, and ends the program
     if argv and not argv[0].startswith("-"):
         check_checkpoint(Path(argv[0]))  # before vLLM's import, which takes seconds
@@ -161,8 +165,10 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
 
     hold_to_one_thread()
     from qwen_vqa.serving.checks import check_plugin, checked_checkpoint, register_imported_model
+    from qwen_vqa.serving.server_imports import check_server
 
     check_plugin()
+    check_server()
     register_imported_model()
     args = _parse(argv)
     check_same_listener(argv, args)
@@ -173,17 +179,13 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
     _run(args, sock, supervisor, started)
 
 
-def _parse(argv: list[str]) -> Namespace:
-    from vllm.config.logging import LoggingConfig
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
+def server_parser() -> "FlexibleArgumentParser":
+    """vLLM's command line of its server, with our flags and defaults."""
     from qwen_vqa.serving.cpu_choices import add_cpu_flags
     from qwen_vqa.serving.guard import add_guard_flags
-    from qwen_vqa.serving.image_flags import add_image_flags, image_rules
+    from qwen_vqa.serving.image_flags import add_image_flags
+    from qwen_vqa.serving.vllm_api import FlexibleArgumentParser, make_arg_parser
 
-    cli_env_setup()
     parser = make_arg_parser(FlexibleArgumentParser(prog="qwen-vqa serve"))
     parser.add_argument("--verify", action="store_true", help="open the route that `qwen-vqa verify` uses")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what the checkpoint makes of a request")
@@ -198,7 +200,15 @@ def _parse(argv: list[str]) -> Namespace:
     parser.set_defaults(mm_processor_cache_type="shm", mm_processor_cache_gb=None)
     # Its lines tell of what this command says itself; with --uvicorn-log-level info they are back.
     parser.set_defaults(tool_strict_level=STRICT_LEVEL, uvicorn_log_level="warning", scheme=None)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _parse(argv: list[str]) -> Namespace:
+    from qwen_vqa.serving.image_flags import image_rules
+    from qwen_vqa.serving.vllm_api import LoggingConfig, cli_env_setup, validate_parsed_serve_args
+
+    cli_env_setup()
+    args = server_parser().parse_args(argv)
     args.model = args.model_tag or str(DEMO_CHECKPOINT)
     if args.mm_processor_cache_gb is None:
         args.mm_processor_cache_gb = _image_cache_gib()
@@ -244,12 +254,11 @@ def _complete_guard(args: Namespace) -> None:
 
 def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Mapping[str, str]) -> None:
     """Fill in what the checkpoint and the machine say, where the user said nothing, in `environment` neither."""
-    from vllm.platforms import current_platform
-
     from qwen_vqa.serving.cpu_choices import complete_for_cpu
     from qwen_vqa.serving.engine import choose_executor
     from qwen_vqa.serving.float_type import choose_gpu_float_type
     from qwen_vqa.serving.quantised import check_quantised, scheme_in_memory
+    from qwen_vqa.serving.vllm_api import current_platform
 
     args.scheme = scheme_in_memory(args, checkpoint)
     for note in check_quantised(args, checkpoint):

@@ -37,7 +37,7 @@ class Machine:
     @classmethod
     def here(cls) -> "Machine":
         """Of this process."""
-        from vllm.utils.cpu_resource_utils import get_allowed_cpu_list
+        from qwen_vqa.serving.vllm_api import get_allowed_cpu_list
 
         cpus = get_allowed_cpu_list()
         cores = {(cpu.numa_node, cpu.physical_core) for cpu in cpus}

@@ -1,15 +1,20 @@
 """A route that says what a chat request would cost before it is sent, by the renderer that would render it."""
 
 from dataclasses import replace
+from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from vllm.config import ModelConfig
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.utils.api_utils import validate_json_request
-from vllm.renderers import TokenizeParams
+
+from qwen_vqa.serving.vllm_api import (
+    ChatCompletionRequest,
+    ErrorResponse,
+    ModelConfig,
+    ServingRender,
+    TokenizeParams,
+    validate_json_request,
+)
 
 PATH = "/v1/chat/completions/tokens"
 # A prompt too long for the model is counted, too, that its sender learns by how much; but not a book.
@@ -47,7 +52,7 @@ def attach_token_count(app: FastAPI) -> None:
     )
     async def count_chat_tokens(request: TokenCountRequest, raw_request: Request) -> JSONResponse:
         """Tokens of a chat request's prompt. Nothing is generated."""
-        renderer = raw_request.app.state.serving_render
+        renderer: ServingRender = raw_request.app.state.serving_render
         unknown = await renderer._check_model(request)
         if unknown is not None:
             return _error(unknown)
@@ -55,7 +60,7 @@ def attach_token_count(app: FastAPI) -> None:
         rendered = await renderer.online_renderer.render_chat(request, skip_mm_cache=True)
         if isinstance(rendered, ErrorResponse):
             return _error(rendered)
-        _, (engine_input,) = rendered
+        engine_input: Any = rendered[1][0]  # of a chat, never an encoder's and a decoder's apart
         prompt = len(engine_input["prompt_token_ids"])
         images = sum(place.length for place in engine_input.get("mm_placeholders", {}).get("image", ()))
         count = TokenCount(

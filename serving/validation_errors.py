@@ -11,12 +11,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import Response
-from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.openai.completion.protocol import CompletionRequest
-from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
 from qwen_vqa.serving.refusals import RefusedError
+from qwen_vqa.serving.vllm_api import (
+    AnthropicMessagesRequest,
+    ChatCompletionRequest,
+    CompletionRequest,
+    ResponsesRequest,
+)
 
 Error = dict[str, Any]
 _SHOWN_FORMS = 8

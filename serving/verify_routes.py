@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
-from vllm.engine.protocol import EngineClient
+
+from qwen_vqa.serving.vllm_api import EngineClient
 
 FEATURES_PATH = "/verify/image_features"
 SETTINGS_PATH = "/verify/settings"

@@ -57,9 +57,9 @@ def trainable_parts(model: QwenVqaForConditionalGeneration) -> dict[str, list[nn
 
 def training_arguments(config: TrainingConfig, output: str | Path, **overrides: Any) -> TrainingArguments:
     """The Trainer's arguments for a config; `overrides` go to TrainingArguments as they are."""
-    precision = config.precision
-    if precision == "auto":
-        precision = "bfloat16" if not torch.cuda.is_available() or torch.cuda.is_bf16_supported() else "float16"
+    # Without its emulation, which a T4 has, too, and which is slow.
+    has_bfloat16 = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    precision = training_precision(config.precision, has_bfloat16)
     arguments: dict[str, Any] = {
         "output_dir": str(output),
         "learning_rate": config.learning_rate,
@@ -89,6 +89,13 @@ def training_arguments(config: TrainingConfig, output: str | Path, **overrides: 
         "use_cpu": not torch.cuda.is_available(),
     }
     return TrainingArguments(**{**arguments, **overrides})
+
+
+def training_precision(asked: str, has_bfloat16: bool) -> str:
+    """bfloat16, float16 or float32; "auto" is bfloat16 where the hardware computes in it, else float16."""
+    if asked != "auto":
+        return asked
+    return "bfloat16" if has_bfloat16 else "float16"
 
 
 class QwenVqaTrainer(Trainer):

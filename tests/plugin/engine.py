@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 from PIL import Image
@@ -28,7 +28,10 @@ OPTIONS = {
     "kv_cache_memory_bytes": 2**26,
     "limit_mm_per_prompt": {"image": 8},
     "disable_log_stats": True,
+    "worker_extension_cls": "qwen_vqa.plugin.worker_extension.VerifyExtension",
 }
+# On GPUs vLLM's default, and there without the interpreter; on a CPU its runner V2 is refused for want of a Triton.
+MODEL_RUNNER_V2 = {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,11 @@ class Engine:
         self._pipe.send(function)
         return self._receive()
 
+    def apply_to_worker(self, function: Callable[[Any], Any]) -> Any:
+        """What a function of a module says of the engine's worker."""
+        self._pipe.send(("worker", function))
+        return self._receive()
+
     def _receive(self) -> Any:
         try:
             succeeded, result = self._pipe.recv()
@@ -110,6 +118,8 @@ def _context(new: bool) -> BaseContext:
 
 def _run(pipe: Connection, checkpoint: str, environment: dict[str, str], options: dict[str, Any]) -> None:
     os.environ.update(environment)
+    if environment.get("TRITON_INTERPRET") == "1":
+        _let_triton_interpret()
     try:
         from vllm import LLM
 
@@ -124,10 +134,23 @@ def _run(pipe: Connection, checkpoint: str, environment: dict[str, str], options
         except EOFError:
             return
         try:
-            result = llm.apply_model(asked)[0] if callable(asked) else _generate(llm, *asked)
+            if callable(asked):
+                result = llm.apply_model(asked)[0]
+            elif asked[0] == "worker":
+                result = llm.collective_rpc(asked[1])[0]
+            else:
+                result = _generate(llm, *asked)
             pipe.send((True, result))
         except Exception:
             pipe.send((False, traceback.format_exc()))
+
+
+def _let_triton_interpret() -> None:
+    """vLLM's build for CPUs wants a Triton with a backend for CPUs. The interpreter runs kernels as Python, and needs
+    none: a name in the list of backends is enough."""
+    from triton.backends import backends
+
+    backends["cpu"] = SimpleNamespace(driver=SimpleNamespace(is_active=lambda: False))
 
 
 def _generate(llm: Any, requests: list[Request], max_tokens: int) -> list[Answer]:

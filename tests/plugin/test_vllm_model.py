@@ -3,8 +3,9 @@
 import os
 import shutil
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_reference
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
-from tests.plugin.engine import Answer, Engine, EngineError, Request
+from tests.plugin.engine import MODEL_RUNNER_V2, Answer, Engine, EngineError, Request
 from tests.tiny import make_adapter, make_checkpoint, picture, tiny_config, tiny_model, tiny_processor
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -29,6 +30,7 @@ ADAPTER_PREFIXES = {
     "vllm": "language_model.model.layers.",
 }
 TOLERANCE = 1e-3
+V1_RUNNER = "vllm.v1.worker.gpu_model_runner"
 
 
 def turn(text: str) -> str:
@@ -75,16 +77,25 @@ class Served:
                 assert logprob == pytest.approx(step[token].item(), abs=TOLERANCE)
 
 
-@pytest.fixture(scope="module", params=["qwen2", "llama"])
+@pytest.fixture(scope="module", params=["qwen2", "llama", "qwen2 by model runner V2"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp(request.param)
-    checkpoint = make_checkpoint(folder / "checkpoint", request.param, tied=request.param == "qwen2")
+    """V1 is what vLLM takes on a CPU, V2 what it takes on a GPU."""
+    family, _, v2 = request.param.partition(" ")
+    environment = MODEL_RUNNER_V2 if v2 else None
+    folder = tmp_path_factory.mktemp(family)
+    checkpoint = make_checkpoint(folder / "checkpoint", family, tied=family == "qwen2")
     adapter = make_adapter(checkpoint, folder / "adapter")
     adapters = {shape: renamed(adapter, folder / shape, prefix) for shape, prefix in ADAPTER_PREFIXES.items()}
     # One slot more than adapters: on the CPU, vLLM 0.32 takes "no adapter" (-1) for the last slot, and a
     # request to the base model would get the answer of the adapter there.
-    with Engine(checkpoint, enable_lora=True, max_lora_rank=8, max_loras=len(adapters) + 1) as engine:
+    with Engine(checkpoint, environment, enable_lora=True, max_lora_rank=8, max_loras=len(adapters) + 1) as engine:
+        assert engine.apply_to_worker(model_runner) == ("vllm.v1.worker.gpu.model_runner" if v2 else V1_RUNNER)
         yield Served(engine, checkpoint, adapters)
+
+
+def model_runner(worker: Any) -> str:
+    """The module of the runner that stands behind the CPU's."""
+    return type(worker.model_runner).__mro__[1].__module__
 
 
 def renamed(adapter: Path, folder: Path, prefix: str) -> Path:
@@ -145,6 +156,29 @@ def test_an_adapter_acts_as_in_peft_whatever_its_names(served: Served, shape: st
     served.check(ONE_IMAGE, plain)
     served.check(ONE_IMAGE, adapted, served.adapted_reference)
     assert adapted.logprobs[0] != pytest.approx(plain.logprobs[0], abs=10 * TOLERANCE)
+
+
+def test_the_prefix_cache_keeps_adapters_apart(served: Served) -> None:
+    adapter = served.adapters["language-model"]
+    long = Request(turn(f"{IMAGE}tell " + "me more " * 60), [picture(10)])
+    adapted = Request(long.prompt, long.images, adapter)
+    answers = [served.engine.generate([request])[0] for request in (long, adapted, long, adapted)]
+    assert [answer.cached_tokens > 0 for answer in answers] == [False, False, True, True]
+    for answer, model in zip(answers, [served.reference, served.adapted_reference] * 2, strict=True):
+        served.check(long, answer, model)
+
+
+def test_the_workers_image_features_are_the_references(served: Served) -> None:
+    pixels = served.processor(text=IMAGE, images=[picture(11)], return_tensors="pt")["pixel_values"]
+    features = served.engine.apply_to_worker(partial(image_features, pixels.tolist()))
+    with torch.inference_mode():
+        expected = served.reference.connector(served.reference.get_image_features(pixels))
+    torch.testing.assert_close(torch.tensor(features), expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def image_features(pixels: list, worker: Any) -> list:
+    """Through the extension that `verify` uses."""
+    return worker.image_features(pixels)
 
 
 def test_a_request_cannot_choose_how_images_are_processed(served: Served) -> None:

@@ -19,7 +19,7 @@ from qwen_vqa.train.export import export
 from qwen_vqa.train.labels import IGNORED
 from qwen_vqa.train.recipe import STAGES, config_for, load_config
 from qwen_vqa.train.run import build_parser, train
-from qwen_vqa.train.trainer import prepare_model, trainable_parts
+from qwen_vqa.train.trainer import prepare_model, trainable_parts, training_precision
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.image_server import png
 from tests.tiny import picture, tiny_config, tiny_model, tiny_processor, user
@@ -286,6 +286,14 @@ def test_a_line_that_is_no_sample_is_named(tmp_path: Path, line: str, message: s
     (tmp_path / "bad.jsonl").write_text(line + "\n")
     with pytest.raises(UserError, match=message):
         prepare(tmp_path / "run", tmp_path / "bad.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_bfloat16", "expected"),
+    [("auto", True, "bfloat16"), ("auto", False, "float16"), ("bfloat16", False, "bfloat16")],
+)
+def test_the_precision_follows_the_hardware_unless_it_is_asked_for(asked: str, has_bfloat16: bool, expected: str):
+    assert training_precision(asked, has_bfloat16) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+../../../../plugin/vllm_api.py

@@ -1,0 +1,1 @@
+../../../../serving/vllm_api.py
