@@ -1,5 +1,6 @@
 """An image file to an RGB picture, for training as for serving; what a stranger may have sent is looked at first."""
 
+import re
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,6 +19,14 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
 ACCEPTED = "PNG, JPEG, WebP, GIF, AVIF, HEIC, TIFF, BMP and PPM"
 # Above this Pillow has its own opinion of an image's size.
 LARGEST_LIMIT = Image.MAX_IMAGE_PIXELS or 89_478_485
+# The longer side; no format of those that people send has more.
+LONGEST_SIDE = 65_535
+# Encoders make some ten scans. Each costs a decoder one pass over all pixels: so many passes over the largest picture
+# may be.
+MOST_PASSES = 32
+# A PPM's numbers stand at its beginning, with comments between them that Pillow reads byte by byte.
+_ANYMAP_HEADER = re.compile(rb"P[456f](?:\s+(?:#[^\n]*\n\s*)*\d+){2,3}\s")
+_HEADER_BYTES = 1024
 # Bytes at the beginning by which `looks_like_image` knows one.
 HEAD = 16
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"P5", b"P6")
@@ -159,8 +168,12 @@ def _pixel_data(data: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _decoded(data: bytes, label: str, limits: ImageLimits) -> Image.Image:
+    if data[:2] in _ANYMAPS or data.startswith((b"P5", b"P6")):
+        _check_anymap(data, label)
     image = Image.open(BytesIO(data), formats=_formats(data, label))
     _check_pixels(image, label, limits)
+    if image.format == "JPEG":
+        _check_scans(data, image, label, limits)
     if image.mode == "F":  # only the sender knows its range
         raise ImageError(f"{label}: its pixels are floating point numbers; save it with 8 or 16 bits.")
     try:
@@ -193,3 +206,22 @@ def _check_pixels(image: Image.Image, label: str, limits: ImageLimits) -> None:
         raise ImageError(
             f"{label}: {width} x {height} pixels are more than the limit of {limits.max_pixels:,}; send a smaller one."
         )
+    if max(width, height) > LONGEST_SIDE:
+        raise ImageError(f"{label}: {width} x {height} pixels; a side may have {LONGEST_SIDE:,} at most.")
+
+
+def _check_scans(data: bytes, image: Image.Image, label: str, limits: ImageLimits) -> None:
+    number = jpeg_segments.scans(data)
+    if number > 1 and number * image.width * image.height > MOST_PASSES * limits.max_pixels:
+        raise ImageError(
+            f"{label}: a progressive JPEG of {number} scans over {image.width} x {image.height} pixels, which takes "
+            "too long to decode; save it again."
+        )
+
+
+def _check_anymap(data: bytes, label: str) -> None:
+    """Pillow reads what is text in these files character by character, in Python."""
+    if data[:2] in (b"P1", b"P2", b"P3"):
+        raise ImageError(f"{label}: a {data[:2].decode()} file, whose pixels are text; save it as P6, or as PNG.")
+    if data[1:2] != b"F" and not _ANYMAP_HEADER.match(data[:_HEADER_BYTES]):
+        raise ImageError(f"{label}: a PPM whose width and height are not in its first {_HEADER_BYTES:,} bytes.")

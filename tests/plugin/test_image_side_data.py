@@ -3,8 +3,10 @@
 What is right comes from Pillow, which opens the same picture without the oddity; and from a browser.
 """
 
+import contextlib
 import io
 import struct
+import time
 import tracemalloc
 import zlib
 from base64 import b64encode
@@ -210,3 +212,48 @@ def test_it_looks_as_in_a_browser(page, name: str):
     opened = np.asarray(load_image(data)).astype(int)
     assert opened.shape == shown.shape
     assert np.abs(opened - shown).mean() < 2  # decoders round
+
+
+def progressive(side: int, scans: int) -> bytes:
+    """A progressive JPEG of one colour whose last scan is repeated, which changes no pixel."""
+    whole = saved(Image.new("RGB", (side, side), (200, 30, 30)), "JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xda") : -END]
+    return whole[:-END] + last * (scans - whole.count(b"\xff\xda")) + whole[-END:]
+
+
+def test_a_jpeg_of_many_scans_is_refused_where_decoding_takes_long():
+    """libjpeg-turbo's own advice; one such file of 224 KiB held a decoder for a minute."""
+    with pytest.raises(ImageError, match="progressive JPEG of 1500 scans over 6000 x 6000 pixels"):
+        load_image(progressive(6000, 1500))
+    assert load_image(progressive(6000, 20)).size == (6000, 6000)
+    assert load_image(progressive(300, 1500)).size == (300, 300)
+
+
+SLOW = {
+    "fill bytes before a marker": saved(HOPPER, "JPEG")[:2] + b"\xff" * 10**7 + saved(HOPPER, "JPEG")[2:],
+    "a PPM's comment of 10 MB": b"P6\n#" + b"a" * 10**7 + b"\n2 2\n255\n" + bytes(12),
+    "a PPM in text": b"P3\n1800 1800\n255\n" + b"1 " * (1800 * 1800 * 3),
+    "a PNG of one pixel's width": saved(Image.new("RGB", (1, 10**6)), "PNG"),
+    "a PGM whose numbers never come": b"P5\n" + b"#\n" * 10**6,
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_no_file_is_read_byte_by_byte(name: str):
+    """By the processor time that it takes, of which a byte in Python needs half a microsecond."""
+    started = time.process_time()
+    with contextlib.suppress(ImageError):
+        assert load_image(SLOW[name]).size == HOPPER.size
+    assert time.process_time() - started < 1
+
+
+def test_fill_bytes_change_no_pixel():
+    filled = load_image(SLOW["fill bytes before a marker"])
+    assert (np.asarray(filled) == np.asarray(load_image(saved(HOPPER, "JPEG")))).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_binary_anymaps_are_opened_with_comments_too(mode: str):
+    plain = saved(HOPPER.convert(mode), "PPM")
+    commented = plain[:2] + b"\n# by a camera\n" + plain[3:]
+    assert (np.asarray(load_image(commented)) == np.asarray(HOPPER.convert(mode).convert("RGB"))).all()
