@@ -22,9 +22,9 @@ def keep_kernels(environment: MutableMapping[str, str]) -> str | None:
     note = None
     named = environment.get("XDG_CACHE_HOME") or environment.get("VLLM_CACHE_ROOT") or environment.get(KERNELS)
     caches = Path(environment.get("XDG_CACHE_HOME") or _home_cache())
-    if (not named or _is_pytorchs_own(named)) and not _is_writable(caches):
+    if (not named or _is_pytorchs_own(named)) and not is_writable(caches):
         moved = Path(gettempdir()) / f"qwen-vqa-cache-{os.getuid()}"
-        if _is_writable(moved) and moved.stat().st_uid == os.getuid():  # nobody else's, who could put kernels into it
+        if is_writable(moved) and moved.stat().st_uid == os.getuid():  # nobody else's, who could put kernels into it
             note = f"caches are kept in {moved}: {caches} cannot be written (XDG_CACHE_HOME)"
             caches = moved
             environment["XDG_CACHE_HOME"] = str(moved)
@@ -40,7 +40,7 @@ def _home_cache() -> str:
     return os.path.expanduser("~/.cache")  # noqa: PTH111
 
 
-def _is_writable(folder: Path) -> bool:
+def is_writable(folder: Path) -> bool:
     """Whether files can be made in a folder, which is made if it is not there."""
     try:
         folder.mkdir(parents=True, mode=0o700, exist_ok=True)

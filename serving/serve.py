@@ -21,7 +21,7 @@ from qwen_vqa.plugin.decoding import Decoding
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
 from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
-from qwen_vqa.serving.compile_cache import keep_kernels
+from qwen_vqa.serving.compile_cache import is_writable, keep_kernels
 from qwen_vqa.serving.listener import add_life_flags, check_same_listener, listen_flags
 from qwen_vqa.serving.log import say, set_format
 from qwen_vqa.serving.threads import no_choice, wait_asleep
@@ -232,9 +232,12 @@ def _check_one_server(args: Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} starts no OpenAI API; qwen-vqa serve does not have it.")
 
 
-def _image_cache_gib() -> float:
+def _image_cache_gib(shared_memory: Path = Path("/dev/shm")) -> float:
     """Shared memory for processed images: at most half of what is free, which in a container may be little."""
-    free = shutil.disk_usage("/dev/shm").free / 2**30 if Path("/dev/shm").is_dir() else 0
+    if not is_writable(shared_memory):
+        say(f"no cache of processed images: {shared_memory} cannot be written")
+        return 0
+    free = shutil.disk_usage(shared_memory).free / 2**30
     size = min(IMAGE_CACHE_GIB, free / 2)
     if size < LEAST_IMAGE_CACHE_GIB:
         say(f"no cache of processed images: /dev/shm has {free:.2f} GiB free (docker run --shm-size gives more)")

@@ -21,10 +21,11 @@ from qwen_vqa.plugin.checkpoint import adapter_folders, check_checkpoint
 from qwen_vqa.plugin.checkpoint_summary import summary_lines
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.image_loader import load_image
+from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.comparison import ADVICE, Reference, StageResult, Tolerance, compare
-from qwen_vqa.train.script_output import ADVICE_FOR_SCRIPTS, compare_with_script, read_script_output
+from qwen_vqa.train.script_output import ADVICE_FOR_SCRIPTS, ScriptCase, compare_with_script, read_script_output
 from qwen_vqa.train.served_model import GREEDY, ServedModel, ServerSettings, served_models
 from qwen_vqa.train.server_process import started_server
 from qwen_vqa.train.verify_cases import Case, built_in_cases, case
@@ -143,7 +144,9 @@ def _check(
     ]
 
 
-def _check_script(served: ServedModel, script: list, processor, tolerance: Tolerance) -> list[dict]:
+def _check_script(
+    served: ServedModel, script: list[ScriptCase], processor: QwenVqaProcessor, tolerance: Tolerance
+) -> list[dict]:
     print(f"\n{served.name} at {served.url}")
     return [
         _told(served.name, one.case.name, result)

@@ -9,6 +9,7 @@ import pytest
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.checks import checked_checkpoint
 from qwen_vqa.serving.cpu_choices import STEP_TOKENS, check_no_speculation, choose_step_tokens
+from qwen_vqa.serving.serve import _image_cache_gib
 from tests.server import Server
 
 
@@ -46,6 +47,11 @@ def test_guessing_tokens_is_refused_with_the_reason():
     with pytest.raises(UserError, match=r"--speculative-config: on a CPU.*vLLM issue 55005"):
         check_no_speculation(Namespace(speculative_config={"method": "ngram", "num_speculative_tokens": 4}))
     check_no_speculation(Namespace(speculative_config=None))
+
+
+def test_without_shared_memory_there_is_no_cache_of_images_and_it_is_said(capsys):
+    assert _image_cache_gib(Path("/proc/shm")) == 0
+    assert "/proc/shm cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
