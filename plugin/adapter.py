@@ -16,19 +16,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
 
+from qwen_vqa.plugin.adapter_names import OTHER_PART, OUTPUT_LAYER, language_model_name, layer_prefix
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
-OUTPUT_LAYER = "lm_head"
-
-# Where a language model's layers lie in it, up to their number: as Qwen's, Llama's and most others'.
-LAYERS = "model.layers."
-# Parts beside the language model, whose layers may have the same names as its own.
-_OTHER_PART = re.compile(r"(?:^|\.)(?:vision\w*|visual|vit|image_\w+|siglip|clip|connector|\w*projector)\.")
-_BESIDE_LAYERS = re.compile(r"(?:^|\.)(?P<name>(?:embed_tokens|lm_head)(?:\..+)?)$")
 # PEFT's copy of the base model's own output layer, beside an adapter on it.
 _BASE_LAYER = ".base_layer."
 _TENSOR_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
@@ -59,36 +53,6 @@ class AdapterSummary:
     alpha: float
     target_modules: tuple[str, ...]
     num_tensors: int
-
-
-def language_model_name(tensor_name: str, layers: str = LAYERS) -> str:
-    """A tensor's or module's name in any layout that occurs, as the language model alone calls it.
-
-    A script wraps the language model as it likes: `base_model.model.model.layers.0...` (trained alone),
-    `base_model.model.llm.model.layers.0...`, `base_model.model.language_model.layers.0...`, a wrapper around a wrapper:
-    all become `model.layers.0...`. Names of other parts, such as a vision encoder, stay as they are.
-
-    Args:
-        layers: where the language model's layers lie (`layer_prefix`).
-    """
-    name = tensor_name.removeprefix("base_model.model.")
-    if _OTHER_PART.search(name):
-        return name
-    stack = layers.removesuffix(".").rpartition(".")[2]
-    if match := re.search(rf"(?:^|\.){re.escape(stack)}\.(?P<rest>\d+\..+)$", name):
-        return layers + match["rest"]
-    if match := _BESIDE_LAYERS.search(name):
-        root = "" if match["name"].startswith(OUTPUT_LAYER) else layers.removesuffix(f"{stack}.")
-        return root + match["name"]
-    return name.removeprefix("language_model.")
-
-
-def layer_prefix(names: Iterable[str]) -> str:
-    """Where a language model's layers lie, from its modules' names: `model.layers.` or, in GPT-2, `transformer.h.`."""
-    for name in names:
-        if match := re.match(r"(?P<prefix>(?:[A-Za-z_]\w*\.)+)0\.", name):
-            return match["prefix"]
-    return LAYERS
 
 
 Layers = Mapping[str, tuple[int, int]]
@@ -301,7 +265,7 @@ def _check_names(folder: Path, settings: Mapping[str, Any], pairs: Mapping[str, 
     kinds = {module.rpartition(".")[2] for module in unmatched}
     expected = [f"base_model.model.{name}" for name in layers if name.rpartition(".")[2] in kinds]
     expected = expected or [f"base_model.model.{name}" for name in layers]
-    others = [module for module in unmatched if _OTHER_PART.search(module.removeprefix("base_model.model."))]
+    others = [module for module in unmatched if OTHER_PART.search(module.removeprefix("base_model.model."))]
     if len(others) == len(unmatched):
         why = "They belong to another part of the model; only the language model's adapter is taken."
     else:

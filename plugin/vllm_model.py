@@ -10,7 +10,7 @@ from torch import nn
 from transformers.configuration_utils import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from qwen_vqa.plugin.adapter import layer_prefix
+from qwen_vqa.plugin.adapter_names import layer_prefix
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.host_memory import release_free_memory
 from qwen_vqa.plugin.vllm_api import (
@@ -175,7 +175,7 @@ def vision_float_type(config: QwenVqaConfig) -> AbstractContextManager[None]:
 def adapter_mapper(layers: str) -> WeightsMapper:
     """Renames the tensors of adapters, and nothing else, to where the language model's layers lie here.
 
-    Scripts name them in many ways (`plugin.adapter.language_model_name`); which are a language model's was looked at
+    Scripts name them in many ways (`plugin.adapter_names`); which are a language model's was looked at
     before vLLM sees them.
 
     Args:

@@ -65,7 +65,8 @@ def complete_adapters(
 
 def slot_bytes(args: Namespace, config: "QwenVqaConfig", number_bytes: int) -> int:
     """What all slots take in memory: each has room for both sides of an adapter of --max-lora-rank on every layer."""
-    from qwen_vqa.plugin.adapter import OUTPUT_LAYER, linear_layers
+    from qwen_vqa.plugin.adapter import linear_layers
+    from qwen_vqa.plugin.adapter_names import OUTPUT_LAYER
 
     if not args.enable_lora:
         return 0

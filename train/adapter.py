@@ -6,7 +6,7 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from transformers import PreTrainedModel
 
-from qwen_vqa.plugin.adapter import language_model_name, layer_prefix
+from qwen_vqa.plugin.adapter_names import language_model_name, layer_prefix
 from qwen_vqa.plugin.errors import UserError
 
 

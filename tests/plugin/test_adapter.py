@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from qwen_vqa.plugin.adapter import AdapterError, check_adapter, language_model_name
+from qwen_vqa.plugin.adapter import AdapterError, check_adapter
+from qwen_vqa.plugin.adapter_names import language_model_name
 from qwen_vqa.plugin.config import QwenVqaConfig
 from tests.tiny import make_adapter, make_checkpoint, tiny_config, tiny_processor
 

@@ -12,7 +12,7 @@ from qwen_vqa.serving.access import AccessMiddleware
 from qwen_vqa.serving.api_keys import KeyRing
 from qwen_vqa.serving.refusals import RefusedError
 from qwen_vqa.serving.route_rules import GROUPS, RULES, Access, RouteRules
-from qwen_vqa.serving.serve import HELP
+from qwen_vqa.serving.serve_help import HELP
 from tests.serving.asgi import client_of
 from tests.tiny import tiny_config, tiny_processor
 

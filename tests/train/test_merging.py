@@ -10,7 +10,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from qwen_vqa.plugin.adapter import AdapterError, language_model_name
+from qwen_vqa.plugin.adapter import AdapterError
+from qwen_vqa.plugin.adapter_names import language_model_name
 from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.merging import merge_adapter
 from tests.tiny import tiny_config, tiny_processor
@@ -96,6 +97,7 @@ def test_in_16_bits_it_is_rounded_once_and_says_how_much_that_took(tmp_path: Pat
         "base_model.model.language_model.layers",
         "base_model.model.base_model.model.model.layers",
         "base_model.model.model.text_model.layers",
+        "base_model.model.vision_language_model.model.layers",
         "base_model.model.module.llm.base_model.model.model.layers",
     ],
 )
