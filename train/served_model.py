@@ -1,6 +1,7 @@
 """A running server, as `qwen-vqa verify` sees it: what it makes of a request, stage by stage."""
 
 import io
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +92,9 @@ class ServedModel:
         # vLLM's own reader of its own wire format.
         from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import decode_mm_kwargs_item
 
-        pixels = [np.asarray(decode_mm_kwargs_item(item)["pixel_values"].data.float()) for item in items]  # type: ignore[union-attr] # ours is a tensor
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given buffer is not writable")  # nor is it written to
+            pixels = [np.asarray(decode_mm_kwargs_item(item)["pixel_values"].data.float()) for item in items]  # type: ignore[union-attr] # ours is a tensor
         return ServedPrompt(reply.json()["token_ids"], np.stack(pixels))
 
     def image_features(self, pixels: np.ndarray) -> np.ndarray | None:

@@ -111,7 +111,7 @@ def _served_lines(settings: ServerSettings | None, dtype: torch.dtype) -> list[s
     else:
         values = ", ".join(f"{name} {value:g}" for name, value in settings.decoding.items()) or "temperature 1"
         how = f"{values}. Such answers vary; compared are greedy ones, without penalties"
-    return [f"  {'served float types':<22s}{types}", f"  {'a client who sets none':<22s}{how}"]
+    return [f"  {'served float types':<22s}{types}", f"  {'client sets nothing':<22s}{how}"]
 
 
 def _check_all(
