@@ -38,6 +38,8 @@ class Parts:
     largest: int
     lora_inputs: int
     """Widths of the inputs of a layer's LoRAs, summed."""
+    encoder: int
+    """Of `whole`, the vision encoder's."""
 
 
 def parts_of(config: QwenVqaConfig, training: TrainingConfig) -> Parts:
@@ -54,7 +56,8 @@ def parts_of(config: QwenVqaConfig, training: TrainingConfig) -> Parts:
     everything = sum(weight.numel() for weight in model.parameters())
     layer = model.language_model.get_decoder().layers[0]
     inputs = sum(module.in_features for name, module in layer.named_modules() if name.endswith("lora_A.default"))
-    return Parts(sum(linear), everything - sum(linear) - trained, trained, max(linear), inputs)
+    encoder = sum(weight.numel() for weight in model.vision_encoder.parameters())
+    return Parts(sum(linear), everything - sum(linear) - trained, trained, max(linear), inputs, encoder)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,9 @@ def memory_of(
     at_once = min(LOGITS_AT_ONCE, training.batch_size * labelled)
     logits = LOGIT_BYTES * at_once * text.vocab_size
     return Memory(
-        weights=round(parts.roundable * ROUNDED[training.load_in]) + 2 * parts.whole,
+        weights=round(parts.roundable * ROUNDED[training.load_in])
+        + 2 * parts.whole
+        + (2 * parts.encoder if config.vision_in_float32 else 0),
         trained=(4 + 8) * parts.trained,
         gradients=(4 + 2) * parts.trained,  # and autocast's copies in 16 bits
         activations=standing + max(0, passing - logits),
@@ -109,15 +114,17 @@ def layer_bytes(config: QwenVqaConfig, training: TrainingConfig, parts: Parts, l
     gate, its SiLU and up; and for each LoRA its input and dropout's mask. A frozen matrix keeps nothing.
     """
     text = config.text_config
-    head = text.hidden_size // text.num_attention_heads
-    norms, queries = 2 * 4 * text.hidden_size, 2 * 2 * text.hidden_size
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    norms, queries = 2 * 4 * text.hidden_size, 2 * 2 * head * text.num_attention_heads
     keys, mask, mlp = 2 * 2 * head * text.num_key_value_heads, 2 * length, 3 * 2 * text.intermediate_size
     lora = (2 + (mask_bytes if training.dropout else 0)) * parts.lora_inputs
     return norms + queries + keys + mask + mlp + lora
 
 
 def full_model() -> QwenVqaConfig:
-    """google/vit-base-patch32-384 and Qwen/Qwen2.5-3B-Instruct, from their config.json."""
+    """google/vit-base-patch32-384 and Qwen/Qwen2.5-3B-Instruct, from their config.json, as `assemble` puts them together:
+    the language model in 16 bits, the encoder in float32.
+    """
     text = Qwen2Config(
         hidden_size=2048,
         num_hidden_layers=36,
@@ -127,7 +134,8 @@ def full_model() -> QwenVqaConfig:
         vocab_size=151936,
         tie_word_embeddings=True,
     )
-    return QwenVqaConfig(ViTConfig(image_size=384, patch_size=32), text, {"hidden_size": 2048}, image_token_id=151655)
+    vision = ViTConfig(image_size=384, patch_size=32)
+    return QwenVqaConfig(vision, text, {"hidden_size": 2048}, image_token_id=151655, vision_in_float32=True)
 
 
 def table(config: QwenVqaConfig, training: TrainingConfig, lengths: list[int], labelled: int, card: float) -> str:

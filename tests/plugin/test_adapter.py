@@ -124,6 +124,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
                 **old,
                 "base_model.model.lm_head.lora_A.weight": torch.ones(4, 128),
                 "base_model.model.lm_head.lora_B.weight": torch.ones(200, 4),
+                "base_model.model.lm_head.base_layer.weight": torch.ones(200, 128),  # PEFT saves it beside
             }
         ),
         "changes lm_head, which vLLM serves without adapters",

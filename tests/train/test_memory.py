@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from transformers import Qwen3Config, ViTConfig
 
+from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.train.checkpoint import load_reference
-from qwen_vqa.train.memory import full_model, main, memory_of, parts_of
+from qwen_vqa.train.memory import full_model, layer_bytes, main, memory_of, parts_of
 from qwen_vqa.train.memory_check import CASES, measured_and_predicted
 from qwen_vqa.train.training_config import TrainingConfig
 
@@ -35,6 +37,18 @@ def test_the_full_model_has_the_published_number_of_weights():
     language_model = parts.roundable + parts.whole - 87_000_000
     assert language_model == pytest.approx(3.09e9, rel=0.005)  # Qwen2.5-3B's model card: 3.09 billion
     assert parts.trained == 29_491_200 + 768 * 2048 + 2048 + 2048 * 2048 + 2048
+
+
+def test_heads_have_the_size_that_the_config_says():
+    """Qwen3-0.6B: 16 heads of 128 at a width of 1,024."""
+    sizes = {"hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 8, "num_hidden_layers": 2}
+    vision = ViTConfig(image_size=384, patch_size=32)
+    config = QwenVqaConfig(vision, Qwen3Config(head_dim=128, vocab_size=1000, intermediate_size=3072, **sizes))
+    training = TrainingConfig(dropout=0)
+    parts = parts_of(config, training)
+    kept = layer_bytes(config, training, parts, 64)
+    queries, keys, mask, mlp = 2 * 2 * 16 * 128, 2 * 2 * 8 * 128, 2 * 64, 3 * 2 * 3072
+    assert kept == 2 * 4 * 1024 + queries + keys + mask + mlp + 2 * parts.lora_inputs
 
 
 def test_the_command_says_what_fits(capsys):
