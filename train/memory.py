@@ -122,8 +122,9 @@ def layer_bytes(config: QwenVqaConfig, training: TrainingConfig, parts: Parts, l
 
 
 def full_model() -> QwenVqaConfig:
-    """google/vit-base-patch32-384 and Qwen/Qwen2.5-3B-Instruct, from their config.json, as `assemble` puts them together:
-    the language model in 16 bits, the encoder in float32.
+    """google/vit-base-patch32-384 and Qwen/Qwen2.5-3B-Instruct, from their config.json.
+
+    As `assemble` puts them together: the language model in 16 bits, the encoder in float32.
     """
     text = Qwen2Config(
         hidden_size=2048,
