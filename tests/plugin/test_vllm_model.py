@@ -15,7 +15,7 @@ from transformers import AutoProcessor
 
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.adapter import attach_adapter
-from qwen_vqa.train.checkpoint import load_reference
+from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 from tests.plugin.engine import MODEL_RUNNER_V2, Answer, Engine, EngineError, Request
 from tests.tiny import make_adapter, make_checkpoint, picture, tiny_config, tiny_model, tiny_processor
@@ -205,6 +205,41 @@ def test_peft_names_an_adapter_of_this_projects_model_as_expected(tmp_path: Path
     names = load_file(tmp_path / "adapter_model.safetensors")
     assert len(names) == 8
     assert all(name.startswith(ADAPTER_PREFIXES["our-model"]) for name in names)
+
+
+@pytest.mark.parametrize("environment", [None, MODEL_RUNNER_V2], ids=["V1", "V2"])
+def test_a_vision_side_in_float32_beside_a_language_model_in_16_bits(tmp_path: Path, environment) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", dtype=torch.bfloat16, vision_in_float32=True)
+    reference = load_reference(checkpoint)
+    pixels = load_processor(checkpoint).image_processor(picture(1), return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        expected = reference.connector(reference.get_image_features(pixels))
+    assert expected.dtype == torch.float32
+    with Engine(checkpoint, environment, dtype="bfloat16") as engine:
+        assert engine.apply_to_worker(float_types) == {
+            "language_model": "bfloat16",
+            "vision_encoder": "float32",
+            "connector": "float32",
+        }
+        features = engine.apply_to_worker(partial(image_features, pixels=pixels.tolist()))
+        [answer] = engine.generate([ONE_IMAGE])
+    # The language model gets them in its own float type: rounded once, at the end.
+    assert torch.equal(torch.tensor(features).bfloat16(), torch.tensor(features))
+    torch.testing.assert_close(torch.tensor(features), expected, atol=0, rtol=2**-8)
+    inputs = load_processor(checkpoint)(text=ONE_IMAGE.prompt, images=ONE_IMAGE.images, return_tensors="pt")
+    with torch.inference_mode():
+        first = reference(**inputs).logits[0, -1].float().log_softmax(-1)
+    assert answer.logprobs[0][answer.token_ids[0]] == pytest.approx(first[answer.token_ids[0]].item(), abs=0.1)
+
+
+def float_types(worker: Any) -> dict[str, str]:
+    """By the extension that `verify` uses."""
+    return worker.float_types()
+
+
+def image_features(worker: Any, pixels: list) -> list:
+    """By the extension that `verify` uses."""
+    return worker.image_features(pixels)
 
 
 def test_two_tensor_parallel_ranks_answer_alike(tmp_path: Path) -> None:
