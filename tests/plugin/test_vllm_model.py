@@ -221,7 +221,7 @@ def test_a_vision_side_in_float32_beside_a_language_model_in_16_bits(tmp_path: P
             "vision_encoder": "float32",
             "connector": "float32",
         }
-        features = engine.apply_to_worker(partial(image_features, pixels=pixels.tolist()))
+        features = engine.apply_to_worker(partial(image_features, pixels.tolist()))
         [answer] = engine.generate([ONE_IMAGE])
     # The language model gets them in its own float type: rounded once, at the end.
     assert torch.equal(torch.tensor(features).bfloat16(), torch.tensor(features))
@@ -235,11 +235,6 @@ def test_a_vision_side_in_float32_beside_a_language_model_in_16_bits(tmp_path: P
 def float_types(worker: Any) -> dict[str, str]:
     """By the extension that `verify` uses."""
     return worker.float_types()
-
-
-def image_features(worker: Any, pixels: list) -> list:
-    """By the extension that `verify` uses."""
-    return worker.image_features(pixels)
 
 
 def test_two_tensor_parallel_ranks_answer_alike(tmp_path: Path) -> None:
