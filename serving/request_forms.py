@@ -49,6 +49,7 @@ FORMS: dict[str, Callable[[Body], bool]] = {
     "/generative_scoring": chat_forms,
     "/invocations": chat_forms,
     "/tokenize": chat_forms,
+    "/v1/decisions": responses_forms,  # since vLLM 0.33
     "/v1/messages": tool_forms,
     "/v1/messages/count_tokens": tool_forms,
     "/v1/messages/render": tool_forms,
