@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from qwen_vqa.plugin.adapter import AdapterError, AdapterSummary, read_settings, summary_of
-from qwen_vqa.train.adapter import adapter_weights
+from qwen_vqa.train.adapter import adapter_config, adapter_weights
 
 # What cannot be written into the weights once and for all, or changes the base model's weights before training.
 _NOT_MERGED = {
@@ -60,12 +60,12 @@ def merge_adapter(language_model: PreTrainedModel, folder: Path) -> Merged:
             "with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it."
         )
     try:
-        weights = adapter_weights(language_model, folder)
+        weights, config = adapter_weights(language_model, folder), adapter_config(language_model, folder)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise AdapterError(f"the adapter {folder} cannot be read: {str(error).splitlines()[0]}.") from error
     tied = _part_embeddings(language_model)
     with torch.random.fork_rng():
-        model = get_peft_model(language_model, PeftConfig.from_pretrained(str(folder)))
+        model = get_peft_model(language_model, config)
     _place(model, weights, folder)
     changes_modules = any(isinstance(module, AuxiliaryTrainingWrapper) for module in model.modules())
     merged, changed, lost = merge_in_place(model, str(folder))

@@ -111,6 +111,49 @@ def test_an_adapter_of_the_whole_model_under_another_name_is_the_same(tmp_path: 
         torch.testing.assert_close(attach_adapter(language_model(), tmp_path)(IDS).logits, expected)
 
 
+class Script(torch.nn.Module):
+    """A script's own module, with the language model in it under a name of its choice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = torch.nn.Sequential(torch.nn.Linear(4, 4))
+        self.llm = language_model()
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.llm(ids).logits
+
+
+SETTINGS: dict[str, dict] = {
+    "a list of layers": {"target_modules": ["q_proj", "down_proj"]},
+    "a regular expression": {"target_modules": r"llm\.model\.layers\.\d+\.(self_attn\.q_proj|mlp\.down_proj)"},
+    "ranks of their own": {
+        "target_modules": ["q_proj", "down_proj"],
+        "rank_pattern": {r"llm\.model\.layers\.0\.self_attn\.q_proj": 8, "down_proj": 2},
+    },
+    "alphas of their own": {
+        "target_modules": ["q_proj", "down_proj"],
+        "alpha_pattern": {"llm.model.layers.1.mlp.down_proj": 32},
+    },
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_an_adapter_that_a_script_trained_on_its_own_module_is_the_same(tmp_path: Path, settings: str):
+    """By PEFT on that module, whose names for ranks, alphas and layers are not the language model's."""
+    torch.manual_seed(1)
+    model = get_peft_model(Script(), LoraConfig(**{"r": 4, "lora_alpha": 8, **SETTINGS[settings]})).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.15)
+    model.save_pretrained(str(tmp_path))
+    with torch.inference_mode():
+        expected = model(IDS)
+        torch.testing.assert_close(attach_adapter(language_model(), tmp_path)(IDS).logits, expected)
+        merged = merge_adapter(language_model(), tmp_path).model(IDS).logits
+        torch.testing.assert_close(merged, expected, atol=2e-5, rtol=1e-5)
+
+
 def test_names_of_other_parts_stay_as_they_are():
     for name in ("vision_model.encoder.layers.0.self_attn.q_proj", "vit.layers.3.mlp.fc1", "model.connector.0.weight"):
         assert language_model_name(f"base_model.model.{name}") == name
