@@ -202,9 +202,7 @@ def _contents(folder: Path) -> tuple[dict[str, tuple[int, ...]], bool, str | Non
     """Shapes of the file's tensors by name, whether any lora_B holds something other than zero, and the name of a
     tensor that holds values which are no numbers.
     """
-    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if path is None:
-        raise AdapterError(f"the adapter {folder} has no weights: {' or '.join(WEIGHT_FILES)} is missing.")
+    path = weight_file(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     changes_something, broken = False, None
     try:
@@ -216,6 +214,18 @@ def _contents(folder: Path) -> tuple[dict[str, tuple[int, ...]], bool, str | Non
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, AttributeError) as error:
         raise AdapterError(f"{path} cannot be read: {error}. Copy the adapter again.") from error
     return shapes, changes_something, broken
+
+
+def weight_file(folder: Path) -> Path:
+    """An adapter's file of tensors.
+
+    Raises:
+        AdapterError: there is none.
+    """
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise AdapterError(f"the adapter {folder} has no weights: {' or '.join(WEIGHT_FILES)} is missing.")
+    return path
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:

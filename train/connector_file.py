@@ -110,7 +110,10 @@ def _file_of(path: Path) -> Path:
 
 def _shard(index: Path) -> Path:
     """Of a checkpoint in several files, the one with the connector."""
-    weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{index} is no index of a checkpoint's files ({error}). Copy the checkpoint again.") from error
     files = sorted({file for name, file in weight_map.items() if _PART.search(name)})
     if len(files) != 1:
         raise UserError(

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
-from qwen_vqa.plugin.adapter import AdapterError, AdapterSummary, read_settings, summary_of
+from qwen_vqa.plugin.adapter import AdapterError, AdapterSummary, read_settings, summary_of, weight_file
 from qwen_vqa.train.adapter import adapter_config, adapter_weights
 
 # What cannot be written into the weights once and for all, or changes the base model's weights before training.
@@ -59,6 +59,7 @@ def merge_adapter(language_model: PreTrainedModel, folder: Path) -> Merged:
             f"the adapter {folder} began with init_lora_weights {init!r}, which changes the base model, too. Save it "
             "with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it."
         )
+    weight_file(folder)  # without one, PEFT would look for it on the hub
     try:
         weights, config = adapter_weights(language_model, folder), adapter_config(language_model, folder)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:

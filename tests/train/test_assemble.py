@@ -218,6 +218,13 @@ def test_a_connector_among_a_whole_models_weights_is_found(artefacts: Path, tmp_
     assert all(torch.equal(loaded[ours], saved[theirs]) for ours, theirs in ORIGINAL.items())
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": {"llm.lm_head.weight": "a.safetensors"}}'])
+def test_an_index_without_a_connector_is_refused(tmp_path: Path, content: str):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(UserError, match=r"index\.json"):
+        load_connector(tmp_path)
+
+
 def test_a_file_without_a_connector_is_refused_with_a_few_names(artefacts: Path, tmp_path: Path):
     state = {name: value for name, value in trainers_checkpoint(artefacts).items() if "connector" not in name}
     save_file(state, tmp_path / "model.safetensors")

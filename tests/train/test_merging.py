@@ -192,6 +192,14 @@ def test_what_does_not_fit_is_refused(tmp_path: Path):
         refused(folder, message)
 
 
+def test_without_its_weights_an_adapter_is_not_looked_for_on_the_hub(tmp_path: Path):
+    trained(tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"xx")
+    refused(tmp_path, "cannot be read")
+    (tmp_path / "adapter_model.safetensors").unlink()
+    refused(tmp_path, "adapter_model.safetensors or adapter_model.bin is missing")
+
+
 def test_what_cannot_be_merged_says_why(tmp_path: Path):
     trained(tmp_path)
     change_settings(tmp_path, init_lora_weights="pissa")
