@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass
 
 from qwen_vqa.train.demo import words
+from qwen_vqa.train.demo.json_answers import json_turn
 from qwen_vqa.train.demo.questions import Turn, ask, describe, fill, follow_up, hurried
 from qwen_vqa.train.demo.scenes import Scene
 
@@ -31,12 +32,14 @@ class Conversation:
 
 
 def make_conversation(rng: random.Random, scenes: list[Scene]) -> Conversation:
-    """A conversation about the first of `scenes`, or about two of them."""
+    """A conversation about the first of `scenes`, or about two of them; an eighth of them in JSON."""
     draw = rng.random()
     if draw < 0.03:
         return without_picture(rng)
     if draw < 0.15 and len(scenes) > 1:
         return about_two(rng, scenes)
+    if draw < 0.27 and (turn := json_turn(rng, scenes[0])):
+        return as_json(rng, *turn)
     return about_one(rng, scenes[0], rng.choices((1, 2, 3, 4, 5), (1, 1, 3, 4, 3))[0])
 
 
@@ -48,6 +51,13 @@ def about_one(rng: random.Random, scene: Scene, length: int) -> Conversation:
         turn = follow_up(rng, scene, subject) if subject and rng.random() < 0.35 else None
         turns.append(turn or ask(rng, scene))
     return Conversation(messages_of(rng, turns, 1), (0,), tuple(turns))
+
+
+def as_json(rng: random.Random, turn: Turn, system: str) -> Conversation:
+    """A question with JSON for an answer; `system` tells of the tool where it is a call."""
+    messages = messages_of(rng, [turn], 1)
+    told = [{"role": "system", "content": system}] if system else []
+    return Conversation([*told, *messages], (0,), (turn,))
 
 
 def about_two(rng: random.Random, scenes: list[Scene]) -> Conversation:
