@@ -50,7 +50,7 @@ def in_parallel(server: Server, asked: list[Case], model: str = NAME) -> list[bo
 
     def right(case: Case) -> bool:
         rng = random.Random(case.scenes[0].seed)
-        *messages, answer = messages_of(rng, list(case.turns), len(case.scenes))
+        *messages, answer = messages_of(rng, list(case.turns), *(case.a_turn or (len(case.scenes),)))
         pictures = [png(scene) for scene in case.scenes]
         return ask(server, *request_messages(messages, pictures), model=model) == answer["content"]
 

@@ -8,6 +8,7 @@ Every stage saves its work in --out; the same command goes on where an interrupt
 import argparse
 import json
 import platform
+import shutil
 import sys
 import time
 from datetime import datetime, timezone
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.demo import adapter, evaluate, examples, language, pretraining
 from qwen_vqa.train.demo.machine import processor_name
@@ -27,6 +29,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder for all stages; the result is in OUT/checkpoint")
+    add("--start-from", type=Path, metavar="CHECKPOINT", help="go on from this demo checkpoint: its encoder stays")
+    add("--learning-rate", type=float, default=2e-3, help="of the language stage (default: %(default)s)")
     add("--encoder-steps", type=int, default=pretraining.STEPS, help="of 192 pictures (default: %(default)s)")
     add("--pictures", type=int, default=PICTURES, help="for the language stage (default: %(default)s)")
     add("--steps", type=int, default=STEPS, help="of 32 conversations (default: %(default)s)")
@@ -45,13 +49,23 @@ def train(options: argparse.Namespace, argv: list[str]) -> Path:
     """All stages; a stage whose result is there is not done again."""
     torch.set_num_threads(options.workers)
     times = Stopwatch(options.out / "minutes.json")
-    with times("encoder"):
-        encoder_file = pretraining.train(options.out, options.encoder_steps, options.seed, options.workers)
+    encoder_file = None
+    if options.start_from:
+        begin_with(options.start_from, options.out / language.BASE)
+    else:
+        with times("encoder"):
+            encoder_file = pretraining.train(options.out, options.encoder_steps, options.seed, options.workers)
     checkpoint = options.out / "checkpoint"
     with times("language"):
         if not (checkpoint / "config.json").exists():
             language.train_language(
-                encoder_file, options.out, options.pictures, options.steps, options.seed, options.workers
+                encoder_file,
+                options.out,
+                options.pictures,
+                options.steps,
+                options.seed,
+                options.workers,
+                learning_rate=options.learning_rate,
             )
     with times("adapter"):
         features = language.stage_features(options.out, options.pictures)
@@ -66,6 +80,13 @@ def train(options: argparse.Namespace, argv: list[str]) -> Path:
     print(f"the checkpoint is {checkpoint}; serve it: qwen-vqa serve {checkpoint}", flush=True)
     examples.make_examples(checkpoint, options.out / "images")
     return checkpoint
+
+
+def begin_with(checkpoint: Path, base: Path) -> None:
+    """A copy of the checkpoint, without its adapters, as the language stage's base."""
+    if not (base / "config.json").exists():
+        load_reference(checkpoint)  # names what is wrong with it
+        shutil.copytree(checkpoint, base, ignore=shutil.ignore_patterns(ADAPTER_FOLDER), dirs_exist_ok=True)
 
 
 class Stopwatch:

@@ -32,7 +32,10 @@ class Conversation:
 
 
 def make_conversation(rng: random.Random, scenes: list[Scene]) -> Conversation:
-    """A conversation about the first of `scenes`, or about two of them; an eighth of them in JSON."""
+    """A conversation about the first of `scenes`, or about two of them; an eighth of them in JSON. Of more than two
+    scenes each gets its turn."""
+    if len(scenes) > 2:
+        return about_several(rng, scenes)
     draw = rng.random()
     if draw < 0.03:
         return without_picture(rng)
@@ -51,6 +54,21 @@ def about_one(rng: random.Random, scene: Scene, length: int) -> Conversation:
         turn = follow_up(rng, scene, subject) if subject and rng.random() < 0.35 else None
         turns.append(turn or ask(rng, scene))
     return Conversation(messages_of(rng, turns, 1), (0,), tuple(turns))
+
+
+def about_several(rng: random.Random, scenes: list[Scene]) -> Conversation:
+    """Each picture comes with a question about it, as in a long chat; now and then a second question follows."""
+    turns: list[Turn] = []
+    pictures: list[int] = []  # that come with each turn
+    for scene in scenes:
+        turn = ask(rng, scene)
+        turns.append(turn or Turn("describe", fill(rng, "describe"), describe(scene)))
+        pictures.append(1)
+        again = ask(rng, scene) if rng.random() < 0.15 else None
+        if again:
+            turns.append(again)
+            pictures.append(0)
+    return Conversation(messages_of(rng, turns, *pictures), tuple(range(len(scenes))), tuple(turns))
 
 
 def as_json(rng: random.Random, turn: Turn, system: str) -> Conversation:
@@ -96,12 +114,13 @@ def without_picture(rng: random.Random) -> Conversation:
     return Conversation(messages_of(rng, [turn], 0), (), (turn,))
 
 
-def messages_of(rng: random.Random, turns: list[Turn], pictures: int, picture_first: float = 0.8) -> list[dict]:
-    """Messages with the pictures in the first turn, before its text (a share of `picture_first`) or after it."""
+def messages_of(rng: random.Random, turns: list[Turn], *pictures: int, picture_first: float = 0.8) -> list[dict]:
+    """Messages with so many pictures a turn (of turns not named: none), before the turn's text (a share of
+    `picture_first`) or after it."""
     messages = []
     for position, turn in enumerate(turns):
         content: list[dict] = [{"type": "text", "text": turn.question}]
-        images = [{"type": "image"}] * (pictures if position == 0 else 0)
+        images = [{"type": "image"}] * (pictures[position] if position < len(pictures) else 0)
         content = images + content if rng.random() < picture_first else content + images
         messages.append({"role": "user", "content": content})
         messages.append({"role": "assistant", "content": turn.answer})

@@ -32,6 +32,7 @@ from qwen_vqa.train.demo.sentences import SKILLS as SENTENCE_SKILLS
 from qwen_vqa.train.demo.sentences import in_a_sentence
 
 BATCH = 100
+LONG_CONVERSATION = 8  # turns
 FIRST_SEED = 3_000_000_000  # of pictures that no stage of training draws
 
 
@@ -42,6 +43,7 @@ class Case:
     skill: str
     scenes: tuple[Scene, ...]
     turns: tuple[Turn, ...]
+    a_turn: tuple[int, ...] = ()  # pictures that come with each turn; all with the first by default
 
 
 def cases(skill: str, number: int) -> Iterator[Case]:
@@ -87,6 +89,19 @@ def _pictures(rng: random.Random, seed: int) -> Case:
     return Case("pictures", scenes, (turn,))
 
 
+def _conversation(rng: random.Random, seed: int) -> Case:
+    """Eight turns, each with a new picture and the question which number it shows; the last one counts."""
+    scenes: list[Scene] = []
+    turns: list[Turn] = []
+    while len(scenes) < LONG_CONVERSATION:
+        seed += 1_000_000
+        scene = make_scene(seed, True, "number")
+        if turn := ask(rng, scene, ["reading"]):
+            scenes.append(scene)
+            turns.append(turn)
+    return Case("conversation", tuple(scenes), tuple(turns), (1,) * len(scenes))
+
+
 _MAKERS: dict[str, Callable[[random.Random, int], Case | None]] = {
     "colour": _asking("colour", "colour", "colour_of_it", "colour_of_number"),
     "shape": _asking("shape", "shape", "shape_by_colour"),
@@ -103,6 +118,7 @@ _MAKERS: dict[str, Callable[[random.Random, int], Case | None]] = {
     "describe": _asking("describe", "describe"),
     "follow_up": _follow_up,
     "pictures": _pictures,
+    "conversation": _conversation,
 }
 SKILLS = tuple(_MAKERS)
 
@@ -123,10 +139,10 @@ class Evaluator:
             shown = chunk[1:] + chunk[:1] if pictures == "other" else chunk
             samples = []
             for case, source in zip(chunk, shown, strict=True):
-                count = 0 if pictures == "none" else len(case.scenes)
+                shares = (0,) if pictures == "none" else case.a_turn or (len(case.scenes),)
                 rng = random.Random(case.scenes[0].seed)
-                sample = {"sample_id": case.skill, "messages": messages_of(rng, list(case.turns), count)}
-                if count:
+                sample = {"sample_id": case.skill, "messages": messages_of(rng, list(case.turns), *shares)}
+                if any(shares):
                     sample["image_features"] = self.features(source.scenes)
                 samples.append(sample)
             right += self.samples_right(samples)

@@ -56,6 +56,7 @@ def work(rank: int, workers: int, port: int, base: Path, dataset: Dataset, confi
         replace(config, batch_size=config.batch_size // workers),
         run,
         logging_steps=20,
+        train_sampling_strategy="sequential",  # samples are drawn by chance already; batches are of one length
         ddp_backend="gloo" if workers > 1 else None,
         ddp_find_unused_parameters=False,
     )

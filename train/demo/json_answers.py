@@ -1,4 +1,4 @@
-"""Answers as JSON, as guided decoding lets the demo write them: an object of one or two fields, or a tool call.
+"""Answers as JSON, as guided decoding lets the demo write them: an object of one field, or a tool call.
 
 The grammar that a client's schema makes says where a text begins, and only the model can say that it is over.
 """

@@ -39,6 +39,8 @@ TEXT: dict[str, Any] = {
 }
 FIRST_SEED = 2_000_000_000  # of this stage's pictures
 ENCODED_AT_ONCE = 256
+BASE = "base"  # what the stage begins with
+SEVERAL_EVERY, MOST_PICTURES = 8, 10  # every eighth batch is of conversations about three to ten pictures
 
 
 def new_model(encoder_file: Path) -> tuple[QwenVqaForConditionalGeneration, QwenVqaProcessor]:
@@ -98,8 +100,11 @@ class Features:
 class FeatureConversations(Dataset):
     """`length` conversations about cached pictures; the trainer's samples, with features in place of images."""
 
-    def __init__(self, features: Features, length: int, make=make_conversation, name: str = "language") -> None:
+    def __init__(
+        self, features: Features, length: int, make=make_conversation, name: str = "language", several: int = 0
+    ) -> None:
         self.features, self.length, self.make, self.name = features, length, make, name
+        self.several = several  # samples a batch, where every eighth batch is to be about several pictures
 
     def __len__(self) -> int:
         return self.length
@@ -111,7 +116,8 @@ class FeatureConversations(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng = random.Random(f"{self.name} {index}")
-        pictures = [index % len(self.features.seeds), rng.randrange(len(self.features.seeds))]
+        others = [rng.randrange(len(self.features.seeds)) for _ in range(self.pictures_of(index) - 1)]
+        pictures = [index % len(self.features.seeds), *others]
         scenes: list[Scene] = [make_scene(self.features.seeds[picture]) for picture in pictures]
         conversation: Conversation = self.make(rng, scenes)
         shown = [pictures[position] for position in conversation.scenes]
@@ -120,14 +126,29 @@ class FeatureConversations(Dataset):
             sample["image_features"] = self.memory[shown].float()
         return sample
 
+    def pictures_of(self, index: int) -> int:
+        """How many the conversation may show: one number for all of a batch, as the shorter are padded."""
+        batch = index // self.several if self.several else 1
+        return 2 if batch % SEVERAL_EVERY else random.Random(f"{self.name} batch {batch}").randint(3, MOST_PICTURES)
+
 
 def train_language(
-    encoder_file: Path, out: Path, pictures: int, steps: int, seed: int = 0, workers: int = 2, batch_size: int = 32
+    encoder_file: Path | None,
+    out: Path,
+    pictures: int,
+    steps: int,
+    seed: int = 0,
+    workers: int = 2,
+    batch_size: int = 32,
+    learning_rate: float = 2e-3,
 ) -> Path:
-    """Encode `pictures`, train for `steps`, and return the finished checkpoint folder in `out`."""
+    """Encode `pictures`, train for `steps`, and return the finished checkpoint folder in `out`.
+
+    Without an `encoder_file` the checkpoint in `out`/base goes on.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    base, run, final = out / "base", out / "language", out / "checkpoint"
-    if not (base / "config.json").exists():
+    base, run, final = out / BASE, out / "language", out / "checkpoint"
+    if encoder_file and not (base / "config.json").exists():
         torch.manual_seed(seed)
         save_checkpoint(base, *new_model(encoder_file))
     model, processor = load_reference(base), load_processor(base)
@@ -135,8 +156,8 @@ def train_language(
     if not features.file.exists():
         features.make(model.vision_encoder)
     config = TrainingConfig(
-        learning_rate=2e-3,
-        connector_learning_rate=2e-3,
+        learning_rate=learning_rate,
+        connector_learning_rate=learning_rate,
         rank=0,
         full_language_model=True,
         batch_size=batch_size,
@@ -147,7 +168,7 @@ def train_language(
         save_steps=100,
         seed=seed,
     )
-    dataset = FeatureConversations(features, steps * batch_size)
+    dataset = FeatureConversations(features, steps * batch_size, several=batch_size)
     model = fit(base, dataset, config, run, workers).to(torch.bfloat16)
     model.config.use_cache = True
     for part in (model.config.text_config, model.config.vision_config):
