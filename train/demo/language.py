@@ -151,7 +151,7 @@ def train_language(
     if encoder_file and not (base / "config.json").exists():
         torch.manual_seed(seed)
         save_checkpoint(base, *new_model(encoder_file))
-    model, processor = load_reference(base), load_processor(base)
+    model, processor = load_reference(base, torch.float32), load_processor(base)
     features = stage_features(out, pictures)
     if not features.file.exists():
         features.make(model.vision_encoder)
