@@ -4,7 +4,8 @@ import binascii
 import re
 from urllib.parse import unquote
 
-from qwen_vqa.plugin.image_loader import HEAD, ImageError, ImageLimits, check_size, looks_like_image
+from qwen_vqa.plugin.image_limits import ImageError, ImageLimits, check_size
+from qwen_vqa.plugin.image_loader import HEAD, looks_like_image
 
 EXAMPLE = "data:image/png;base64,iVBORw0KGgo..."
 _BINARY = ("", "application/octet-stream", "binary/octet-stream")

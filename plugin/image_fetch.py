@@ -20,15 +20,8 @@ from yarl import URL
 
 from qwen_vqa.plugin.addresses import refusal
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_loader import (
-    ACCEPTED,
-    DEFAULT_LIMITS,
-    HEAD,
-    ImageError,
-    ImageLimits,
-    check_size,
-    looks_like_image,
-)
+from qwen_vqa.plugin.image_limits import DEFAULT_LIMITS, ImageError, ImageLimits, check_size
+from qwen_vqa.plugin.image_loader import ACCEPTED, HEAD, looks_like_image
 
 PORTS = {"http": 80, "https": 443}
 HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity"}

@@ -1,32 +1,31 @@
 """An image file to an RGB picture, for training as for serving; what a stranger may have sent is looked at first."""
 
-import re
-from dataclasses import dataclass
+import os
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, TiffTags, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffTags, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from qwen_vqa.plugin import jpeg_segments, png_chunks
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.image_limits import (
+    DEFAULT_LIMITS,
+    MOST_PASSES,
+    ImageError,
+    ImageLimits,
+    check_anymap,
+    check_pixels,
+    check_scans,
+    check_size,
+)
 
 # What Pillow may try: no format that starts a program (EPS) or that nobody sends to a model (its other forty).
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "AVIF")
 ACCEPTED = "PNG, JPEG, WebP, GIF, AVIF, HEIC, TIFF, BMP and PPM"
-# Above this Pillow has its own opinion of an image's size.
-LARGEST_LIMIT = Image.MAX_IMAGE_PIXELS or 89_478_485
-# The longer side; no format of those that people send has more.
-LONGEST_SIDE = 65_535
-# Encoders make some ten scans. Each costs a decoder one pass over all pixels: so many passes over the largest picture
-# may be.
-MOST_PASSES = 32
-# A PPM's numbers stand at its beginning, with comments between them that Pillow reads byte by byte.
-_ANYMAP_HEADER = re.compile(rb"P[456f](?:\s+(?:#[^\n]*\n\s*)*\d+){2,3}\s")
-_HEADER_BYTES = 1024
 # Bytes at the beginning by which `looks_like_image` knows one.
 HEAD = 16
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"P5", b"P6")
@@ -42,35 +41,36 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# Bytes of a progressive JPEG between two looks at whether to go on. A scan of all pixels may have so few.
+_PIECE = 1024
+# libtiff's own limit of a JPEG's scans, for each strip of a TIFF; it reads it when it decodes.
+os.environ.setdefault("LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER", str(MOST_PASSES))
 
 
-class ImageError(UserError):
-    """An image that cannot be opened or fetched; the message names it."""
+class _File(BytesIO):
+    """A picture's file that stops being read when `going_on` raises, and keeps what it raised."""
 
+    def __init__(self, data: bytes, going_on: Callable[[], None] | None) -> None:
+        super().__init__(data)
+        self._going_on = going_on
+        self.ended: Exception | None = None
 
-@dataclass(frozen=True)
-class ImageLimits:
-    """How large an image may be: its file in bytes, and width times height in pixels.
-
-    Raises:
-        UserError: a limit that no image could keep, or more pixels than Pillow opens.
-    """
-
-    max_bytes: int = 20 * 2**20
-    max_pixels: int = 50_000_000
-
-    def __post_init__(self) -> None:
-        if self.max_bytes < 1:
-            raise UserError(f"an image of at most {self.max_bytes} bytes: the limit must be 1 or more.")
-        if not 1 <= self.max_pixels <= LARGEST_LIMIT:
-            raise UserError(f"an image of at most {self.max_pixels} pixels: the limit must be 1 to {LARGEST_LIMIT}.")
-
-
-DEFAULT_LIMITS = ImageLimits()
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As any file's."""
+        if self._going_on:
+            try:
+                self._going_on()
+            except Exception as error:
+                self.ended = error
+                raise
+        return super().read(size)
 
 
 def load_image(
-    source: str | Path | bytes, name: str | None = None, limits: ImageLimits = DEFAULT_LIMITS
+    source: str | Path | bytes,
+    name: str | None = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    going_on: Callable[[], None] | None = None,
 ) -> Image.Image:
     """The first frame, turned as its EXIF says, alpha on white, 16 bits scaled to 8: RGB [H, W].
 
@@ -81,6 +81,8 @@ def load_image(
         source: a path, or the file's bytes.
         name: what errors call it (default: the path).
         limits: larger images are refused.
+        going_on: called between pieces of the file, where the format is decoded in pieces (JPEG, PNG, GIF, BMP, PPM).
+            What it raises ends the work.
 
     Raises:
         ImageError: no such file, not an image, another format, truncated, or too large.
@@ -88,9 +90,11 @@ def load_image(
     label = name or (str(source) if not isinstance(source, bytes) else f"image of {len(source)} bytes")
     data = source if isinstance(source, bytes) else _read(Path(source), label, limits)
     check_size(len(data), label, limits)
+    file = _File(b"", going_on)
     try:
         data, exif = _pixel_data(data)
-        with _decoded(data, label, limits) as image:
+        file = _File(data, going_on)
+        with _decoded(file, data, label, limits) as image:
             turn = _TURNS.get(_orientation(exif or image.info.get("exif")))
             rgb = to_rgb(image)
             return rgb if turn is None else rgb.transpose(turn)
@@ -103,17 +107,9 @@ def load_image(
     except MemoryError as error:
         raise ImageError(f"{label}: too large for this machine's memory.") from error
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
+        if file.ended:
+            raise file.ended from None
         raise ImageError(f"{label}: broken or truncated ({error}).") from error
-
-
-def check_size(size: int, label: str, limits: ImageLimits) -> None:
-    """Raises ImageError for a file of no bytes, or of more than the limit."""
-    if size == 0:
-        raise ImageError(f"{label}: it is empty.")
-    if size > limits.max_bytes:
-        raise ImageError(
-            f"{label}: larger than the limit of {round(limits.max_bytes / 2**20, 3):g} MiB; send a smaller one."
-        )
 
 
 def looks_like_image(head: bytes) -> bool:
@@ -167,13 +163,15 @@ def _pixel_data(data: bytes) -> tuple[bytes, bytes | None]:
     return data, None
 
 
-def _decoded(data: bytes, label: str, limits: ImageLimits) -> Image.Image:
+def _decoded(file: BytesIO, data: bytes, label: str, limits: ImageLimits) -> Image.Image:
     if data[:2] in _ANYMAPS or data.startswith((b"P5", b"P6")):
-        _check_anymap(data, label)
-    image = Image.open(BytesIO(data), formats=_formats(data, label))
-    _check_pixels(image, label, limits)
+        check_anymap(data, label)
+    image = Image.open(file, formats=_formats(data, label))
+    check_pixels(image, label, limits)
     if image.format == "JPEG":
-        _check_scans(data, image, label, limits)
+        check_scans(data, image, label, limits)
+        if jpeg_segments.scans(data) > 1 and isinstance(image, ImageFile.ImageFile):
+            image.decodermaxblock = _PIECE
     if image.mode == "F":  # only the sender knows its range
         raise ImageError(f"{label}: its pixels are floating point numbers; save it with 8 or 16 bits.")
     try:
@@ -198,30 +196,3 @@ def _orientation(exif: bytes | None) -> int:
         return directory[tag] if directory.tagtype.get(tag) == TiffTags.SHORT else 1
     except Exception:  # as with broken pixels: whatever it makes Pillow trip over
         return 1
-
-
-def _check_pixels(image: Image.Image, label: str, limits: ImageLimits) -> None:
-    width, height = image.size
-    if width * height > limits.max_pixels:
-        raise ImageError(
-            f"{label}: {width} x {height} pixels are more than the limit of {limits.max_pixels:,}; send a smaller one."
-        )
-    if max(width, height) > LONGEST_SIDE:
-        raise ImageError(f"{label}: {width} x {height} pixels; a side may have {LONGEST_SIDE:,} at most.")
-
-
-def _check_scans(data: bytes, image: Image.Image, label: str, limits: ImageLimits) -> None:
-    number = jpeg_segments.scans(data)
-    if number > 1 and number * image.width * image.height > MOST_PASSES * limits.max_pixels:
-        raise ImageError(
-            f"{label}: a progressive JPEG of {number} scans over {image.width} x {image.height} pixels, which takes "
-            "too long to decode; save it again."
-        )
-
-
-def _check_anymap(data: bytes, label: str) -> None:
-    """Pillow reads what is text in these files character by character, in Python."""
-    if data[:2] in (b"P1", b"P2", b"P3"):
-        raise ImageError(f"{label}: a {data[:2].decode()} file, whose pixels are text; save it as P6, or as PNG.")
-    if data[1:2] != b"F" and not _ANYMAP_HEADER.match(data[:_HEADER_BYTES]):
-        raise ImageError(f"{label}: a PPM whose width and height are not in its first {_HEADER_BYTES:,} bytes.")

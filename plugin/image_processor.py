@@ -12,7 +12,7 @@ from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 
-from qwen_vqa.plugin.image_detail import detail_of, view_of
+from qwen_vqa.plugin.image_detail import detail_of, view_of, with_detail
 
 _RGB_CHANNELS = 3
 Fit = Literal["pad", "squash"]
@@ -71,9 +71,20 @@ class QwenVqaImageProcessor(BaseImageProcessor):
             ValueError: an image without pixels, an array of another shape or type, or an unknown detail.
         """
         flat: list[Any] = make_flat_list_of_images(images)  # type: ignore[assignment] # typed as any nesting
-        views = {"whole": self.canvas}
-        pixels = [self._normalise(views[view_of(detail_of(image))](image)) for image in flat]
+        pixels = [self._normalise(self._seen(image)) for image in flat]
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+
+    def shrunk(self, image: Image.Image) -> Image.Image:
+        """The image as its `detail` has it seen, of which `preprocess` makes the same pixels: `image_size` a side.
+
+        Raises:
+            ValueError: as `preprocess`.
+        """
+        return with_detail(Image.fromarray(self._seen(image)), detail_of(image))
+
+    def _seen(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        views = {"whole": self.canvas}
+        return views[view_of(detail_of(image))](image)
 
     def canvas(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """One image made square, uint8 RGB [size, size, 3]: what ViTImageProcessor would be given."""

@@ -7,7 +7,8 @@ from PIL import Image
 
 from qwen_vqa.plugin.data_url import EXAMPLE, data_url_bytes, is_data_url
 from qwen_vqa.plugin.image_fetch import DEFAULT_RULES, FetchRules, Lookup, fetch_image_bytes, is_web_url
-from qwen_vqa.plugin.image_loader import ImageError, load_image
+from qwen_vqa.plugin.image_limits import ImageError
+from qwen_vqa.plugin.image_loader import load_image
 
 _SHOWN = 60
 

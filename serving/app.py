@@ -10,6 +10,7 @@ import torch
 from fastapi import FastAPI
 
 from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.serving.adapter_slots import ROUTE_GROUP
 from qwen_vqa.serving.adapters import AdapterChanges, attach_adapter_routes
 from qwen_vqa.serving.api_errors import ApiErrorsMiddleware
@@ -30,7 +31,14 @@ from qwen_vqa.serving.request_log import RequestLogMiddleware
 from qwen_vqa.serving.token_count import attach_token_count
 from qwen_vqa.serving.validation_errors import attach_validation_errors, request_fields
 from qwen_vqa.serving.verify_routes import attach_verify_routes
-from qwen_vqa.serving.vllm_api import EngineClient, ModelConfig, SupportedTask, build_app, init_app_state
+from qwen_vqa.serving.vllm_api import (
+    EngineClient,
+    ModelConfig,
+    SupportedTask,
+    build_app,
+    cached_processor_from_config,
+    init_app_state,
+)
 
 
 async def run_server(
@@ -78,6 +86,7 @@ def build_server_app(
     if args.verify:
         attach_verify_routes(app, engine)
     QwenVqaMediaConnector.rules = image_rules(args)
+    QwenVqaMediaConnector.processor = cached_processor_from_config(model_config, QwenVqaProcessor).image_processor
     attach_token_count(app)
     attach_model_card(app)
     in_use = ModelsInUse()

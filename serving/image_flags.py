@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.image_fetch import DEFAULT_RULES, FetchRules
-from qwen_vqa.plugin.image_loader import ImageLimits
+from qwen_vqa.plugin.image_limits import ImageLimits
 
 MIB = 2**20
 

@@ -1,8 +1,7 @@
 """Images of a request, opened by the loader that training uses: one picture gives the same pixels in both."""
 
 import asyncio
-import os
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, ClassVar, NoReturn
 
 from PIL import Image
@@ -10,17 +9,19 @@ from PIL import Image
 from qwen_vqa.plugin.data_url import is_data_url
 from qwen_vqa.plugin.image_detail import view_of, with_detail
 from qwen_vqa.plugin.image_fetch import DEFAULT_RULES, FetchRules
-from qwen_vqa.plugin.image_loader import ImageError, load_image
+from qwen_vqa.plugin.image_limits import ImageError
+from qwen_vqa.plugin.image_loader import load_image
+from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
 from qwen_vqa.plugin.image_source import url_bytes
 from qwen_vqa.serving.content_checks import PlacedImage
+from qwen_vqa.serving.decoders import Decoders, DecodingEndedError, GoingOn
 from qwen_vqa.serving.metrics import IMAGE_DECODE, IMAGE_FETCH
 from qwen_vqa.serving.request_images import RequestImages, request_images
 from qwen_vqa.serving.request_record import request_record
 from qwen_vqa.serving.vllm_api import MEDIA_CONNECTOR_REGISTRY, MediaConnector, MediaWithBytes, VLLMValidationError
 
 NAME = "qwen_vqa"
-# Pictures decoded at once: beside the event loop, and few, since one of the largest takes hundreds of megabytes.
-_DECODERS = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode-image")
+_DECODERS = Decoders()
 
 
 class ImageRefusedError(VLLMValidationError):
@@ -38,6 +39,7 @@ class QwenVqaMediaConnector(MediaConnector):
     """
 
     rules: ClassVar[FetchRules] = DEFAULT_RULES
+    processor: ClassVar[QwenVqaImageProcessor] = QwenVqaImageProcessor()
 
     def fetch_image(self, image_url: str, *, image_mode: str | None = "RGB") -> Image.Image:
         """As vLLM's; the picture is RGB whatever the mode asked for."""
@@ -51,16 +53,17 @@ class QwenVqaMediaConnector(MediaConnector):
         """
         request = request_images()
         image = request.place_of(image_url)
-        loop = asyncio.get_running_loop()
         try:
             with IMAGE_FETCH.labels("data" if is_data_url(image_url) else "web").time():
                 data = await url_bytes(image_url, image.place, self.rules)
             request.spend(len(data), "bytes", self.rules.limits.max_bytes, image.place)
-            opened: Any = await loop.run_in_executor(_DECODERS, _opened, data, request, image, self.rules)
+            work = partial(self._opened, data, request, image)
+            opened: Any = await _DECODERS.run(request_record().caller, work)
             return opened  # with its bytes, which vLLM's own types do not say
-        except ImageError as error:
+        except (ImageError, DecodingEndedError) as error:
             request_record().refused = "image"
-            raise ImageRefusedError(str(error), parameter=image.place) from error
+            message = str(error) if isinstance(error, ImageError) else f"{image.place}: {error}; send a smaller one."
+            raise ImageRefusedError(message, parameter=image.place) from error
 
     def load_from_url(self, url: str, *args: Any, **kwargs: Any) -> NoReturn:  # type: ignore[override] # never returns
         """Refuses: through this vLLM would fetch sound and film, unchecked, which the model does not take."""
@@ -70,12 +73,15 @@ class QwenVqaMediaConnector(MediaConnector):
         """As `load_from_url`."""
         self.load_from_url(url)
 
-
-def _opened(data: bytes, request: RequestImages, image: PlacedImage, rules: FetchRules) -> MediaWithBytes[Image.Image]:
-    most = rules.limits.max_pixels
-    request.spend(0, "pixels", most, image.place)  # once it is too much, no more are decoded
-    with IMAGE_DECODE.time():
-        picture = with_detail(load_image(data, image.place, rules.limits), image.detail)
-    request.spend(picture.width * picture.height, "pixels", most, image.place)
-    # vLLM's cache key is the bytes and this: details that mean another view do not share an entry.
-    return MediaWithBytes(picture, data, {"view": view_of(image.detail)})
+    def _opened(
+        self, data: bytes, request: RequestImages, image: PlacedImage, going_on: GoingOn
+    ) -> MediaWithBytes[Image.Image]:
+        most = self.rules.limits.max_pixels
+        request.spend(0, "pixels", most, image.place)  # once it is too much, no more are decoded
+        with IMAGE_DECODE.time():
+            picture = with_detail(load_image(data, image.place, self.rules.limits, going_on), image.detail)
+            request.spend(picture.width * picture.height, "pixels", most, image.place)
+            # What waits for the model is small: a whole picture takes up to 150 MB.
+            seen = self.processor.shrunk(picture)
+        # vLLM's cache key is the bytes and this: details that mean another view do not share an entry.
+        return MediaWithBytes(seen, data, {"view": view_of(image.detail)})

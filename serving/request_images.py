@@ -14,7 +14,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qwen_vqa.plugin.image_loader import ImageError
+from qwen_vqa.plugin.image_limits import ImageError
 from qwen_vqa.serving.content_checks import (
     ContentError,
     PlacedImage,

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 class RequestRecord:
     """One request. Nothing of its content is kept: neither prompt nor picture nor key.
 
-    `refused` says why in a word from a short list, since metrics count it; `seconds` are its own so far.
+    `refused` says why in a word from a short list, since metrics count it; `seconds` are its own so far. `caller` is
+    who it counts for (`usage.caller_of`); it is not written down, since it may be an address.
     """
 
     id: str = ""
     method: str = ""
     route: str = "other"
     key: str | None = None
+    caller: str = ""
     model: str | None = None
     status: int | None = None
     refused: str | None = None

@@ -69,7 +69,8 @@ class UsageMiddleware:
             return await self.app(scope, receive, send)
         record = request_record()
         try:
-            caller, limits = caller_of(scope, admitted), self.limits.of(admitted)
+            record.caller = caller = caller_of(scope, admitted)
+            limits = self.limits.of(admitted)
             # Before the body: whoever floods is refused at the price of a header.
             self.rates.count("requests", caller, limits.requests_per_minute)
             with self.bodies.of(caller, scope, receive) as body:

@@ -36,6 +36,7 @@ from vllm.plugins import load_general_plugins
 from vllm.renderers import TokenizeParams
 from vllm.tasks import SupportedTask
 from vllm.tool_parsers.abstract_tool_parser import ToolParser, ToolParserManager
+from vllm.transformers_utils.processor import cached_processor_from_config
 from vllm.usage.usage_lib import UsageContext
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_cgroup_memory_limit, get_memory_node_info

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from qwen_vqa.plugin.image_loader import ImageError
+from qwen_vqa.plugin.image_limits import ImageError
 from qwen_vqa.plugin.image_source import open_image
 from qwen_vqa.train.evaluation.replies import Reply
 from qwen_vqa.train.evaluation.scoring import Scored

@@ -11,7 +11,8 @@ from qwen_vqa.benchmarks.pictures import Picture
 from qwen_vqa.benchmarks.workload import Question
 from qwen_vqa.plugin.data_url import data_url_bytes
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_loader import DEFAULT_LIMITS, load_image
+from qwen_vqa.plugin.image_limits import DEFAULT_LIMITS
+from qwen_vqa.plugin.image_loader import load_image
 
 
 @pytest.mark.parametrize(

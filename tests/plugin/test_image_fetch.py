@@ -10,7 +10,7 @@ import pytest
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.image_fetch import FetchRules, fetch_image_bytes
-from qwen_vqa.plugin.image_loader import ImageError, ImageLimits
+from qwen_vqa.plugin.image_limits import ImageError, ImageLimits
 from qwen_vqa.plugin.image_source import open_image
 from tests.image_server import HOPPER, ImageServer, image_server
 

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from qwen_vqa.plugin.image_loader import ImageError, ImageLimits, load_image
+from qwen_vqa.plugin.image_limits import ImageError, ImageLimits
+from qwen_vqa.plugin.image_loader import load_image
 from qwen_vqa.plugin.image_source import open_image
 from tests.browser import chromium
 

@@ -2,9 +2,12 @@
 
 import asyncio
 import base64
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from vllm.config import ModelConfig
 from vllm.exceptions import VLLMValidationError
 from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -14,7 +17,7 @@ from vllm.multimodal.processing import ProcessorInputs, TimingContext
 
 from qwen_vqa.plugin.image_detail import detail_of, with_detail
 from qwen_vqa.plugin.image_fetch import FetchRules
-from qwen_vqa.plugin.image_loader import ImageLimits
+from qwen_vqa.plugin.image_limits import ImageLimits
 from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
 from qwen_vqa.plugin.registration import register_all
 from qwen_vqa.serving import media
@@ -105,12 +108,25 @@ def test_offline_the_connector_gives_the_same_picture():
     assert key(connector.fetch_image(URL)) == key(fetched("auto")[0])
 
 
+@pytest.mark.parametrize("fit", ["pad", "squash"])
+@pytest.mark.parametrize("size", [(90, 60), (1201, 800), (61, 977), (384, 384), (2, 1)])
+def test_what_waits_for_the_model_is_small_and_gives_the_pixels_of_the_whole_picture(size, fit: str, monkeypatch):
+    processor = QwenVqaImageProcessor(image_size=96, patch_size=12, fit=fit)
+    monkeypatch.setattr(media.QwenVqaMediaConnector, "processor", processor)
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    buffer = BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    (item,) = fetched("low", url=f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
+    assert item.media.size == (96, 96) and detail_of(item.media) == "low"
+    assert (processor(item.media)["pixel_values"][0] == processor(noise)["pixel_values"][0]).all()
+
+
 @pytest.mark.parametrize(
     ("limits", "unit"), [(ImageLimits(max_pixels=90 * 60), "pixels"), (ImageLimits(max_bytes=len(png())), "bytes")]
 )
 def test_a_requests_images_together_are_limited_too(limits: ImageLimits, unit: str, monkeypatch):
     monkeypatch.setattr(media.QwenVqaMediaConnector, "rules", FetchRules(limits))
-    assert fetched(*["auto"] * 4)[0].media.size == (90, 60)
+    assert len(fetched(*["auto"] * 4)) == 4
     with pytest.raises(
         VLLMValidationError, match=rf"\] *: with it, the request's images have more than .* {unit} together"
     ):

@@ -15,7 +15,7 @@ from openai import BadRequestError
 
 from qwen_vqa.plugin import image_fetch
 from qwen_vqa.plugin.image_fetch import FetchRules, fetch_image_bytes
-from qwen_vqa.plugin.image_loader import ImageError
+from qwen_vqa.plugin.image_limits import ImageError
 from tests.image_server import HOPPER, ImageServer, image_server
 from tests.server import Server
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qwen_vqa.plugin.image_loader import ImageError
+from qwen_vqa.plugin.image_limits import ImageError
 from qwen_vqa.plugin.image_source import open_image
 from qwen_vqa.train.data.row import Picture, Row
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from qwen_vqa.plugin.checkpoint import adapter_folders
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_loader import ImageError
+from qwen_vqa.plugin.image_limits import ImageError
 from qwen_vqa.plugin.image_source import open_image
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.adapter import attach_adapter

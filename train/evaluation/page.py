@@ -10,7 +10,7 @@ from string import Template
 
 import numpy as np
 
-from qwen_vqa.plugin.image_loader import ImageError
+from qwen_vqa.plugin.image_limits import ImageError
 from qwen_vqa.plugin.image_source import open_image
 from qwen_vqa.train.data.row import Picture
 from qwen_vqa.train.evaluation.normalisation import normalise_answer

@@ -11,7 +11,7 @@ from typing import Any
 from openai import APIError, AsyncOpenAI
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_loader import ImageError
+from qwen_vqa.plugin.image_limits import ImageError
 from qwen_vqa.plugin.image_source import open_image
 from qwen_vqa.train.data.row import Picture
 from qwen_vqa.train.evaluation.questions import Prompt

@@ -1,0 +1,93 @@
+"""Decoding beside the event loop: callers in turn, and no work for a client who has gone."""
+
+import asyncio
+import threading
+import time
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from qwen_vqa.plugin.image_limits import ImageLimits
+from qwen_vqa.plugin.image_loader import load_image
+from qwen_vqa.serving.decoders import Decoders, DecodingEndedError
+
+
+def progressive(side: int, scans: int) -> bytes:
+    """A progressive JPEG of one colour whose last scan is repeated, which changes no pixel."""
+    buffer = BytesIO()
+    Image.new("RGB", (side, side), (200, 30, 30)).save(buffer, "JPEG", progressive=True)
+    whole = buffer.getvalue()
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + last * (scans - whole.count(b"\xff\xda")) + whole[-2:]
+
+
+def test_callers_take_turns():
+    decoders, order = Decoders(1), []
+
+    def work(name: str):
+        def decode(going_on) -> None:
+            order.append(name)
+            time.sleep(0.01)
+
+        return decode
+
+    async def main() -> None:
+        flood = [decoders.run("flood", work(f"flood {index}")) for index in range(8)]
+        await asyncio.gather(*flood, decoders.run("one", work("one")))
+
+    asyncio.run(main())
+    assert order.index("one") <= 2 and len(order) == 9
+
+
+def test_a_picture_whose_client_has_gone_is_not_decoded_to_its_end():
+    decoders, data, ended = Decoders(1), progressive(3000, 80), []
+
+    def decode(going_on) -> None:
+        started = time.thread_time()
+        try:
+            load_image(data, going_on=going_on)
+        finally:
+            ended.append(time.thread_time() - started)
+
+    async def main() -> float:
+        started = time.thread_time()
+        await decoders.run("whole", decode)
+        task = asyncio.create_task(decoders.run("gone", decode))
+        await asyncio.sleep(ended[0] / 8)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await decoders.run("next", lambda going_on: None)  # begins once the thread is free
+        return time.thread_time() - started
+
+    asyncio.run(main())
+    assert len(ended) == 2 and ended[1] < ended[0] / 2, ended
+
+
+def test_who_waits_for_a_turn_and_goes_leaves_no_place_taken():
+    decoders, holding = Decoders(1), threading.Event()
+
+    async def main() -> None:
+        first = asyncio.create_task(decoders.run("a", lambda going_on: holding.wait()))
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(decoders.run("b", lambda going_on: pytest.fail("nobody waits for it")))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        holding.set()
+        await first
+        assert await asyncio.wait_for(decoders.run("c", lambda going_on: "decoded"), 10) == "decoded"
+
+    asyncio.run(main())
+
+
+def test_a_picture_that_takes_too_long_is_ended():
+    decoders = Decoders(1, longest_seconds=0.02)
+    limits = ImageLimits(max_pixels=50_000_000)
+
+    async def main() -> None:
+        await decoders.run("a", lambda going_on: load_image(progressive(4000, 40), "image", limits, going_on))
+
+    with pytest.raises(DecodingEndedError, match=r"longer than 0\.02 s"):
+        asyncio.run(main())
