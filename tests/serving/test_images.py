@@ -1,6 +1,7 @@
 """Images that users send to the running server: what is taken, in every API, and what is refused at once."""
 
 import base64
+import contextlib
 import io
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from qwen_vqa.plugin.image_loader import load_image
 from tests.image_server import HOPPER, ImageServer, png
 from tests.server import Server
 from tests.serving.test_api import IMAGES, ask, data_url, message, prompt_ids
+from tests.serving.test_decoders import progressive
 from tests.tiny import picture
 
 IMAGE_TOKENS = 5
@@ -272,3 +274,22 @@ def _takes_messages(document: dict, operation: dict | None) -> bool:
     return any(
         {"messages", "input"} & set(document["components"]["schemas"][name].get("properties", {})) for name in names
     )
+
+
+def test_pictures_of_clients_who_have_gone_are_not_decoded(tiny_server: Server):
+    """Eight of the slowest that are taken, all given up early: another client does not wait for two rounds of them."""
+
+    def ask_about(url: str, seconds: float = 60.0) -> float:
+        started = time.monotonic()
+        body = {"model": "tiny", "messages": [user(image_part(url), "what?")], "max_tokens": 1}
+        with contextlib.suppress(httpx.ReadTimeout):
+            reply = httpx.post(f"{tiny_server.url}/chat/completions", json=body, timeout=seconds)
+            assert reply.status_code == 200, reply.text
+        return time.monotonic() - started
+
+    slow = progressive(6000, 22)
+    whole = ask_about(f"data:image/jpeg;base64,{encoded(slow)}")
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(8):
+            pool.submit(ask_about, f"data:image/jpeg;base64,{encoded(slow + bytes(number + 1))}", whole / 4)
+    assert ask_about(f"data:image/png;base64,{encoded(png())}") < 2 * whole
