@@ -5,6 +5,8 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
 
+from qwen_vqa.plugin.errors import UserError
+
 AHEAD_OF_TIME = "VLLM_USE_AOT_COMPILE"
 KERNELS = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -18,12 +20,15 @@ def keep_kernels(environment: MutableMapping[str, str]) -> str | None:
 
     Returns:
         What is to be said, if they moved.
+
+    Raises:
+        UserError: there is no folder for temporary files, either.
     """
     note = None
     named = environment.get("XDG_CACHE_HOME") or environment.get("VLLM_CACHE_ROOT") or environment.get(KERNELS)
     caches = Path(environment.get("XDG_CACHE_HOME") or _home_cache())
     if (not named or _is_pytorchs_own(named)) and not is_writable(caches):
-        moved = Path(gettempdir()) / f"qwen-vqa-cache-{os.getuid()}"
+        moved = temporary_folder() / f"qwen-vqa-cache-{os.getuid()}"
         if is_writable(moved) and moved.stat().st_uid == os.getuid():  # nobody else's, who could put kernels into it
             note = f"caches are kept in {moved}: {caches} cannot be written (XDG_CACHE_HOME)"
             caches = moved
@@ -33,6 +38,21 @@ def keep_kernels(environment: MutableMapping[str, str]) -> str | None:
     if not chosen or _is_pytorchs_own(chosen):
         environment[KERNELS] = str(root / "torch_compile_cache" / "inductor")
     return note
+
+
+def temporary_folder() -> Path:
+    """The folder for temporary files, where vLLM's processes keep the sockets that they talk through.
+
+    Raises:
+        UserError: there is none that can be written.
+    """
+    try:
+        return Path(gettempdir())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"no folder for temporary files can be written ({error.strerror}): free space there, or name one that has "
+            "some in TMPDIR."
+        ) from error
 
 
 def _home_cache() -> str:
@@ -73,4 +93,4 @@ def choose_compile_cache(environment: MutableMapping[str, str]) -> str:
 
 def _is_pytorchs_own(folder: str) -> bool:
     """/tmp/torchinductor_NAME, as torch/_inductor/runtime/cache_dir_utils.py has it."""
-    return Path(folder).parent == Path(gettempdir()) and Path(folder).name.startswith("torchinductor_")
+    return Path(folder).parent == temporary_folder() and Path(folder).name.startswith("torchinductor_")
