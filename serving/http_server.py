@@ -11,14 +11,11 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from qwen_vqa.serving.bounded_server import BoundedServer, OnReserve
+from qwen_vqa.serving.connections import Connections
 from qwen_vqa.serving.lifecycle import Lifecycle
 from qwen_vqa.serving.listener import HTTP
-from qwen_vqa.serving.vllm_api import (
-    H11_MAX_INCOMPLETE_EVENT_SIZE_DEFAULT,
-    NoSignalServer,
-    SSLCertRefresher,
-    get_uvicorn_log_config,
-)
+from qwen_vqa.serving.vllm_api import SSLCertRefresher, get_uvicorn_log_config
 
 UPGRADE = "Unsupported upgrade request."
 # For connections to close, once everything that ran has ended.
@@ -33,9 +30,11 @@ async def serve_http(
     config = _config(app, args)
     # Every request of Java's HttpClient asks for HTTP/2 beside what it wants, and has its answer without.
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != UPGRADE)
-    server = NoSignalServer(config)
+    connections = Connections(args)
+    bounds = {"head_bytes": args.h11_max_incomplete_event_size, "headers": args.h11_max_header_count}
+    server = BoundedServer(config, sock, connections, **bounds)
     app.state.server = server  # vLLM's handler of errors looks for it
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    serving = asyncio.create_task(server.serve())
     while not server.started:
         if serving.done():
             return serving.result()
@@ -55,7 +54,7 @@ def _config(app: FastAPI, args: Namespace) -> uvicorn.Config:
     log_config = get_uvicorn_log_config(args)
     options: dict[str, Any] = {} if log_config is None else {"log_config": log_config}
     config = uvicorn.Config(
-        app,
+        OnReserve(app),
         log_level=args.uvicorn_log_level,
         access_log=False,  # serving/request_log.py
         http=HTTP,
@@ -66,7 +65,6 @@ def _config(app: FastAPI, args: Namespace) -> uvicorn.Config:
         ssl_ca_certs=args.ssl_ca_certs,
         ssl_cert_reqs=args.ssl_cert_reqs,
         ssl_ciphers=args.ssl_ciphers,
-        h11_max_incomplete_event_size=args.h11_max_incomplete_event_size or H11_MAX_INCOMPLETE_EVENT_SIZE_DEFAULT,
         **options,
     )
     config.load()

@@ -8,14 +8,13 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from qwen_vqa.serving.bounded_server import WATCHED
 from qwen_vqa.serving.refusals import RefusedError
 from qwen_vqa.serving.stand_in import LOADING, RETRY_SECONDS, refuse, unavailable
 
 LOOK_SECONDS = 0.1
 # For vLLM's own error event, which a stream gets when its engine dies.
 LAST_WORDS_SECONDS = 1.0
-# What is answered to the end: who watches the server has to see it drain.
-WATCHED = ("/health", "/ready", "/metrics")
 ENGINE_DIED = "The engine stopped and is being started again."
 DRAINING = "The server is shutting down."
 

@@ -108,6 +108,7 @@ def server_parser() -> "FlexibleArgumentParser":
     """vLLM's command line of its server, with our flags and defaults."""
     from qwen_vqa.serving.cpu_choices import add_cpu_flags
     from qwen_vqa.serving.guard import add_guard_flags
+    from qwen_vqa.serving.http_protocol import HEAD_BYTES, HEADERS
     from qwen_vqa.serving.image_flags import add_image_flags
     from qwen_vqa.serving.vllm_api import FlexibleArgumentParser, make_arg_parser
 
@@ -124,6 +125,7 @@ def server_parser() -> "FlexibleArgumentParser":
     # brought, and answers the next request for that image with 500.
     parser.set_defaults(mm_processor_cache_type="shm", mm_processor_cache_gb=None)
     # Its lines tell of what this command says itself; with --uvicorn-log-level info they are back.
+    parser.set_defaults(h11_max_incomplete_event_size=HEAD_BYTES, h11_max_header_count=HEADERS)
     parser.set_defaults(tool_strict_level=STRICT_LEVEL, uvicorn_log_level="warning", scheme=None)
     return parser
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 
 import psutil
 
+from qwen_vqa.serving.connections import check_file_limit, raise_file_limit
 from qwen_vqa.serving.listener import listen_flags, listening
 from qwen_vqa.serving.log import say, set_format
 from qwen_vqa.serving.stand_in import LOADING, StandIn
@@ -47,6 +48,8 @@ def supervise(argv: Sequence[str]) -> int:
     """
     flags = listen_flags(argv)
     set_format(flags.log_format)
+    raise_file_limit()
+    check_file_limit(flags)
     with listening(flags) as sock:
         return asyncio.run(Supervisor(SERVER, argv, flags, sock).run())
 

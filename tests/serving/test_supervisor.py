@@ -22,9 +22,12 @@ from tests.serving.stub_server import SLOW_SECONDS
 
 
 @contextlib.contextmanager
-def supervised(behaviour: str, *arguments: str) -> Iterator[tuple[str, subprocess.Popen]]:
+def supervised(behaviour: str, *arguments: str, files: int | None = None) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Its address and process; `files` is how many it may open."""
     port = free_port()
     command = [sys.executable, "-m", "tests.serving.supervised", behaviour, "--port", str(port), *arguments]
+    if files is not None:
+        command = ["prlimit", f"--nofile={files}:{files}", *command]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         yield f"http://127.0.0.1:{port}", process
@@ -58,6 +61,16 @@ def test_while_loading_it_is_alive_and_not_ready():
         "param": None,
         "code": "service_unavailable",
     }
+
+
+def test_it_takes_no_processor_time_while_the_server_answers():
+    with supervised("serve") as (address, process):
+        until(lambda: httpx.get(address).status_code == 200)
+        time.sleep(0.5)
+        watched = psutil.Process(process.pid)
+        before = sum(watched.cpu_times()[:2])
+        time.sleep(2)
+        assert sum(watched.cpu_times()[:2]) - before < 0.5
 
 
 def test_a_server_that_dies_is_replaced_and_the_port_answers_all_the_time():
