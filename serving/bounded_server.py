@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import errno
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -34,6 +34,7 @@ class BoundedServer(uvicorn.Server):
     Args:
         config: of uvicorn; its app is to stand in `OnReserve`.
         sock: listening already.
+        last_words: for connections that it closes when it ends.
         head_bytes, headers: largest head of a request, and how many headers it may have.
     """
 
@@ -42,12 +43,14 @@ class BoundedServer(uvicorn.Server):
         config: uvicorn.Config,
         sock: socket.socket,
         connections: Connections,
+        last_words: Callable[[], RefusedError],
         head_bytes: int = HEAD_BYTES,
         headers: int = HEADERS,
     ):
         super().__init__(config)
         self.connections = connections
         self._sock = sock
+        self._last_words = last_words
         self._head = {"head_bytes": head_bytes, "headers": headers}
 
     @contextlib.contextmanager
@@ -66,6 +69,7 @@ class BoundedServer(uvicorn.Server):
         return BoundedProtocol(
             address,
             self.connections.remove,
+            self._last_words,
             config=self.config,
             server_state=self.server_state,
             app_state={**self.lifespan.state, RESERVE: self.connections.full},

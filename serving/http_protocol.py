@@ -129,6 +129,7 @@ class BoundedProtocol(H11Protocol):
     Args:
         address: of the client, None where it has none.
         lost: called when the connection is closed.
+        last_words: for a connection that the server closes between two requests.
         head_bytes, headers: largest head of a request, and how many headers it may have.
         uvicorn: as `H11Protocol` takes it.
     """
@@ -137,6 +138,7 @@ class BoundedProtocol(H11Protocol):
         self,
         address: str | None,
         lost: Callable[["BoundedProtocol"], None],
+        last_words: Callable[[], RefusedError],
         head_bytes: int,
         headers: int,
         **uvicorn: Any,
@@ -144,6 +146,7 @@ class BoundedProtocol(H11Protocol):
         super().__init__(**uvicorn)
         self.address = address
         self._lost = lost
+        self._last_words = last_words
         self.conn: BoundedConnection = BoundedConnection(head_bytes, headers)
         self.phase = Phase.HEAD
         self.since = self.loop.time()  # when the phase began
@@ -176,6 +179,16 @@ class BoundedProtocol(H11Protocol):
         """uvicorn's, for what is not HTTP or beyond a bound: in OpenAI's shape, and read to the end."""
         refusal = self.conn.refusal or RefusedError(400, f"this is not HTTP/1.1: {msg}", code="invalid_http")
         self._answer_and_close(refusal)
+
+    def shutdown(self) -> None:
+        """uvicorn's. A request may be on its way already, and an end without an answer would be its client's loss.
+
+        So the answer is sent first. Who did not ask sees that the connection ended (RFC 9112, 9.5 and 9.8).
+        """
+        if self.phase in (Phase.HEAD, Phase.IDLE):
+            self._answer_and_close(self._last_words())
+        else:
+            super().shutdown()
 
     def pause_writing(self) -> None:
         """asyncio's."""
@@ -221,7 +234,7 @@ class BoundedProtocol(H11Protocol):
         return Phase.HEAD if self.cycle is None or self.conn.has_begun else Phase.IDLE
 
     def _answer_and_close(self, refusal: RefusedError) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._last_until is not None:
             return
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # an answer is on its way already
             return self.transport.close()

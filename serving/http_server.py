@@ -6,6 +6,7 @@ import signal
 import socket
 from argparse import Namespace
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import uvicorn
@@ -32,8 +33,10 @@ async def serve_http(
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != UPGRADE)
     connections = Connections(args)
     bounds = {"head_bytes": args.h11_max_incomplete_event_size, "headers": args.h11_max_header_count}
-    server = BoundedServer(config, sock, connections, **bounds)
-    app.state.server = server  # vLLM's handler of errors looks for it
+    server = BoundedServer(config, sock, connections, lifecycle.refusal, **bounds)
+    # vLLM's handler of errors tells it to stop when the engine dies, before the others have their answers: `lifecycle`
+    # does that.
+    app.state.server = SimpleNamespace(should_exit=False)
     serving = asyncio.create_task(server.serve())
     while not server.started:
         if serving.done():

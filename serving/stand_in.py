@@ -85,7 +85,7 @@ class StandIn:
             ssl_ciphers=self._flags.ssl_ciphers,
         )
         connections = Connections(self._flags)
-        self._server = BoundedServer(config, self._sock.dup(), connections)
+        self._server = BoundedServer(config, self._sock.dup(), connections, self._refusal)
         self._task = asyncio.create_task(self._server.serve())
 
     def expect(self, seconds: float | None) -> None:
