@@ -7,7 +7,6 @@ import gc
 import os
 import shutil
 import socket
-import sys
 import time
 import warnings
 from argparse import Namespace
@@ -22,8 +21,9 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
 from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
 from qwen_vqa.serving.compile_cache import is_writable, keep_kernels
+from qwen_vqa.serving.leftovers import use_own_name
 from qwen_vqa.serving.listener import add_life_flags, check_same_listener, listen_flags
-from qwen_vqa.serving.log import say, set_format
+from qwen_vqa.serving.log import flush, say, set_format
 from qwen_vqa.serving.serve_help import HELP
 from qwen_vqa.serving.threads import no_choice, wait_asleep
 from qwen_vqa.serving.tool_calls import STRICT_LEVEL, complete_tool_calls
@@ -228,6 +228,8 @@ def complete_decoding(args: Namespace, decoding: Decoding) -> None:
 def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", started: float) -> NoReturn:
     import uvloop
 
+    use_own_name(os.environ)
+
     import qwen_vqa.serving.media  # noqa: F401 - registers the media connector
     from qwen_vqa.serving.app import run_server
     from qwen_vqa.serving.welcome import welcome
@@ -243,6 +245,6 @@ def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", start
         welcome(args, started, supervisor.port_is_ours)
 
     lived = uvloop.run(run_server(args, sock, ready, supervisor.closed, supervisor.port_is_ours.is_set))
-    sys.stdout.flush()
+    flush()
     # Past here is only the interpreter's own end, in which triton's bindings print forty lines about leaks.
     os._exit(0 if lived else ENGINE_DIED)
