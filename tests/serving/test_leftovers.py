@@ -25,9 +25,7 @@ HOLD += "    time.sleep(60)\n"
 
 
 @contextlib.contextmanager
-def running(
-    *arguments: str, first: tuple[str, ...] = (), log: Path | None = None
-) -> Iterator[tuple[str, psutil.Popen]]:
+def running(first: tuple[str, ...] = (), log: Path | None = None) -> Iterator[tuple[str, psutil.Popen]]:
     """The demo's server with `first` before its command, from its start on: its address and process."""
     port = free_port()
     command = [*first, *SERVE, "--port", str(port), "--enforce-eager", *arguments]
