@@ -5,7 +5,6 @@ qwen-vqa serve my-model --port 8000
 
 import gc
 import os
-import shutil
 import socket
 import time
 import warnings
@@ -20,11 +19,12 @@ from qwen_vqa.plugin.decoding import Decoding
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
 from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
-from qwen_vqa.serving.compile_cache import is_writable, keep_kernels
+from qwen_vqa.serving.compile_cache import keep_kernels
 from qwen_vqa.serving.leftovers import use_own_name
 from qwen_vqa.serving.listener import add_life_flags, check_same_listener, listen_flags
 from qwen_vqa.serving.log import flush, say, set_format
 from qwen_vqa.serving.serve_help import HELP
+from qwen_vqa.serving.shared_memory import choose_image_cache
 from qwen_vqa.serving.threads import no_choice, wait_asleep
 from qwen_vqa.serving.tool_calls import STRICT_LEVEL, complete_tool_calls
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from qwen_vqa.serving.server_process import ToSupervisor
     from qwen_vqa.serving.vllm_api import FlexibleArgumentParser
 
-# A GiB holds 600 images of 384 x 384 in float32.
-IMAGE_CACHE_GIB = 1.0
-LEAST_IMAGE_CACHE_GIB = 0.1
 ENGINE_DIED = os.EX_TEMPFAIL  # the exit status that tells the supervisor
 QUIET = "ignore::FutureWarning,ignore::DeprecationWarning,ignore::UserWarning:multiprocessing.resource_tracker"
 
@@ -137,8 +134,7 @@ def _parse(argv: list[str]) -> Namespace:
     cli_env_setup()
     args = server_parser().parse_args(argv)
     args.model = args.model_tag or str(DEMO_CHECKPOINT)
-    if args.mm_processor_cache_gb is None:
-        args.mm_processor_cache_gb = _image_cache_gib()
+    choose_image_cache(args)
     image_rules(args)  # what is wrong with them is said before anything loads
     validate_parsed_serve_args(args)
     _check_one_server(args)
@@ -157,20 +153,6 @@ def _check_one_server(args: Namespace) -> None:
     for name in ("headless", "grpc", "data_parallel_multi_port_external_lb"):
         if getattr(args, name, False):
             raise UserError(f"--{name.replace('_', '-')} starts no OpenAI API; qwen-vqa serve does not have it.")
-
-
-def _image_cache_gib(shared_memory: Path = Path("/dev/shm")) -> float:
-    """Shared memory for processed images: at most half of what is free, which in a container may be little."""
-    if not is_writable(shared_memory):
-        say(f"no cache of processed images: {shared_memory} cannot be written")
-        return 0
-    free = shutil.disk_usage(shared_memory).free / 2**30
-    size = min(IMAGE_CACHE_GIB, free / 2)
-    if size < LEAST_IMAGE_CACHE_GIB:
-        say(f"no cache of processed images: /dev/shm has {free:.2f} GiB free (docker run --shm-size gives more)")
-        return 0
-    say(f"cache of processed images: {size:.2g} GiB of shared memory, {free:.2g} are free (--mm-processor-cache-gb)")
-    return size
 
 
 def _complete_guard(args: Namespace) -> None:
