@@ -236,7 +236,7 @@ def test_where_all_places_are_taken_health_is_answered_and_others_are_told_to_co
 
 
 def test_below_the_limit_of_open_files_health_is_answered(tmp_path: Path):
-    with supervised("loading", files=300) as (address, process):
+    with supervised("loading", first=["prlimit", "--nofile=300:300"]) as (address, process):
         until(lambda: httpx.get(address + "/health").status_code == 200)
         with opened(address, 1000), Health(address) as health:
             time.sleep(3)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from qwen_vqa.serving.leftovers import own_name
+from tests.namespaces import may_unshare
 from tests.server import ONE_CORE, SERVE, Server, free_port
 from tests.serving.asgi import ask, image_part
 from tests.serving.test_supervisor import until
@@ -141,12 +142,7 @@ def test_an_engine_does_not_outlive_its_supervisor_and_server_killed_together():
         assert not [one.cmdline() for one in alive if "resource_tracker" not in " ".join(one.cmdline())]
 
 
-def may_unshare() -> bool:
-    command = ["unshare", "-Urpf", "--mount-proc", "true"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-@pytest.mark.skipif(not may_unshare(), reason="no PID namespaces for this user")
+@pytest.mark.skipif(not may_unshare("-Urpf", "--mount-proc"), reason="no PID namespaces for this user")
 def test_as_a_containers_first_process_it_leaves_no_zombies():
     with running(first=("unshare", "-Urpf", "--kill-child", "--mount-proc")) as (address, process):
         until(lambda: ready(address), 120)

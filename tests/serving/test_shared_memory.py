@@ -5,15 +5,16 @@ import subprocess
 
 import pytest
 
+from tests.namespaces import may_unshare
 from tests.server import ONE_CORE, SERVE, free_port
-from tests.serving.test_leftovers import may_unshare, ready, running
+from tests.serving.test_leftovers import ready, running
 from tests.serving.test_supervisor import until
 
 FULL = "mount -t tmpfs -o size=1m tmpfs /dev/shm && head -c 2000000 /dev/zero > /dev/shm/x 2> /dev/null;"
 READ_ONLY = "mount -t tmpfs -o ro tmpfs /dev/shm &&"
 SMALL = "mount -t tmpfs -o size=64m tmpfs /dev/shm &&"
 
-pytestmark = pytest.mark.skipif(not may_unshare(), reason="no mounts of this user's own")
+pytestmark = pytest.mark.skipif(not may_unshare("-Urmpf", "--mount-proc"), reason="no mounts of this user's own")
 
 
 def with_shared_memory(mounted: str) -> tuple[str, ...]:
