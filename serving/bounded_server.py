@@ -6,7 +6,6 @@ asyncio's server, which uvicorn takes, accepts whatever comes. Written for uvico
 
 import asyncio
 import contextlib
-import errno
 import socket
 from collections.abc import Callable, Generator
 
@@ -19,9 +18,9 @@ from qwen_vqa.serving.log import say
 from qwen_vqa.serving.refusals import RefusedError
 
 LOOK_SECONDS = 0.5
-# After a moment without a file to open.
+AT_ONCE = 16
+# Where no file can be opened, for one that is closed.
 PAUSE_SECONDS = 0.1
-NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # What is answered to the end, and on connections beyond the bound: who watches the server has to see it.
 WATCHED = ("/health", "/ready", "/metrics")
 RESERVE = "qwen_vqa_reserve"
@@ -35,6 +34,7 @@ class BoundedServer(uvicorn.Server):
         config: of uvicorn; its app is to stand in `OnReserve`.
         sock: listening already.
         last_words: for connections that it closes when it ends.
+        closed: called when it takes no more connections, and another process may.
         head_bytes, headers: largest head of a request, and how many headers it may have.
     """
 
@@ -44,6 +44,7 @@ class BoundedServer(uvicorn.Server):
         sock: socket.socket,
         connections: Connections,
         last_words: Callable[[], RefusedError],
+        closed: Callable[[], None] = lambda: None,
         head_bytes: int = HEAD_BYTES,
         headers: int = HEADERS,
     ):
@@ -51,6 +52,7 @@ class BoundedServer(uvicorn.Server):
         self.connections = connections
         self._sock = sock
         self._last_words = last_words
+        self._closed = closed
         self._head = {"head_bytes": head_bytes, "headers": headers}
 
     @contextlib.contextmanager
@@ -63,6 +65,13 @@ class BoundedServer(uvicorn.Server):
         await super().startup(sockets=[])
         if self.started:
             self.servers.append(_Acceptor(self, self._sock))  # type: ignore[arg-type] # close and wait_closed
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's, which waits for the connections that there are."""
+        for server in self.servers:
+            server.close()
+        self._closed()
+        await super().shutdown(sockets)
 
     def protocol(self, address: str | None) -> BoundedProtocol:
         """For a connection that is taken now."""
@@ -86,14 +95,14 @@ class _Acceptor:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         sock.setblocking(False)
-        self._accepting = asyncio.create_task(self._accept())
-        # Not before the event loop has let go of it: another process has the same socket, and epoll would go on.
-        self._accepting.add_done_callback(lambda _: sock.close())
+        self._loop.add_reader(sock, self._accept)
         self._looking = asyncio.create_task(self._look())
 
     def close(self) -> None:
         """Take no more; those that there are go on."""
-        self._accepting.cancel()
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
 
     async def wait_closed(self) -> None:
         """When none is left."""
@@ -104,22 +113,28 @@ class _Acceptor:
             await asyncio.sleep(LOOK_SECONDS)
             self._connections.look(self._loop.time())
 
-    async def _accept(self) -> None:
-        while True:
+    def _accept(self) -> None:
+        # Few: what came on the others is read before the next are taken.
+        for _ in range(AT_ONCE):
             try:
-                taken, name = await self._loop.sock_accept(self._sock)
+                taken, name = self._sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):  # another process took it, or the client is gone
+                return
             except OSError as error:
-                if error.errno in NO_FILES:
-                    say(f"a connection has to wait: {error.strerror}")
-                    self._connections.make_room(self._loop.time())
-                    await asyncio.sleep(PAUSE_SECONDS)
-                continue  # or the client is gone already
+                say(f"connections have to wait: {error.strerror}")
+                self._connections.make_room(self._loop.time())
+                self._loop.remove_reader(self._sock)
+                self._loop.call_later(PAUSE_SECONDS, self._resume)
+                return
             if not self._connections.make_room(self._loop.time()):
                 taken.close()
                 continue
             protocol = self._server.protocol(name[0] if isinstance(name, tuple) else None)
             self._connections.add(protocol, asyncio.create_task(self._connect(protocol, taken)))
-            await asyncio.sleep(0)  # what came on the others is read before the next is taken
+
+    def _resume(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.add_reader(self._sock, self._accept)
 
     async def _connect(self, protocol: BoundedProtocol, taken: socket.socket) -> None:
         tls = self._server.config.ssl

@@ -8,6 +8,7 @@ end; h11 looks at a head's length only while the head is incomplete, and never a
 import re
 from collections.abc import Callable
 from enum import Enum
+from http import HTTPStatus
 from typing import Any, NoReturn
 
 import h11
@@ -29,7 +30,7 @@ LAST_SECONDS = 1.0
 # For a client that does not read its answer.
 WRITE_SECONDS = 60.0
 # Chunks of a body: each costs the same, however small it is. So many may be smaller than this on the average.
-SMALL_CHUNKS = 1000
+SMALL_CHUNKS = 500
 SMALL_CHUNK_BYTES = 64
 
 _BLANK_LINE = re.compile(rb"\n\r?\n")  # as h11 has it
@@ -177,7 +178,7 @@ class BoundedProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's, for what is not HTTP or beyond a bound: in OpenAI's shape, and read to the end."""
-        refusal = self.conn.refusal or RefusedError(400, f"this is not HTTP/1.1: {msg}", code="invalid_http")
+        refusal = self.conn.refusal or RefusedError(400, "this is not a valid HTTP/1.1 request.", code="invalid_http")
         self._answer_and_close(refusal)
 
     def shutdown(self) -> None:
@@ -240,7 +241,11 @@ class BoundedProtocol(H11Protocol):
             return self.transport.close()
         headers = [("content-type", "application/json"), ("connection", "close"), ("content-length", len(refusal.body))]
         events = [
-            h11.Response(status_code=refusal.status, headers=[(name, str(value)) for name, value in headers]),
+            h11.Response(
+                status_code=refusal.status,
+                headers=[(name, str(value)) for name, value in headers],
+                reason=HTTPStatus(refusal.status).phrase.encode(),
+            ),
             h11.Data(data=refusal.body),
             h11.EndOfMessage(),
         ]

@@ -25,15 +25,23 @@ LOOK_SECONDS = 0.02
 
 
 async def serve_http(
-    app: FastAPI, sock: socket.socket, args: Namespace, lifecycle: Lifecycle, ready: Callable[[], None]
+    app: FastAPI,
+    sock: socket.socket,
+    args: Namespace,
+    lifecycle: Lifecycle,
+    ready: Callable[[], None],
+    closed: Callable[[], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT and the drain after it, or until the engine dies. Calls `ready` once it answers."""
+    """Serve until SIGTERM or SIGINT and the drain after it, or until the engine dies.
+
+    Calls `ready` once it answers, and `closed` when it takes no more connections.
+    """
     config = _config(app, args)
     # Every request of Java's HttpClient asks for HTTP/2 beside what it wants, and has its answer without.
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != UPGRADE)
     connections = Connections(args)
     bounds = {"head_bytes": args.h11_max_incomplete_event_size, "headers": args.h11_max_header_count}
-    server = BoundedServer(config, sock, connections, lifecycle.refusal, **bounds)
+    server = BoundedServer(config, sock, connections, lifecycle.refusal, closed, **bounds)
     # vLLM's handler of errors tells it to stop when the engine dies, before the others have their answers: `lifecycle`
     # does that.
     app.state.server = SimpleNamespace(should_exit=False)

@@ -36,7 +36,7 @@ class ToSupervisor:
         self._channel.sendall(b"ready\n")
 
     def closed(self) -> None:
-        """The server answers no more."""
+        """The server takes no more connections."""
         try:
             self._channel.sendall(b"closed\n")
         except OSError:

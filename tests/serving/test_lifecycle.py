@@ -171,7 +171,6 @@ def test_it_is_ready_when_it_answers(life: Life):
 def test_an_engine_that_is_killed_ends_its_streams_with_an_error_and_is_started_again(life: Life):
     before = life.shared_memory()
     assert before, "images go to the engine through shared memory"
-    reader = Reader(life.stream(LONG)).running()
     patient: list = []
     ends: list[object] = []
     others = [KeptAlive(life, ends, pause) for pause in (0, 0.01, 0.03, 0.1, 0.3) for _ in range(3)]
@@ -180,6 +179,7 @@ def test_an_engine_that_is_killed_ends_its_streams_with_an_error_and_is_started_
         others.append(threading.Thread(target=last_event, args=(life, path, events), daemon=True))
         others[-1].start()
     time.sleep(1)
+    reader = Reader(life.stream(LONG)).running()
     engine = life.engine()
     engine.kill()
     reader.join(10)
