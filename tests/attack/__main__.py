@@ -57,7 +57,7 @@ ATTACKS = (
     Attack("JPEGs with many scans, their clients gone", "others within 3 s", pictures.many_scans, memory=600),
     Attack("the engine killed under 20 clients", "503 or an error event, started again", engine.killed_engine, 30, 600),
 )
-COLUMNS = ("attack", "bound", "worst /health", "worst good request", "MiB before", "peak", "after")
+COLUMNS = ("attack", "bound", "worst /health", "worst good request", "MiB before", "peak", "after", "kept")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def outcome(attack: Attack, server: Server) -> Outcome:
         faults.append(f"memory grew by {memory.peak - before:.0f} MiB, {attack.memory:.0f} are allowed")
     seconds = [f"{worst:.2f} s" for worst in (health.worst, good.worst)]
     sizes = [f"{size:,.0f}" for size in (before, memory.peak, after)]
-    return Outcome((attack.name, attack.bound, *seconds, *sizes), faults)
+    return Outcome((attack.name, attack.bound, *seconds, *sizes, "no" if faults else "yes"), faults)
 
 
 def table(outcomes: list[Outcome]) -> str:
