@@ -52,7 +52,7 @@ async def run_server(
 
     Args:
         sock: listening already.
-        ready, closed: called when the server answers, and when it no longer does.
+        ready, closed: called when the server answers, and when it takes no more connections.
         port_is_ours: whether no other process answers on the socket.
     """
     guide_json(args)
@@ -62,8 +62,7 @@ async def run_server(
         tasks = await engine.get_supported_tasks()
         app = build_server_app(args, tasks, engine.model_config, engine, lifecycle, port_is_ours)
         await init_app_state(engine, app.state, args, tasks)
-        await serve_http(app, sock, args, lifecycle, ready)
-        closed()
+        await serve_http(app, sock, args, lifecycle, ready, closed)
         return not lifecycle.engine_died()
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch._inductor import config as inductor
 
+from qwen_vqa.serving.process_tree import end_with_parent
 from qwen_vqa.serving.threads import ThreadChoice
 
 METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
@@ -43,6 +44,7 @@ def copied(threads: int) -> Iterator[None]:
     def in_the_copy() -> None:
         if not active:
             return
+        end_with_parent()
         signal.set_wakeup_fd(-1)
         torch.set_num_threads(threads)
         _let_mkl_choose()

@@ -6,19 +6,17 @@ import signal
 import socket
 from argparse import Namespace
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
+from qwen_vqa.serving.bounded_server import BoundedServer, OnReserve
+from qwen_vqa.serving.connections import Connections
 from qwen_vqa.serving.lifecycle import Lifecycle
 from qwen_vqa.serving.listener import HTTP
-from qwen_vqa.serving.vllm_api import (
-    H11_MAX_INCOMPLETE_EVENT_SIZE_DEFAULT,
-    NoSignalServer,
-    SSLCertRefresher,
-    get_uvicorn_log_config,
-)
+from qwen_vqa.serving.vllm_api import SSLCertRefresher, get_uvicorn_log_config
 
 UPGRADE = "Unsupported upgrade request."
 # For connections to close, once everything that ran has ended.
@@ -27,15 +25,27 @@ LOOK_SECONDS = 0.02
 
 
 async def serve_http(
-    app: FastAPI, sock: socket.socket, args: Namespace, lifecycle: Lifecycle, ready: Callable[[], None]
+    app: FastAPI,
+    sock: socket.socket,
+    args: Namespace,
+    lifecycle: Lifecycle,
+    ready: Callable[[], None],
+    closed: Callable[[], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT and the drain after it, or until the engine dies. Calls `ready` once it answers."""
+    """Serve until SIGTERM or SIGINT and the drain after it, or until the engine dies.
+
+    Calls `ready` once it answers, and `closed` when it takes no more connections.
+    """
     config = _config(app, args)
     # Every request of Java's HttpClient asks for HTTP/2 beside what it wants, and has its answer without.
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != UPGRADE)
-    server = NoSignalServer(config)
-    app.state.server = server  # vLLM's handler of errors looks for it
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    connections = Connections(args)
+    bounds = {"head_bytes": args.h11_max_incomplete_event_size, "headers": args.h11_max_header_count}
+    server = BoundedServer(config, sock, connections, lifecycle.refusal, closed, **bounds)
+    # vLLM's handler of errors tells it to stop when the engine dies, before the others have their answers: `lifecycle`
+    # does that.
+    app.state.server = SimpleNamespace(should_exit=False)
+    serving = asyncio.create_task(server.serve())
     while not server.started:
         if serving.done():
             return serving.result()
@@ -55,7 +65,7 @@ def _config(app: FastAPI, args: Namespace) -> uvicorn.Config:
     log_config = get_uvicorn_log_config(args)
     options: dict[str, Any] = {} if log_config is None else {"log_config": log_config}
     config = uvicorn.Config(
-        app,
+        OnReserve(app),
         log_level=args.uvicorn_log_level,
         access_log=False,  # serving/request_log.py
         http=HTTP,
@@ -66,7 +76,6 @@ def _config(app: FastAPI, args: Namespace) -> uvicorn.Config:
         ssl_ca_certs=args.ssl_ca_certs,
         ssl_cert_reqs=args.ssl_cert_reqs,
         ssl_ciphers=args.ssl_ciphers,
-        h11_max_incomplete_event_size=args.h11_max_incomplete_event_size or H11_MAX_INCOMPLETE_EVENT_SIZE_DEFAULT,
         **options,
     )
     config.load()

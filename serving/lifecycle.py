@@ -2,22 +2,24 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from qwen_vqa.serving.bounded_server import WATCHED
 from qwen_vqa.serving.refusals import RefusedError
 from qwen_vqa.serving.stand_in import LOADING, RETRY_SECONDS, refuse, unavailable
 
 LOOK_SECONDS = 0.1
-# For vLLM's own error event, which a stream gets when its engine dies.
+# For the errors of what runs when the engine dies.
 LAST_WORDS_SECONDS = 1.0
-# What is answered to the end: who watches the server has to see it drain.
-WATCHED = ("/health", "/ready", "/metrics")
 ENGINE_DIED = "The engine stopped and is being started again."
 DRAINING = "The server is shutting down."
+# How an error begins in the middle of a stream, in vLLM's APIs.
+ERROR_EVENT = re.compile(rb'^(event: (error|response\.failed)|data: \{"error")', re.MULTILINE)
 
 
 class Lifecycle:
@@ -42,6 +44,10 @@ class Lifecycle:
             return ENGINE_DIED
         return DRAINING if self._told_to_stop.is_set() else None
 
+    def refusal(self) -> RefusedError:
+        """What a request is told that is not taken, or cut off."""
+        return unavailable(self.reason or DRAINING)
+
     def stop(self) -> None:
         """Take no more requests."""
         self._told_to_stop.set()
@@ -60,15 +66,16 @@ class Lifecycle:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def while_allowed(self, work: Awaitable[None]) -> bool:
-        """Do it, unless it is cut off; returns whether it came to its end."""
+        """Do it, unless it is cut off or fails with the engine; returns whether it came to its end."""
         task = asyncio.ensure_future(work)
         cut_off = asyncio.ensure_future(self._cut_off.wait())
         self.running += 1
         try:
             await asyncio.wait({task, cut_off}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
+            if task.done() and not (self.engine_died() and task.exception()):
                 task.result()
-            return task.done()
+                return True
+            return False
         finally:
             self.running -= 1
             cut_off.cancel()
@@ -90,7 +97,7 @@ class LifecycleMiddleware:
         if scope["type"] != "http" or path in WATCHED:
             return await self.app(scope, receive, send)
         if self.lifecycle.reason is not None:
-            return await refuse(unavailable(self.lifecycle.reason), receive, send)
+            return await refuse(self.lifecycle.refusal(), receive, send)
         answer = _Answer(self.lifecycle, path, send)
         if not await self.lifecycle.while_allowed(self.app(scope, receive, answer.send)):
             await answer.end()
@@ -107,9 +114,14 @@ class _Answer:
         self._started = self._ended = False
 
     async def send(self, message: Message) -> None:
-        """As the app's, but for errors of an engine that died: those are 503, since another will come."""
+        """As the app's, but for errors of an engine that died: those are 503, since another will come.
+
+        A stream's become the same in an event. vLLM's own speak of a stack trace that its clients do not see.
+        """
         if self._ended:
             return
+        if self._is_stream and self._lifecycle.engine_died() and ERROR_EVENT.search(message.get("body", b"")):
+            return await self.end()
         if message["type"] == "http.response.start":
             if message["status"] >= 500 and self._lifecycle.engine_died():
                 return await self._refuse()
@@ -126,15 +138,12 @@ class _Answer:
             await self._refuse()
         elif not self._ended:
             self._ended = True
-            event = _error_event(self._path, self._refusal()) if self._is_stream else b""
+            event = _error_event(self._path, self._lifecycle.refusal()) if self._is_stream else b""
             await self._send({"type": "http.response.body", "body": event})
 
     async def _refuse(self) -> None:
         self._ended = True
-        await self._refusal().send(self._send, close=True)
-
-    def _refusal(self) -> RefusedError:
-        return unavailable(self._lifecycle.reason or DRAINING)
+        await self._lifecycle.refusal().send(self._send, close=True)
 
 
 def _error_event(path: str, refusal: RefusedError) -> bytes:

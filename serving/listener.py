@@ -17,6 +17,9 @@ DRAIN_SECONDS = 25  # below the 30 s after which Kubernetes kills
 # request that crosses our closing is lost.
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
+# More than --running and --waiting together, so that who has to wait is told so.
+CONNECTIONS = 4096
+SLOW_CONNECTIONS_PER_ADDRESS = 64
 # uvicorn's parsers: httptools takes `Upgrade: h2c`, which Java's HttpClient and curl --http2 send, for the end of HTTP
 # and loses the body (uvicorn #2722); h11 ignores it, as RFC 9110 has it, and sends no chunks to HTTP/1.0.
 HTTP = "h11"
@@ -29,6 +32,10 @@ def add_life_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drain-seconds", type=int, default=DRAIN_SECONDS, help="for what runs when told to stop")
     keep_alive = int(os.environ.get("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", KEEP_ALIVE_SECONDS))
     parser.add_argument("--keep-alive-seconds", type=int, default=keep_alive, help="for an idle connection")
+    parser.add_argument("--connections", type=int, default=CONNECTIONS, help="at once, of all addresses")
+    parser.add_argument(
+        "--slow-connections-per-address", type=int, default=SLOW_CONNECTIONS_PER_ADDRESS, help="without a whole request"
+    )
     parser.add_argument("--log-format", choices=FORMATS, default="text", help="lines for people, or JSON")
     parser.add_argument("--no-restart", action="store_true", help="end when the engine dies")
 
@@ -52,6 +59,10 @@ def listen_flags(argv: Sequence[str]) -> Namespace:
         raise UserError(f"--drain-seconds is {flags.drain_seconds}; the least is 0.")
     if flags.keep_alive_seconds < 1:
         raise UserError(f"--keep-alive-seconds is {flags.keep_alive_seconds}; the least is 1.")
+    if flags.connections < 1:
+        raise UserError(f"--connections is {flags.connections}; the least is 1.")
+    if flags.slow_connections_per_address < 0:
+        raise UserError(f"--slow-connections-per-address is {flags.slow_connections_per_address}; 0 is no limit.")
     _check_tls(flags)
     return flags
 

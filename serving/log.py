@@ -1,7 +1,9 @@
 """What the server prints: lines for people, or one JSON object a line (`--log-format json`)."""
 
+import contextlib
 import datetime
 import json
+import os
 import sys
 from typing import Any, Literal, TextIO, get_args
 
@@ -42,10 +44,26 @@ def is_json() -> bool:
     return _format == "json"
 
 
+def flush() -> None:
+    """Before this process ends at once."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+
+
 def _write(stream: TextIO, text: str) -> None:
-    """In one write: with PYTHONUNBUFFERED `print` makes two, and another thread's line may come between them."""
-    stream.write(f"{text}\n")
-    stream.flush()
+    """In one write: with PYTHONUNBUFFERED `print` makes two, and another thread's line may come between them.
+
+    Who cannot be told any more is no reason not to serve: a closed pipe (`serve | head -1`), a terminal that is gone.
+    """
+    try:
+        stream.write(f"{text}\n")
+        stream.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # for all that writes there in this process
+        os.close(nowhere)
+    except OSError:
+        return  # a full disk: the next line may fit again
 
 
 def _json(kind: str, fields: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Reads a request's body whole, within bounds: of one body, of what one caller holds, and of all there are."""
 
 import asyncio
+import time
 from collections import Counter
 
 from starlette.types import Message, Receive, Scope
@@ -12,6 +13,8 @@ HELD_BYTES = 2**30
 HELD_BYTES_PER_CALLER = HELD_BYTES // 4
 # Between two pieces of a body; a client that stalls gives its memory back.
 STALL_SECONDS = 30.0
+# A body that comes in time piece by piece may still take for ever: beyond STALL_SECONDS, so much has to come a second.
+BYTES_PER_SECOND = 8 * 2**10
 # What a client is told to wait where nobody can know how long: the SDK backs off by itself after that.
 RETRY_SECONDS = 5
 
@@ -73,17 +76,19 @@ class Body:
         """All of it.
 
         Raises:
-            RefusedError: 413, it is too long; 408, nothing more came; 429, too much is held already.
+            RefusedError: 413, it is too long; 408, it comes too slowly; 429, too much is held already.
             ClientGoneError: the client went before the end.
         """
         if self._length.isdigit() and int(self._length) > self._bodies.longest:
             raise self._too_long()
         chunks, more = [], True
+        began = time.monotonic()
         while more:
+            left = began + STALL_SECONDS + self._held / BYTES_PER_SECOND - time.monotonic()
             try:
-                message = await asyncio.wait_for(self._receive(), STALL_SECONDS)
+                message = await asyncio.wait_for(self._receive(), min(left, STALL_SECONDS))
             except asyncio.TimeoutError:
-                raise RefusedError(408, f"nothing more of the body came in {STALL_SECONDS:g} s.") from None
+                raise self._too_slow() from None
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
             chunk = message.get("body", b"")
@@ -107,6 +112,15 @@ class Body:
     def _let_go(self) -> None:
         self._bodies.release(self._caller, self._held)
         self._held, self._content = 0, None
+
+    def _too_slow(self) -> RefusedError:
+        least = f"{BYTES_PER_SECOND / 2**10:g} KiB/s"
+        return RefusedError(
+            408,
+            f"the body came too slowly: {self._held:,} bytes so far. The server waits {STALL_SECONDS:g} s for the next "
+            f"piece, and wants {least} in the long run.",
+            code="request_timeout",
+        )
 
     def _too_long(self) -> RefusedError:
         return RefusedError(

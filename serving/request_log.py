@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwen_vqa.serving import metrics
 from qwen_vqa.serving.access import STATE, Admitted
-from qwen_vqa.serving.lifecycle import WATCHED
+from qwen_vqa.serving.bounded_server import WATCHED
 from qwen_vqa.serving.log import write_request
 from qwen_vqa.serving.request_record import RequestRecord, begin
 

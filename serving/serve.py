@@ -5,9 +5,7 @@ qwen-vqa serve my-model --port 8000
 
 import gc
 import os
-import shutil
 import socket
-import sys
 import time
 import warnings
 from argparse import Namespace
@@ -21,10 +19,12 @@ from qwen_vqa.plugin.decoding import Decoding
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
 from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
-from qwen_vqa.serving.compile_cache import is_writable, keep_kernels
+from qwen_vqa.serving.compile_cache import keep_kernels
+from qwen_vqa.serving.leftovers import use_own_name
 from qwen_vqa.serving.listener import add_life_flags, check_same_listener, listen_flags
-from qwen_vqa.serving.log import say, set_format
+from qwen_vqa.serving.log import flush, say, set_format
 from qwen_vqa.serving.serve_help import HELP
+from qwen_vqa.serving.shared_memory import choose_image_cache
 from qwen_vqa.serving.threads import no_choice, wait_asleep
 from qwen_vqa.serving.tool_calls import STRICT_LEVEL, complete_tool_calls
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from qwen_vqa.serving.server_process import ToSupervisor
     from qwen_vqa.serving.vllm_api import FlexibleArgumentParser
 
-# A GiB holds 600 images of 384 x 384 in float32.
-IMAGE_CACHE_GIB = 1.0
-LEAST_IMAGE_CACHE_GIB = 0.1
 ENGINE_DIED = os.EX_TEMPFAIL  # the exit status that tells the supervisor
 QUIET = "ignore::FutureWarning,ignore::DeprecationWarning,ignore::UserWarning:multiprocessing.resource_tracker"
 
@@ -108,6 +105,7 @@ def server_parser() -> "FlexibleArgumentParser":
     """vLLM's command line of its server, with our flags and defaults."""
     from qwen_vqa.serving.cpu_choices import add_cpu_flags
     from qwen_vqa.serving.guard import add_guard_flags
+    from qwen_vqa.serving.http_protocol import HEAD_BYTES, HEADERS
     from qwen_vqa.serving.image_flags import add_image_flags
     from qwen_vqa.serving.vllm_api import FlexibleArgumentParser, make_arg_parser
 
@@ -124,6 +122,7 @@ def server_parser() -> "FlexibleArgumentParser":
     # brought, and answers the next request for that image with 500.
     parser.set_defaults(mm_processor_cache_type="shm", mm_processor_cache_gb=None)
     # Its lines tell of what this command says itself; with --uvicorn-log-level info they are back.
+    parser.set_defaults(h11_max_incomplete_event_size=HEAD_BYTES, h11_max_header_count=HEADERS)
     parser.set_defaults(tool_strict_level=STRICT_LEVEL, uvicorn_log_level="warning", scheme=None)
     return parser
 
@@ -135,8 +134,7 @@ def _parse(argv: list[str]) -> Namespace:
     cli_env_setup()
     args = server_parser().parse_args(argv)
     args.model = args.model_tag or str(DEMO_CHECKPOINT)
-    if args.mm_processor_cache_gb is None:
-        args.mm_processor_cache_gb = _image_cache_gib()
+    choose_image_cache(args)
     image_rules(args)  # what is wrong with them is said before anything loads
     validate_parsed_serve_args(args)
     _check_one_server(args)
@@ -155,20 +153,6 @@ def _check_one_server(args: Namespace) -> None:
     for name in ("headless", "grpc", "data_parallel_multi_port_external_lb"):
         if getattr(args, name, False):
             raise UserError(f"--{name.replace('_', '-')} starts no OpenAI API; qwen-vqa serve does not have it.")
-
-
-def _image_cache_gib(shared_memory: Path = Path("/dev/shm")) -> float:
-    """Shared memory for processed images: at most half of what is free, which in a container may be little."""
-    if not is_writable(shared_memory):
-        say(f"no cache of processed images: {shared_memory} cannot be written")
-        return 0
-    free = shutil.disk_usage(shared_memory).free / 2**30
-    size = min(IMAGE_CACHE_GIB, free / 2)
-    if size < LEAST_IMAGE_CACHE_GIB:
-        say(f"no cache of processed images: /dev/shm has {free:.2f} GiB free (docker run --shm-size gives more)")
-        return 0
-    say(f"cache of processed images: {size:.2g} GiB of shared memory, {free:.2g} are free (--mm-processor-cache-gb)")
-    return size
 
 
 def _complete_guard(args: Namespace) -> None:
@@ -226,6 +210,8 @@ def complete_decoding(args: Namespace, decoding: Decoding) -> None:
 def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", started: float) -> NoReturn:
     import uvloop
 
+    use_own_name(os.environ)
+
     import qwen_vqa.serving.media  # noqa: F401 - registers the media connector
     from qwen_vqa.serving.app import run_server
     from qwen_vqa.serving.welcome import welcome
@@ -241,6 +227,6 @@ def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", start
         welcome(args, started, supervisor.port_is_ours)
 
     lived = uvloop.run(run_server(args, sock, ready, supervisor.closed, supervisor.port_is_ours.is_set))
-    sys.stdout.flush()
+    flush()
     # Past here is only the interpreter's own end, in which triton's bindings print forty lines about leaks.
     os._exit(0 if lived else ENGINE_DIED)

@@ -39,6 +39,9 @@ options:
                          parameter (default: parameter, all of them)
   --drain-seconds N      told to stop, what runs has so long to finish (default: 25; Kubernetes kills after 30)
   --keep-alive-seconds N an idle connection is kept so long (default: 75; longer than a load balancer in front of it)
+  --connections N        connections at once, of all addresses; fewer where few files may be open (default: 4096)
+  --slow-connections-per-address N  of one address, connections that take longer than a second for a request's headers;
+                         at most 10 s in any case (default: 64; 0: any number)
   --log-format FORMAT    text or json, one object a line (default: text); never prompts, pictures or keys
   --no-restart           end with status 1 when the engine dies (default: start it again)
   -v, --verbose          say what the checkpoint makes of a request: prompt, pixels, float types, decoding

@@ -13,29 +13,30 @@ import threading
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quiet import quiet_libraries
 from qwen_vqa.serving.log import say
+from qwen_vqa.serving.process_tree import end_with_parent
 
 quiet_libraries()  # here, because the engine's process imports this module, too
+if __name__ == "__mp_main__":  # that one
+    end_with_parent()
 
 
 class ToSupervisor:
-    """This end of the socket pair. When the other end is gone, so is the supervisor, and this process stops.
+    """This end of the socket pair. When the other end is gone, so is the supervisor.
 
-    While it serves, it drains; before that, nothing listens to SIGTERM yet, and what it has started goes with it.
+    Then everything ends at once: nobody is left who would start it again, and the next server needs the port.
     """
 
     def __init__(self, channel: socket.socket):
         self._channel = channel
-        self._serving = False
         self.port_is_ours = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ready(self) -> None:
         """The server answers: the port may be left to it."""
-        self._serving = True
         self._channel.sendall(b"ready\n")
 
     def closed(self) -> None:
-        """The server answers no more."""
+        """The server takes no more connections."""
         try:
             self._channel.sendall(b"closed\n")
         except OSError:
@@ -44,14 +45,12 @@ class ToSupervisor:
     def _listen(self) -> None:
         while self._channel.recv(16):
             self.port_is_ours.set()
-        if self._serving:
-            os.kill(os.getpid(), signal.SIGTERM)
-        else:
-            os.killpg(os.getpgrp(), signal.SIGKILL)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def main(argv: list[str]) -> int:
     """Serve; returns only when the user has to change something first."""
+    end_with_parent()
     sockets = []
     for descriptor in map(int, argv[:2]):
         os.set_inheritable(descriptor, False)

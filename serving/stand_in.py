@@ -5,11 +5,12 @@ import contextlib
 import socket
 import time
 from argparse import Namespace
-from collections.abc import Generator
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from qwen_vqa.serving.bounded_server import BoundedServer, OnReserve
+from qwen_vqa.serving.connections import Connections
 from qwen_vqa.serving.listener import HTTP
 from qwen_vqa.serving.refusals import RefusedError
 
@@ -58,7 +59,7 @@ class StandIn:
         self._started_at = 0.0
         self._sock = sock
         self._flags = flags
-        self._server: _Server | None = None
+        self._server: BoundedServer | None = None
         self._task: asyncio.Task | None = None
 
     async def start(self, reason: str) -> None:
@@ -67,7 +68,7 @@ class StandIn:
         if self._server is not None:
             return
         config = uvicorn.Config(
-            self._answer,
+            OnReserve(self._answer),
             interface="asgi3",
             http=HTTP,
             loop="asyncio",
@@ -83,8 +84,9 @@ class StandIn:
             ssl_cert_reqs=self._flags.ssl_cert_reqs,
             ssl_ciphers=self._flags.ssl_ciphers,
         )
-        self._server = _Server(config)
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._sock.dup()]))
+        connections = Connections(self._flags)
+        self._server = BoundedServer(config, self._sock.dup(), connections, self._refusal)
+        self._task = asyncio.create_task(self._server.serve())
 
     def expect(self, seconds: float | None) -> None:
         """A start begins now, and the last one took so long; None where there was none."""
@@ -117,11 +119,3 @@ class StandIn:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             return await send({"type": "http.response.body", "body": b""})
         await refuse(self._refusal(), receive, send)
-
-
-class _Server(uvicorn.Server):
-    """Signals are the supervisor's."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield

@@ -3,8 +3,8 @@
 It imports neither torch nor vLLM. While the server loads, and between one that died and the next, a stand-in answers
 503 on the same socket. The child says over a socket pair when it serves and when it no longer does.
 
-    SIGTERM, SIGINT   the child drains: what runs may finish within --drain-seconds, new requests get 503
-    a second one      everything ends at once, with status 128 + the signal's number
+    SIGTERM, SIGINT, SIGHUP   the child drains: what runs may finish within --drain-seconds, new requests get 503
+    a second one              everything ends at once, with status 128 + the signal's number
 
 Ends with 0 after a drain, with the child's status when the first start fails, and with 1 when the engine dies and
 --no-restart is set.
@@ -22,8 +22,11 @@ from collections.abc import Iterator, Sequence
 
 import psutil
 
+from qwen_vqa.serving.connections import check_file_limit, raise_file_limit
+from qwen_vqa.serving.leftovers import own_name
 from qwen_vqa.serving.listener import listen_flags, listening
 from qwen_vqa.serving.log import say, set_format
+from qwen_vqa.serving.process_tree import reap_orphans
 from qwen_vqa.serving.stand_in import LOADING, StandIn
 
 FIRST_DELAY = 1.0
@@ -47,7 +50,9 @@ def supervise(argv: Sequence[str]) -> int:
     """
     flags = listen_flags(argv)
     set_format(flags.log_format)
-    with listening(flags) as sock:
+    raise_file_limit()
+    check_file_limit(flags)
+    with listening(flags) as sock, own_name(os.environ):
         return asyncio.run(Supervisor(SERVER, argv, flags, sock).run())
 
 
@@ -94,8 +99,10 @@ class Supervisor:
     async def run(self) -> int:
         """Until a signal, or what cannot be mended."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, number)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                loop.add_signal_handler(number, self._stop, number)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
         await self._stand_in.start(LOADING)
         while True:
             status = await self._run_child()
@@ -134,6 +141,7 @@ class Supervisor:
             status = await self._child.wait()
         finally:
             end_group(self._child.pid)
+            self._reap()
             if self._overdue is not None:
                 self._overdue.cancel()
         return status
@@ -171,6 +179,9 @@ class Supervisor:
         if self._child is not None and self._child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._child.send_signal(signal.SIGTERM)
+
+    def _reap(self) -> None:
+        reap_orphans(None if self._child is None else self._child.pid)
 
     def _end_child(self) -> None:
         if self._child is not None:

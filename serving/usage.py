@@ -18,6 +18,11 @@ from qwen_vqa.serving.refusals import RefusedError, too_many
 from qwen_vqa.serving.request_body import RETRY_SECONDS, Bodies, ClientGoneError
 from qwen_vqa.serving.request_bounds import RequestBounds
 from qwen_vqa.serving.request_record import request_record
+from qwen_vqa.serving.route_rules import Access
+
+# Requests of routes that are not limited, such as GET /v1/models. They take processor time alone: of a flood of them,
+# no more are worked on between two looks at what else has come.
+SHORT_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,14 @@ class UsageMiddleware:
         self.bodies = Bodies(max_body_bytes)
         self.wait_seconds = wait_seconds
         self.in_use = in_use
+        self._short = asyncio.Semaphore(SHORT_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         admitted: Admitted | None = scope.get("state", {}).get(STATE)
         if admitted is None or not admitted.rule.limited:
-            return await self.app(scope, receive, send)
+            async with contextlib.nullcontext() if admitted and admitted.rule.access is Access.OPEN else self._short:
+                return await self.app(scope, receive, send)
         record = request_record()
         try:
             record.caller = caller = caller_of(scope, admitted)

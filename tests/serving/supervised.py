@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from qwen_vqa.serving.connections import check_file_limit, raise_file_limit
 from qwen_vqa.serving.listener import listen_flags, listening
 from qwen_vqa.serving.supervisor import Supervisor
 
@@ -10,6 +11,8 @@ from qwen_vqa.serving.supervisor import Supervisor
 def main(behaviour: str, *arguments: str) -> int:
     """As `qwen_vqa.serving.supervisor.supervise`, with another child."""
     flags = listen_flags(arguments)
+    raise_file_limit()
+    check_file_limit(flags)
     command = [sys.executable, "-m", "tests.serving.stub_server"]
     with listening(flags) as sock:
         return asyncio.run(Supervisor(command, [behaviour], flags, sock).run())

@@ -9,7 +9,7 @@ import pytest
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.checks import checked_checkpoint
 from qwen_vqa.serving.cpu_choices import STEP_TOKENS, check_no_speculation, choose_step_tokens
-from qwen_vqa.serving.serve import _image_cache_gib
+from qwen_vqa.serving.shared_memory import image_cache_gib
 from tests.server import Server
 
 
@@ -50,7 +50,7 @@ def test_guessing_tokens_is_refused_with_the_reason():
 
 
 def test_without_shared_memory_there_is_no_cache_of_images_and_it_is_said(capsys):
-    assert _image_cache_gib(Path("/proc/shm")) == 0
+    assert image_cache_gib(Path("/proc/shm")) == 0
     assert "/proc/shm cannot be written" in capsys.readouterr().err
 
 

@@ -1,6 +1,7 @@
 """A server's whole life, over TLS and with one server: loading, killed, started again, drained. In this order."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import pytest
 from openai import APIError, DefaultHttpxClient, InternalServerError, OpenAI
 from safetensors.torch import load_file, save_file
 
+from qwen_vqa.serving.lifecycle import ENGINE_DIED
 from tests.certificate import self_signed
 from tests.server import ONE_CORE, SERVE, free_port
 
@@ -92,6 +94,36 @@ class Reader(threading.Thread):
         return self
 
 
+class KeptAlive(threading.Thread):
+    """Asks again and again on one connection until it is refused; `ends` is how that was."""
+
+    def __init__(self, life: Life, ends: list[object], pause: float):
+        super().__init__(daemon=True)
+        self._life, self._ends, self._pause = life, ends, pause
+        self.start()
+
+    def run(self) -> None:
+        body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
+        with httpx.Client(verify=False, timeout=30) as client:
+            try:
+                while (reply := client.post(f"{self._life.address}/v1/chat/completions", json=body)).is_success:
+                    time.sleep(self._pause)
+                self._ends.append((reply.status_code, reply.json()["error"]["message"], "retry-after" in reply.headers))
+            except httpx.TransportError as error:
+                self._ends.append(error)
+
+
+def last_event(life: Life, path: str, events: list[dict]) -> None:
+    """Stream from a path again and again until one ends with an error, and keep that event."""
+    body = {"model": "tiny", "max_tokens": LONG, "stream": True, "ignore_eos": True}
+    body |= {"prompt": "hi"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "hi"}]}
+    while True:
+        with httpx.stream("POST", life.address + path, json=body, verify=False, timeout=60) as reply:
+            last = [line for line in reply.iter_lines() if line][-1]
+        if "error" in last or reply.status_code != 200:
+            return events.append(json.loads(last.removeprefix("data: ")))
+
+
 @pytest.fixture(scope="module")
 def life(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     folder = tmp_path_factory.mktemp("life")
@@ -139,13 +171,26 @@ def test_it_is_ready_when_it_answers(life: Life):
 def test_an_engine_that_is_killed_ends_its_streams_with_an_error_and_is_started_again(life: Life):
     before = life.shared_memory()
     assert before, "images go to the engine through shared memory"
-    reader = Reader(life.stream(LONG)).running()
     patient: list = []
+    ends: list[object] = []
+    others = [KeptAlive(life, ends, pause) for pause in (0, 0.01, 0.03, 0.1, 0.3) for _ in range(3)]
+    events: list[dict] = []
+    for path in ("/v1/completions", "/v1/messages"):
+        others.append(threading.Thread(target=last_event, args=(life, path, events), daemon=True))
+        others[-1].start()
+    time.sleep(1)
+    reader = Reader(life.stream(LONG)).running()
     engine = life.engine()
     engine.kill()
     reader.join(10)
     assert not reader.is_alive(), "the stream hangs"
     assert reader.error is not None and reader.finish_reason is None
+    assert ENGINE_DIED in str(reader.error)
+    for other in others:
+        other.join(30)
+    assert len(ends) == 15
+    assert all(end[0] == 503 and end[1].startswith(ENGINE_DIED) and end[2] for end in ends), ends
+    assert [event["error"]["message"] for event in events] == [ENGINE_DIED] * 2
 
     def ask() -> None:
         patient.append(life.client(retries=30).models.list())

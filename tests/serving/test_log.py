@@ -31,6 +31,20 @@ for thread in threads:
 """
 
 
+LISTENERS = "import sys\nfrom qwen_vqa.serving.log import say, show\n"
+LISTENERS += "for number in range(3):\n    show('x' * 100_000)\n    say('still here')\n"
+LISTENERS += "print('and here')\nsys.exit(7)"
+
+
+def test_who_stops_reading_stops_nothing():
+    """As `serve | head -1` does; without it, Python ends with a traceback and 120."""
+    command = [sys.executable, "-c", LISTENERS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == "qwen-vqa: still here\n" * 3
+    assert process.returncode == 7
+
+
 @pytest.mark.parametrize("buffering", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_lines_of_several_threads_are_whole(tmp_path, monkeypatch, log_format: str, buffering: dict[str, str]):

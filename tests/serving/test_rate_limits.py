@@ -33,6 +33,19 @@ def refused(rates: RateLimits, *count) -> RefusedError | None:
     return None
 
 
+@pytest.mark.parametrize("jump", [-86_400, -3600, -61, -30, 30, 61, 3600, 86_400])
+def test_a_clock_that_jumps_locks_nobody_out_and_gives_at_most_another_minutes_worth(clock: Clock, jump: int):
+    rates = RateLimits()
+    clock.now += 10
+    let_in = sum(refused(rates, "requests", "alice", 5) is None for _ in range(10))
+    clock.now += jump
+    refusals = [refused(rates, "requests", "alice", 5) for _ in range(10)]
+    assert let_in + refusals.count(None) <= 10
+    assert all(refusal.retry_after <= 120 for refusal in refusals if refusal)
+    clock.now += 120
+    assert refused(rates, "requests", "alice", 5) is None
+
+
 def test_so_many_a_minute_and_no_more(clock: Clock):
     rates = RateLimits()
     assert [refused(rates, "requests", "alice", 3) is None for _ in range(5)] == [True, True, True, False, False]

@@ -86,6 +86,30 @@ def test_a_body_that_stalls_is_given_up_and_its_memory_with_it(monkeypatch):
     assert app.bodies.held == 0
 
 
+def test_a_body_that_comes_too_slowly_is_given_up(monkeypatch):
+    """Each piece comes in time, the whole would take for ever."""
+    monkeypatch.setattr(request_body, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(request_body, "BYTES_PER_SECOND", 100)
+    app = usage()
+    pieces = 0
+
+    async def receive():
+        nonlocal pieces
+        pieces += 1
+        await asyncio.sleep(0.05)
+        return {"type": "http.request", "body": b"x", "more_body": pieces < 1000}
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(admitted_as(app)({"type": "http", "headers": [], "client": ("192.0.2.1", 1)}, receive, send))
+    assert sent[0]["status"] == 408
+    assert pieces < 20
+    assert app.bodies.held == 0
+
+
 def test_bodies_that_wait_are_bounded_together_and_for_each_caller(monkeypatch):
     monkeypatch.setattr(request_body, "HELD_BYTES", 250)
     monkeypatch.setattr(request_body, "HELD_BYTES_PER_CALLER", 150)

@@ -7,6 +7,8 @@ of the test's own, and from the running server.
 import asyncio
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -17,6 +19,7 @@ from qwen_vqa.plugin import image_fetch
 from qwen_vqa.plugin.image_fetch import FetchRules, fetch_image_bytes
 from qwen_vqa.plugin.image_limits import ImageError
 from tests.image_server import HOPPER, ImageServer, image_server
+from tests.namespaces import may_unshare
 from tests.server import Server
 
 # {port} is the recording server's; without it, the scheme's own port.
@@ -169,6 +172,16 @@ def test_a_name_is_asked_once_so_that_it_cannot_change_its_mind(target: ImageSer
 
     refused("http://rebinding.example/", target, lookup, connect_seconds=0.2, total_seconds=0.5)
     assert answers == [["127.0.0.1"]]
+
+
+@pytest.mark.skipif(not may_unshare("-Urmn"), reason="no network of this user's own")
+def test_a_real_name_that_moves_here_between_two_questions_reaches_nothing():
+    """By a real name server and the system's resolver; the second question is a redirect's to the same name."""
+    command = ["unshare", "-Urmn", sys.executable, "-m", "tests.rebinding"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    refusal, asked = run.stdout.splitlines()
+    assert "images come from the public internet only" in refusal
+    assert asked == "asked at 93.184.216.34"
 
 
 @pytest.mark.parametrize("spelling", REDIRECTS)

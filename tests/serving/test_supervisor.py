@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import httpx
 import psutil
@@ -22,9 +22,10 @@ from tests.serving.stub_server import SLOW_SECONDS
 
 
 @contextlib.contextmanager
-def supervised(behaviour: str, *arguments: str) -> Iterator[tuple[str, subprocess.Popen]]:
+def supervised(behaviour: str, *arguments: str, first: Sequence[str] = ()) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Its address and process; `first` comes before its command."""
     port = free_port()
-    command = [sys.executable, "-m", "tests.serving.supervised", behaviour, "--port", str(port), *arguments]
+    command = [*first, sys.executable, "-m", "tests.serving.supervised", behaviour, "--port", str(port), *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         yield f"http://127.0.0.1:{port}", process
@@ -58,6 +59,16 @@ def test_while_loading_it_is_alive_and_not_ready():
         "param": None,
         "code": "service_unavailable",
     }
+
+
+def test_it_takes_no_processor_time_while_the_server_answers():
+    with supervised("serve") as (address, process):
+        until(lambda: httpx.get(address).status_code == 200)
+        time.sleep(0.5)
+        watched = psutil.Process(process.pid)
+        before = sum(watched.cpu_times()[:2])
+        time.sleep(2)
+        assert sum(watched.cpu_times()[:2]) - before < 0.5
 
 
 def test_a_server_that_dies_is_replaced_and_the_port_answers_all_the_time():
@@ -106,6 +117,18 @@ def test_a_second_signal_ends_everything_at_once(first: signal.Signals):
         process.send_signal(signal.SIGTERM)
         assert process.wait(5) == 128 + signal.SIGTERM
         assert not psutil.pid_exists(child)
+
+
+def test_a_terminal_that_is_closed_stops_it_and_nohup_does_not():
+    with supervised("serve") as (address, process):
+        until(lambda: httpx.get(address).status_code == 200)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(10) == 0
+    with supervised("serve", first=["nohup"]) as (address, process):
+        until(lambda: httpx.get(address).status_code == 200)
+        process.send_signal(signal.SIGHUP)
+        time.sleep(1)
+        assert httpx.get(address).status_code == 200
 
 
 def test_told_to_stop_while_loading_it_stops():
