@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from qwen_vqa.serving.compile_cache import choose_compile_cache, keep_kernels
 from qwen_vqa.train.server_process import SERVE, free_port, started_server
+from tests.namespaces import may_unshare
 from tests.tiny import DEMO
 
 
@@ -92,16 +92,13 @@ mount -t tmpfs -o mode=1777,size=$1 tmpfs /tmp && mount -t tmpfs -o mode=1777,si
 cd / && shift 3
 exec unshare --user --map-user=54321 --map-group=54321 env -i PATH=/usr/bin:/bin "$@"
 """
-NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount")
-needs_namespaces = pytest.mark.skipif(
-    not shutil.which("unshare") or subprocess.run([*NAMESPACES, "true"], capture_output=True).returncode != 0,
-    reason="user namespaces are not allowed here",
-)
+NAMESPACES = ("--user", "--map-root-user", "--mount")
+needs_namespaces = pytest.mark.skipif(not may_unshare(*NAMESPACES), reason="user namespaces are not allowed here")
 
 
 def in_a_container(tmp: str, shm: str, fill: str, *command: str) -> subprocess.Popen[str]:
     """The command as user 54321 in such a system."""
-    shell = [*NAMESPACES, "bash", "-c", CONTAINER, "container", tmp, shm, fill]
+    shell = ["unshare", *NAMESPACES, "bash", "-c", CONTAINER, "container", tmp, shm, fill]
     return subprocess.Popen([*shell, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
