@@ -10,10 +10,11 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import AutoConfig, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.train.checkpoint import load_reference
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.recipe import save_config
 from qwen_vqa.train.run_checkpoints import STAGING, publish
@@ -21,6 +22,25 @@ from qwen_vqa.train.training_config import TrainingConfig
 
 CONNECTOR_FILE = "connector.safetensors"
 LANGUAGE_FILE = "language_model.safetensors"
+
+
+def load_for_training(
+    base: Path, config: TrainingConfig, arguments: TrainingArguments
+) -> QwenVqaForConditionalGeneration:
+    """The model of a checkpoint folder, frozen and trained parts as the run computes.
+
+    Frozen weights have the precision of the run, trained ones float32: the gradient scaler of float16 refuses
+    gradients in float16, and updates of a small learning rate are lost in 16 bits.
+    """
+    precision = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
+    stored = AutoConfig.from_pretrained(base).dtype
+    # Weights that are trained are not rounded to 16 bits before.
+    loaded_as = torch.float32 if config.full_language_model else precision
+    torch.manual_seed(config.seed)  # the adapter's initial weights
+    model = load_reference(base, loaded_as, config.load_in)
+    model.config.dtype = stored  # as which `export` writes it
+    prepare_model(model, config)
+    return model
 
 
 def prepare_model(model: QwenVqaForConditionalGeneration, config: TrainingConfig) -> None:
@@ -56,10 +76,19 @@ def trainable_parts(model: QwenVqaForConditionalGeneration) -> dict[str, list[nn
 
 
 def training_arguments(config: TrainingConfig, output: str | Path, **overrides: Any) -> TrainingArguments:
-    """The Trainer's arguments for a config; `overrides` go to TrainingArguments as they are."""
+    """The Trainer's arguments for a config; `overrides` go to TrainingArguments as they are.
+
+    Raises:
+        UserError: float16 without a GPU.
+    """
     # Without its emulation, which a T4 has, too, and which is slow.
     has_bfloat16 = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
     precision = training_precision(config.precision, has_bfloat16)
+    if precision == "float16" and not torch.cuda.is_available():
+        raise UserError(
+            "--precision float16 needs a GPU: its gradients are scaled, which the trainer does there alone. Take "
+            "bfloat16 or float32 on a CPU."
+        )
     arguments: dict[str, Any] = {
         "output_dir": str(output),
         "learning_rate": config.learning_rate,
