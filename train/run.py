@@ -47,8 +47,7 @@ def train(
     processor = load_processor(base)
     model = load_for_training(base, config, arguments)
     if config.cache_features:
-        with arguments.main_process_first(local=False):
-            dataset = FeatureDataset(dataset, model, processor, output, arguments.device)
+        dataset = FeatureDataset(dataset, model, processor, output, arguments.device)
     trainer = QwenVqaTrainer(
         model=model,
         args=arguments,
@@ -104,10 +103,10 @@ def run(args: argparse.Namespace) -> int:
     check_run(args.output, args.resume)
     config = resumed_config(args.output, args) if args.resume else config_for(args.stage, args)
     sources = [DataSource.parse(text) for text in args.data]
-    arguments = training_arguments(config, args.output)
-    with arguments.main_process_first(local=False):
-        monitor = Monitor.of(args, config.seed)
-        dataset = prepare_data(sources, load_processor(args.base), config, args.output)
+    arguments = training_arguments(config, args.output)  # which makes the processes known to each other
+    # Arrow files are made by one process of a machine, behind the lock of the library `datasets`.
+    monitor = Monitor.of(args, config.seed)
+    dataset = prepare_data(sources, load_processor(args.base), config, args.output)
     is_main = arguments.process_index == 0
     if is_main:
         print(data_table(dataset.mix.tallies))
