@@ -8,9 +8,9 @@ from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER, adapter_folders
 from qwen_vqa.quantize.checkpoint import load_dequantised
 from qwen_vqa.quantize.memory import comparison_device, comparison_dtype
 from qwen_vqa.quantize.quality import compare
-from qwen_vqa.quantize.samples import Sample
 from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
+from qwen_vqa.train.collator import Sample
 from qwen_vqa.train.merging import merge_in_place
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 

@@ -20,9 +20,8 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.quantize.int4 import Int4, scale_dtype
 from qwen_vqa.quantize.layers import LANGUAGE_MODEL
-from qwen_vqa.quantize.samples import Sample
 from qwen_vqa.quantize.scheme import Tensors
-from qwen_vqa.train.collator import ConversationCollator
+from qwen_vqa.train.collator import ConversationCollator, Sample
 from qwen_vqa.train.device import CPU
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 

@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.quantize.checkpoint import DequantisedLayers
-from qwen_vqa.quantize.samples import Sample
-from qwen_vqa.train.collator import ConversationCollator
+from qwen_vqa.train.collator import ConversationCollator, Sample
 from qwen_vqa.train.evaluation.metrics import wilson_interval
 from qwen_vqa.train.labels import IGNORED
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration

@@ -14,10 +14,10 @@ from qwen_vqa.quantize.memory import comparison_device, comparison_dtype, free_g
 from qwen_vqa.quantize.picture import draw_report
 from qwen_vqa.quantize.quality import compare, layer_errors
 from qwen_vqa.quantize.report_inputs import checked, default_folder, questions, read_record, with_adapter
-from qwen_vqa.quantize.samples import Sample
 from qwen_vqa.quantize.served import prompts_of, served_accuracy, served_label
 from qwen_vqa.quantize.speed import Load, Side, measure, servable
 from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.collator import Sample
 from qwen_vqa.train.device import add_device_flag
 
 SIDES = ("original", "quantised")

@@ -15,10 +15,12 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import RECORD_FILE, SchemeFacts, quantization_config, scheme_of, why_not_served_here
 from qwen_vqa.plugin.registration import register_for_transformers
 from qwen_vqa.quantize.adapters import merge
+from qwen_vqa.quantize.demo_samples import DemoSamples
 from qwen_vqa.quantize.options import check_not_quantised, check_writable
-from qwen_vqa.quantize.samples import DemoSamples, Sample, longest_sample
+from qwen_vqa.quantize.samples import longest_sample
 from qwen_vqa.quantize.sources import samples_of
 from qwen_vqa.train.checkpoint import load_processor
+from qwen_vqa.train.collator import Sample
 from qwen_vqa.train.demo.evaluate import SKILLS
 from qwen_vqa.train.device import chosen_device
 

@@ -19,14 +19,16 @@ from qwen_vqa.plugin.quantization import FACTS, RECORD_FILE
 from qwen_vqa.quantize.adapters import carry_adapters, merge
 from qwen_vqa.quantize.calibration import calibrate
 from qwen_vqa.quantize.checkpoint import write_quantised
+from qwen_vqa.quantize.demo_samples import DemoSamples
 from qwen_vqa.quantize.int4 import Int4
 from qwen_vqa.quantize.layers import Selection
 from qwen_vqa.quantize.memory import most_memory_bytes
 from qwen_vqa.quantize.options import GIB, Options, calibration_device, check, check_writable
-from qwen_vqa.quantize.samples import DemoSamples, Sample, UserSamples, longest_sample
+from qwen_vqa.quantize.samples import UserSamples, longest_sample
 from qwen_vqa.quantize.scheme import Scheme, Tensors
 from qwen_vqa.quantize.sources import demo_checkpoint, samples_of
 from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.collator import Sample
 from qwen_vqa.train.device import CPU, add_device_flag
 
 HELP = """\

@@ -62,11 +62,13 @@ def chosen_device(asked: str, gpus: Gpus | None = None) -> torch.device:
     if asked == "cpu":
         return CPU
     gpus = Gpus.here() if gpus is None else gpus
+    # Else cuDNN's convolutions round float32 to 10 bits (TF32): a reference in float32 would not be one.
+    torch.backends.cudnn.allow_tf32 = False
     if asked == "auto":
         return torch.device("cuda", 0) if gpus.names else CPU
     if not gpus.names:
         raise UserError(f"--device {asked}: there is no GPU to use: {gpus.reason}. Pass --device cpu or auto.")
-    number = torch.device(asked).index or 0
+    number = int(asked.partition(":")[2] or 0)
     if number >= len(gpus.names):
         raise UserError(f"--device {asked}: there is no such GPU. Here: {gpus}.")
     return torch.device("cuda", number)

@@ -120,7 +120,11 @@ def training_arguments(config: TrainingConfig, output: str | Path, **overrides: 
         "remove_unused_columns": False,
         "use_cpu": not torch.cuda.is_available(),
     }
-    return TrainingArguments(**{**arguments, **overrides})
+    made = TrainingArguments(**{**arguments, **overrides})
+    # Several GPUs are several processes (torchrun). In one, the Trainer would take torch's DataParallel, which splits
+    # tensors by their first dimension: a sample's pictures would go to another GPU than its text.
+    made._n_gpu = min(made.n_gpu, 1)
+    return made
 
 
 def data_workers(asked: int, cores: int, on_gpu: bool) -> int:
