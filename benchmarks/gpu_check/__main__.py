@@ -83,11 +83,9 @@ def _check(args: argparse.Namespace, folder: Path) -> int:
         card = f"{torch.cuda.get_device_name(device)}, {torch.cuda.mem_get_info(device)[1] / GIB:.1f} GiB"
     about = environment(sys.argv) | {"card": card, "tiny": args.tiny}
     print(heading(about), flush=True)
-    rows = [
-        row
-        for row in ROWS
-        if args.part in (None, row.part) and (not args.only or any(word in row.name for word in args.only))
-    ]
+    rows = [row for row in ROWS if args.part is None or args.part in row.part]
+    if args.only:
+        rows = [row for row in rows if any(word in row.name for word in args.only)]
     setting = Setting(str(device), args.tiny, folder)
     found = run_rows(rows, setting, 60 * args.minutes, lambda *ended: print(line(*ended), flush=True))
     args.json.write_text(json.dumps({"environment": about, "rows": found}, indent=1) + "\n")

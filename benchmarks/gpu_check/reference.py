@@ -1,10 +1,11 @@
 """The reference model on a GPU against the same on the CPU."""
 
+import time
 from typing import Any
 
 import torch
 
-from qwen_vqa.benchmarks.gpu_check.row import Setting, check
+from qwen_vqa.benchmarks.gpu_check.row import Setting, check, checkpoint_of
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.serving import DEMO_CHECKPOINT
 from qwen_vqa.train.checkpoint import load_processor, load_reference
@@ -38,6 +39,25 @@ def same_answers(setting: Setting) -> dict[str, Any]:
     different = [case.name for case, one, other in zip(built_in_cases(), here, there, strict=True) if one != other]
     check(not different, f"other answers to: {', '.join(different)}")
     return {"answers": len(here), "tokens": sum(map(len, here))}
+
+
+@torch.inference_mode()
+def generate(setting: Setting, batch: int) -> dict[str, Any]:
+    """Output tokens/s of the shape in bfloat16 by transformers alone: what a server's are to be held against."""
+    folder = checkpoint_of(setting)
+    processor, model = load_processor(folder), load_reference(folder, torch.bfloat16).to(setting.device)
+    [case] = [one for one in built_in_cases() if one.name == "one image"]
+    prompt = processor.apply_chat_template(case.messages, tokenize=False, add_generation_prompt=True)
+    inputs = processor(text=[prompt] * batch, images=case.images * batch, return_tensors="pt").to(model.device)
+    tokens = 4 if setting.tiny else 64
+    length = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "repetition_penalty": 1.0}
+    model.generate(**inputs, **(length | {"max_new_tokens": 2, "min_new_tokens": 2}))  # chooses its kernels
+    started = time.monotonic()
+    found = model.generate(**inputs, **length)
+    found.cpu()  # waits for the GPU
+    seconds = time.monotonic() - started
+    check(found.shape[1] == inputs["input_ids"].shape[1] + tokens, "an answer ended early")
+    return {"output tokens/s": batch * tokens / seconds, "prompt tokens": inputs["input_ids"].shape[1]}
 
 
 @torch.inference_mode()

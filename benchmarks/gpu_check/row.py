@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+SHAPE_FOLDER = "shape"
 PASSED, FAILED, NOT_POSSIBLE = "passed", "failed", "not possible here"
 
 
@@ -73,6 +74,18 @@ class Result:
     def as_json(self) -> dict[str, Any]:
         """Its fields."""
         return asdict(self)
+
+
+def checkpoint_of(setting: Setting) -> Path:
+    """The checkpoint of the shape, which one of the rows makes.
+
+    Raises:
+        NotPossible: it did not.
+    """
+    folder = setting.folder / SHAPE_FOLDER
+    if not (folder / "config.json").is_file():
+        raise NotPossible("the row that makes the checkpoint did not pass")
+    return folder
 
 
 def check(condition: bool, message: str) -> None:

@@ -1,4 +1,4 @@
-"""All rows, in their order. Part A needs PyTorch alone, part B vLLM."""
+"""All rows, in their order. Part A needs PyTorch alone, part B vLLM; one makes what both need."""
 
 from qwen_vqa.benchmarks.gpu_check.row import Row
 
@@ -12,7 +12,7 @@ ROWS = (
     Row("reference, bfloat16", "A", f"{_HERE}.reference:equals_the_cpu", 90, {"dtype": "bfloat16"}),
     Row("reference, float16", "A", f"{_HERE}.reference:equals_the_cpu", 90, {"dtype": "float16"}),
     Row("the demo's answers", "A", f"{_HERE}.reference:same_answers", 120),
-    Row("a checkpoint of the shape", "A", f"{_HERE}.training:make_checkpoint", 180),
+    Row("a checkpoint of the shape", "AB", f"{_HERE}.training:make_checkpoint", 180),
     *(
         Row(
             f"train, {NAMES[load_in]} {precision}, {length} tokens",
@@ -23,6 +23,10 @@ ROWS = (
         )
         for length in LENGTHS
         for load_in, precision in HOLDS
+    ),
+    *(
+        Row(f"transformers' generate, {batch} at once", "A", f"{_HERE}.reference:generate", 90, {"batch": batch})
+        for batch in (1, 32)
     ),
     Row("train the demo's adapter", "A", f"{_HERE}.training:demo_adapter", 200),
     Row("calibrate a layer to int4", "A", f"{_HERE}.calibration:one_layer", 150),

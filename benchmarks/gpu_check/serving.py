@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qwen_vqa.benchmarks.gpu_check.row import NotPossible, Setting, check
+from qwen_vqa.benchmarks.gpu_check.row import NotPossible, Setting, check, checkpoint_of
 from qwen_vqa.serving import DEMO_CHECKPOINT
 
 COMMAND = [sys.executable, "-m", "qwen_vqa.serving.cli"]
@@ -29,18 +29,14 @@ def quantised(setting: Setting, scheme: str) -> dict[str, Any]:
     folder = setting.folder / scheme
     few = ["--samples", "32", "--iterations", "20"] if FACTS[scheme].name == "int4" else []
     _run("quantize", str(DEMO_CHECKPOINT), "--scheme", scheme, "-o", str(folder), *few)
-    return {"GiB": sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 2**30} | _load(
-        folder, 1, setting
-    )
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return {"MiB": size / 2**20} | _load(setting, folder, 1)
 
 
 def load(setting: Setting, users: int) -> dict[str, Any]:
     """`qwen-vqa load` against a server of the shape's checkpoint."""
     setting.needs("vllm")
-    folder = setting.folder / "shape"
-    if not (folder / "config.json").is_file():
-        raise NotPossible("the row that makes the checkpoint did not pass")
-    return _load(folder, users, setting)
+    return _load(setting, checkpoint_of(setting), users, "--max-model-len", "2048")
 
 
 def second_question(setting: Setting) -> dict[str, Any]:
@@ -64,11 +60,11 @@ def _verified(setting: Setting, folder: Path) -> dict[str, Any]:
     return {"comparisons": len(results)}
 
 
-def _load(folder: Path, users: int, setting: Setting) -> dict[str, Any]:
+def _load(setting: Setting, folder: Path, users: int, *flags: str) -> dict[str, Any]:
     from qwen_vqa.train.server_process import started_server
 
     file = setting.folder / "load.json"
-    with started_server([str(folder), "--max-model-len", "2048"], stdout=subprocess.DEVNULL) as (address, _):
+    with started_server([str(folder), *flags], stdout=subprocess.DEVNULL) as (address, _):
         words = ["load", "--url", f"{address}/v1", "--concurrency", str(users), "--output-tokens", "64"]
         _run(*words, "--requests", str(REQUESTS_A_USER * users), "--json", str(file))
     summary = json.loads(file.read_text())["cells"][0]["summary"]

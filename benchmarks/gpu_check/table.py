@@ -16,7 +16,7 @@ def heading(environment: dict[str, Any]) -> str:
 def line(row: Row, result: Result, seconds: float) -> str:
     """A row of the table."""
     numbers = ", ".join(f"{name} {_shown(value)}" for name, value in result.measured.items())
-    return f"{row.part}  {row.name:<36s}{result.status:<18s}{seconds:>6.0f} s  {numbers or result.message}"
+    return f"{row.part:<4s}{row.name:<36s}{result.status:<18s}{seconds:>6.0f} s  {numbers or result.message}"
 
 
 def _shown(value: Any) -> str:

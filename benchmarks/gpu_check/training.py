@@ -1,14 +1,13 @@
 """Training steps by the project's trainer: speed, and peak memory beside what `qwen_vqa.train.memory` predicts."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoTokenizer, TrainerCallback
 
-from qwen_vqa.benchmarks.gpu_check.row import NotPossible, Setting, check
+from qwen_vqa.benchmarks.gpu_check.row import SHAPE_FOLDER, NotPossible, Setting, check, checkpoint_of
 from qwen_vqa.benchmarks.shapes import SHAPES, Shape, random_model, shape_config
 from qwen_vqa.plugin.chat_template import chat_template
 from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
@@ -46,16 +45,15 @@ def make_checkpoint(setting: Setting) -> dict[str, Any]:
     config.vision_in_float32 = True  # as `assemble` writes it
     model = random_model(config, 0)
     model.to_float_type(torch.bfloat16)
-    save_checkpoint(_checkpoint(setting), model, processor)
-    size = sum(path.stat().st_size for path in _checkpoint(setting).glob("*.safetensors"))
+    folder = setting.folder / SHAPE_FOLDER
+    save_checkpoint(folder, model, processor)
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     return {"parameters": sum(weight.numel() for weight in model.parameters()), "GiB": size / GIB}
 
 
 def steps(setting: Setting, load_in: str, precision: str, length: int) -> dict[str, Any]:
     """Steps at the recipe's batch of 4, with gradient checkpointing and LoRA of rank 64 on attention."""
-    base = _checkpoint(setting)
-    if not (base / "config.json").is_file():
-        raise NotPossible("the row that makes the checkpoint did not pass")
+    base = checkpoint_of(setting)
     if precision == "float16" and not setting.on_gpu:
         raise NotPossible("float16 trains on a GPU alone")
     if load_in != "full":
@@ -135,10 +133,6 @@ def demo_adapter(setting: Setting) -> dict[str, Any]:
 
 def _quiet(setting: Setting) -> dict[str, Any]:
     return {"save_strategy": "no", "disable_tqdm": True, "use_cpu": not setting.on_gpu}
-
-
-def _checkpoint(setting: Setting) -> Path:
-    return setting.folder / "shape"
 
 
 def _check_room(setting: Setting, needed: int) -> None:

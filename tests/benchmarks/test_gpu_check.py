@@ -46,7 +46,7 @@ def test_what_the_time_does_not_allow_is_said(tmp_path: Path):
 
 def test_the_rows_have_names_of_their_own_and_fit_into_a_loan():
     assert len({one.name for one in ROWS}) == len(ROWS)
-    assert {one.part for one in ROWS} == {"A", "B"}
+    assert {one.part for one in ROWS} == {"A", "B", "AB"}
 
 
 def test_training_on_a_cpu_is_measured_from_the_checkout_alone(tmp_path: Path):
@@ -58,7 +58,7 @@ def test_training_on_a_cpu_is_measured_from_the_checkout_alone(tmp_path: Path):
         "runpy.run_path('benchmarks/gpu_check', run_name='__main__')"
     )
     words = ["--device", "cpu", "--tiny", "--part", "A", "--json", str(tmp_path / "check.json")]
-    words += ["--only", "checkpoint", "bfloat16, 512", "float16, 512", "layer"]
+    words += ["--only", "checkpoint", "bfloat16, 512", "float16, 512", "32 at once", "layer"]
     command = [sys.executable, "-c", hidden, *words]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -71,6 +71,7 @@ def test_training_on_a_cpu_is_measured_from_the_checkout_alone(tmp_path: Path):
         assert measured["status"] == PASSED, measured
         assert measured["measured"]["steps/s"] > 0 and measured["measured"]["predicted GiB"] > 0
     assert rows["train, whole float16, 512 tokens"]["message"] == "float16 trains on a GPU alone"
+    assert rows["transformers' generate, 32 at once"]["measured"]["output tokens/s"] > 0
     assert rows["calibrate a layer to int4"]["measured"]["hours for all layers"] > 0
     assert all(one["name"] in done.stdout for one in written["rows"])
 
