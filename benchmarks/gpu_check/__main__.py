@@ -14,12 +14,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WHEELS = REPOSITORY / "gpu-check-wheels"
 PACKAGES = ("plugin", "train", "serving", "quantize", "benchmarks")
+# Where the machine's transformers is older than the project's, these come from the wheels.
+OLDEST_TRANSFORMERS = "5.19"
+WITH_TRANSFORMERS = ("transformers", "huggingface_hub", "tokenizers", "safetensors", "regex")
 SECONDS = 12 * 60
 
 
@@ -43,22 +47,31 @@ def main() -> int:
 
 def _again_from_the_checkout(folder: Path) -> int:
     """This command in a process that finds the project, and what wheels are carried along, without an installation."""
-    packages, missing = folder / "packages", folder / "missing"
+    packages, newer, missing = folder / "packages", folder / "newer", folder / "missing"
     (packages / "qwen_vqa").mkdir(parents=True)
     for name in PACKAGES:
         (packages / "qwen_vqa" / name).symlink_to(REPOSITORY / name, target_is_directory=True)
-    wheels = [path for path in WHEELS.glob("*.whl") if find_spec(path.name.split("-")[0]) is None]
-    if wheels:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(missing)]
-        # One by one: a wheel for another Python is no reason to lack the others.
-        for wheel in wheels:
-            subprocess.run([*pip, str(wheel)], check=False)
-    # Behind what is installed, not before it.
-    paths = [str(packages), str(missing), *filter(None, [os.environ.get("PYTHONPATH")])]
+    is_old = _numbers(version("transformers")) < _numbers(OLDEST_TRANSFORMERS)
+    for wheel in sorted(WHEELS.glob("*.whl")):
+        name = wheel.name.split("-")[0]
+        if name in WITH_TRANSFORMERS and is_old:
+            _install(wheel, newer)
+        elif find_spec(name) is None:
+            _install(wheel, missing)
+    paths = [str(packages), str(newer), *filter(None, [os.environ.get("PYTHONPATH")]), str(missing)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    return subprocess.run(
-        [sys.executable, "-m", "qwen_vqa.benchmarks.gpu_check", *sys.argv[1:]], env=environment, check=False
-    ).returncode
+    command = [sys.executable, "-m", "qwen_vqa.benchmarks.gpu_check", *sys.argv[1:]]
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(part) for part in release.split(".")[:2]]
+
+
+def _install(wheel: Path, folder: Path) -> None:
+    """One by one: a wheel for another Python is no reason to lack the others."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(folder)]
+    subprocess.run([*pip, str(wheel)], check=False)
 
 
 def _check(args: argparse.Namespace, folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Wheels for a machine without a network: what part A of `make gpu-check` needs beside torch and transformers.
+"""Wheels for a machine without a network: what part A of `make gpu-check` needs beside torch.
 
 python benchmarks/gpu_check/wheels.py --python 3.12
 """
@@ -20,6 +20,12 @@ PACKAGES = (
     "py-cpuinfo",
     "loguru",
     "threadpoolctl",
+    # For a machine whose transformers is older than the project's: it, and what it asks for in newer releases.
+    "transformers>=5.19,<5.21",
+    "huggingface-hub>=1.31,<2",
+    "tokenizers>=0.23.1,<0.24",
+    "safetensors>=0.8",
+    "regex",
 )
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_24_x86_64", "manylinux2014_x86_64", "any")
 MOST_BYTES = 64 * 2**20
