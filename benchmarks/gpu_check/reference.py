@@ -59,7 +59,11 @@ def generate(setting: Setting, batch: int) -> dict[str, Any]:
     found.cpu()  # waits for the GPU
     seconds = time.monotonic() - started
     check(found.shape[1] == inputs["input_ids"].shape[1] + tokens, "an answer ended early")
-    return {"at once": batch, "output tokens/s": batch * tokens / seconds, "prompt tokens": inputs["input_ids"].shape[1]}
+    return {
+        "at once": batch,
+        "output tokens/s": batch * tokens / seconds,
+        "prompt tokens": inputs["input_ids"].shape[1],
+    }
 
 
 @torch.inference_mode()

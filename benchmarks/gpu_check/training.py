@@ -59,12 +59,13 @@ def steps(setting: Setting, load_in: str, precision: str, length: int) -> dict[s
     if load_in != "full":
         setting.needs("bitsandbytes")
     if setting.tiny:
-        length = 256
+        length = 192
     labelled = min(LABELLED, length // 2)
     config = TrainingConfig(
         load_in=load_in,
         precision=precision,
         gradient_checkpointing=True,
+        batch_size=1 if setting.tiny else 4,
         accumulation=1,
         max_steps=STEPS,
         workers=0,
