@@ -1,5 +1,6 @@
 # make serve   set up, and serve the demo model (or MODEL=folder) at http://localhost:8000/v1
 # make test    set up, and run the whole test suite
+# make gpu-check   what the project claims of GPUs, measured on the one that is here (12 minutes; CONTRIBUTING.md)
 # make lint    ruff (lint and format) and mypy
 #
 # EXTRA=cuda or EXTRA=cpu overrides what is found out about the machine; PYTHON names the interpreter.
@@ -11,7 +12,7 @@ ARGS ?=
 BIN := .venv/bin
 SOURCES := plugin train serving quantize benchmarks
 
-.PHONY: setup serve test lint format clean
+.PHONY: setup serve test gpu-check gpu-check-wheels lint format clean
 
 setup: .venv/installed-$(EXTRA)
 
@@ -28,6 +29,13 @@ serve: setup
 
 test: setup
 	@$(BIN)/python -m pytest $(ARGS)
+
+# In .venv where it is there, else in whatever Python has torch: a borrowed machine may have no more, and no network.
+gpu-check:
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check $(ARGS)
+
+gpu-check-wheels:
+	@$(PYTHON) benchmarks/gpu_check/wheels.py $(ARGS)
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -3,7 +3,8 @@
 python benchmarks/server_work.py --users 32 --requests 200
 
 `qwen-vqa serve` and stock `vllm serve` with the plugin stand in turns before the same checkpoint and are asked by the
-load generator, with a KV cache of one GiB each. CPU time is what the system counted for the processes between the
+load generator, with a KV cache of one GiB each. With --instant no model computes (instant_executor.py): what the API
+process can do at most, whatever GPU stands behind it. CPU time is what the system counted for the processes between the
 first request and the last answer.
 """
 
@@ -30,6 +31,7 @@ from qwen_vqa.train.server_process import SERVE, free_port, wait_until_ready
 
 STOCK = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
 ENGINE = ("EngineCore", "Worker")  # vLLM's titles of the processes that compute
+INSTANT = "qwen_vqa.benchmarks.instant_executor.InstantExecutor"
 MAX_MODEL_LEN = 1024
 # Else stock vLLM touches nearly all of the machine's memory, and both servers' files are read from disk again.
 KV_GIB = "1"
@@ -83,6 +85,7 @@ def measure(command: list[str], args: argparse.Namespace, seed: int) -> dict[str
         "beside the engine, ms": beside,
         "engine, ms": engine,
         "requests/s": summary["requests_per_second"],
+        "at most, requests/s": 1000 / beside,
         "TTFT p50, ms": summary["ttft"]["p50"],
     }
 
@@ -105,6 +108,7 @@ def main() -> int:
     add("--users", type=int, default=32, help="at once (default: %(default)s)")
     add("--requests", type=int, default=200, help="in each round (default: %(default)s)")
     add("--output-tokens", type=int, default=32, help="(default: %(default)s)")
+    add("--instant", action="store_true", help="an engine that answers at once in place of the model's")
     add("--rounds", type=int, default=2, help="starts of each server (default: %(default)s)")
     add("--seed", type=int, default=1, help="of the first round (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write everything there (default: not written)")
@@ -113,12 +117,15 @@ def main() -> int:
         "vllm serve": [*STOCK, args.checkpoint, "--max-model-len", str(MAX_MODEL_LEN)],
         "qwen-vqa serve": [*SERVE, args.checkpoint, "--max-model-len", str(MAX_MODEL_LEN)],
     }
+    if args.instant:
+        instant = ["--distributed-executor-backend", INSTANT]
+        commands = {f"{name}, instant engine": [*command, *instant] for name, command in commands.items()}
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
     for number in range(args.rounds):
         for name, command in commands.items():
             print(f"round {number + 1} of {args.rounds}: {name}", file=sys.stderr, flush=True)
             runs[name].append(measure(command, args, args.seed + number))
-    figures = list(runs["vllm serve"][0])
+    figures = list(next(iter(runs.values()))[0])
     rows = [("medians", *figures)]
     for name, found in runs.items():
         rows.append((name, *(f"{statistics.median(run[figure] for run in found):.1f}" for figure in figures)))

@@ -6,22 +6,25 @@ from typing import Any
 
 from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER, adapter_folders
 from qwen_vqa.quantize.checkpoint import load_dequantised
-from qwen_vqa.quantize.memory import comparison_dtype
+from qwen_vqa.quantize.memory import comparison_device, comparison_dtype
 from qwen_vqa.quantize.quality import compare
-from qwen_vqa.quantize.samples import Sample
 from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
+from qwen_vqa.train.collator import Sample
 from qwen_vqa.train.merging import merge_in_place
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 
 
-def measure_adapter(source: Path, quantised: Path, adapter: Path, questions: list[Sample]) -> dict[str, Any]:
+def measure_adapter(
+    source: Path, quantised: Path, adapter: Path, questions: list[Sample], asked_device: str = "auto"
+) -> dict[str, Any]:
     """Accuracy and KL divergence of the adapter on the original base and on the quantised one."""
-    dtype = comparison_dtype(source)
+    device = comparison_device(source, asked_device)
+    dtype = comparison_dtype(source, device)
 
     def adapted(model: QwenVqaForConditionalGeneration) -> QwenVqaForConditionalGeneration:
         model.language_model = attach_adapter(model.language_model, adapter)
-        return model
+        return model.to(device)
 
     return compare(
         lambda: adapted(load_reference(source, dtype)),
@@ -42,7 +45,7 @@ def merge(source: Path, name: str, output: Path) -> None:
 
 
 def carry_adapters(
-    source: Path, quantised: Path, questions: list[Sample] | None, bound: float
+    source: Path, quantised: Path, questions: list[Sample] | None, bound: float, asked_device: str = "auto"
 ) -> dict[str, dict[str, Any]]:
     """Copy the adapters that keep their accuracy within `bound` points; returns what was found of each.
 
@@ -53,7 +56,7 @@ def carry_adapters(
     for name, folder in adapter_folders(source).items():
         entry: dict[str, Any] = {"measured": questions is not None, "bound": bound, "served": True}
         if questions is not None:
-            result = measure_adapter(source, quantised, folder, questions)
+            result = measure_adapter(source, quantised, folder, questions, asked_device)
             row = result["accuracy"][name]
             entry["kl"] = result["kl"]
             if row["original"] == 0:

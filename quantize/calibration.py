@@ -20,9 +20,9 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.quantize.int4 import Int4, scale_dtype
 from qwen_vqa.quantize.layers import LANGUAGE_MODEL
-from qwen_vqa.quantize.samples import Sample
 from qwen_vqa.quantize.scheme import Tensors
-from qwen_vqa.train.collator import ConversationCollator
+from qwen_vqa.train.collator import ConversationCollator, Sample
+from qwen_vqa.train.device import CPU
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
 
 BATCH = 8
@@ -37,15 +37,18 @@ def calibrate(
     scheme: Int4,
     iterations: int,
     seed: int,
+    device: torch.device = CPU,
 ) -> dict[str, Tensors]:
     """Tensors of every Linear layer of the language model, by its name. The model's layers are used up.
 
     Args:
         samples: conversations with their images; all of their tokens count.
         iterations: tuning steps for each layer, over 8 samples each.
+        device: where layers are tuned, one after the other; the model and the results stay on the CPU.
     """
-    hidden = first_inputs(model, processor, samples)
+    hidden = first_inputs(model, processor, samples, device)
     decoder = model.language_model.model
+    decoder.rotary_emb.to(device)
     dtype = scale_dtype(model.language_model.dtype)
     results: dict[str, Tensors] = {}
     quantised: list[torch.Tensor] | None = None
@@ -58,12 +61,13 @@ def calibrate(
 
         for index in range(number):
             progress.set_postfix_str(f"layer {index + 1} of {number}")
-            block = DecoderBlock(decoder.layers[index].float(), decoder.rotary_emb)
+            block = DecoderBlock(decoder.layers[index].float(), decoder.rotary_emb).to(device)
             block.register_forward_pre_hook(count_step)
             quantised, hidden = _tune(block, model, processor, hidden, quantised, scheme, iterations, seed, dtype)
+            block.cpu()
             for name, layer in block.layer.named_modules():
                 if isinstance(layer, nn.Linear):
-                    scale = layer.scale.reshape(layer.out_features, -1).to(dtype)  # type: ignore[operator] # a tensor
+                    scale = layer.scale.reshape(layer.out_features, -1).to("cpu", dtype)  # type: ignore[operator]
                     stored = scheme.store(layer.weight.detach(), scale)
                     results[f"{LANGUAGE_MODEL}.model.layers.{index}.{name}"] = stored
             decoder.layers[index] = nn.Identity()
@@ -94,7 +98,7 @@ class DecoderBlock(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """[samples, T, D] to [samples, T, D]"""
-        positions = torch.arange(hidden_states.shape[1]).unsqueeze(0)
+        positions = torch.arange(hidden_states.shape[1], device=hidden_states.device).unsqueeze(0)
         rotary = self.__dict__["rotary"](hidden_states, positions)
         output = self.layer(hidden_states, attention_mask=None, position_ids=positions, position_embeddings=rotary)
         output = output[0] if isinstance(output, tuple) else output
@@ -104,11 +108,11 @@ class DecoderBlock(nn.Module):
 class _OneBlockModel(nn.Module):
     """What AutoRound takes for a model."""
 
-    def __init__(self, block: DecoderBlock, config: Any) -> None:
+    def __init__(self, block: DecoderBlock, config: Any, device: torch.device) -> None:
         super().__init__()
         self.layers = nn.ModuleList([block])
         self.config = config
-        self.dtype, self.device = torch.float32, torch.device("cpu")
+        self.dtype, self.device = torch.float32, device
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.layers[0](hidden_states)
@@ -116,13 +120,18 @@ class _OneBlockModel(nn.Module):
 
 @torch.no_grad()
 def first_inputs(
-    model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, samples: Iterable[Sample]
+    model: QwenVqaForConditionalGeneration,
+    processor: QwenVqaProcessor,
+    samples: Iterable[Sample],
+    device: torch.device = CPU,
 ) -> list[torch.Tensor]:
     """Embeddings of all samples, image features in their places: float32 [1, T, D] each, zero behind their ends."""
     collate = ConversationCollator(processor)
+    for part in (model.vision_encoder, model.connector, model.get_input_embeddings()):
+        part.to(device)
     embedded = []
     for sample in samples:
-        batch = collate([sample])
+        batch = {name: tensor.to(device) for name, tensor in collate([sample]).items()}
         embedded.append(model.embed(batch["input_ids"], batch.get("pixel_values")).float())
     longest = max(sample.shape[1] for sample in embedded)
     return [functional.pad(sample, (0, 0, 0, longest - sample.shape[1])) for sample in embedded]
@@ -140,31 +149,34 @@ def _tune(
     dtype: torch.dtype,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Round a block's weights in place; returns its outputs behind quantised layers and behind the original ones."""
+    device = hidden[0].device
     with _quiet():
         from auto_round import AutoRound
         from auto_round.algorithms.quantization.sign_round.config import SignRoundConfig
 
         tuner = AutoRound(
-            _OneBlockModel(block, model.config.text_config),
+            _OneBlockModel(block, model.config.text_config, device),
             tokenizer=processor.tokenizer,
             scheme="W4A16",
             alg_configs=SignRoundConfig(group_size=scheme.group_size, sym=True, iters=iterations),
             batch_size=min(BATCH, len(hidden)),
             nsamples=len(hidden),
-            device_map="cpu",
+            device_map=str(device),
             seed=seed,
-            amp=model.config.text_config.hidden_size >= BFLOAT16_FROM_WIDTH and _multiplies_bfloat16(),
+            amp=model.config.text_config.hidden_size >= BFLOAT16_FROM_WIDTH and _multiplies_bfloat16(device),
             scale_dtype="fp16" if dtype == torch.float16 else "bf16",
             enable_torch_compile=False,
             low_cpu_mem_usage=False,
         )
         tuner.post_init()
         calls: list[Any] = [(((sample,), {}),) for sample in hidden]
-        return tuner.quantize_block(block, calls, q_input=quantised, device="cpu", auto_offload=False)
+        return tuner.quantize_block(block, calls, q_input=quantised, device=device, auto_offload=False)
 
 
-def _multiplies_bfloat16() -> bool:
-    """Whether the processor does so itself. One that imitates it takes many times as long as for float32."""
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device does so itself. One that imitates it takes many times as long as for float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     processor = torch.cpu.get_capabilities()
     x86 = processor.get("architecture") == "x86_64"
     return not x86 or bool(processor.get("avx512_bf16") or processor.get("amx_bf16"))

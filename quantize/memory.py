@@ -1,5 +1,6 @@
 """Memory for a report: what comparing answers takes, and what servers take, before either starts."""
 
+import gc
 import resource
 import sys
 from argparse import Namespace
@@ -15,8 +16,8 @@ from qwen_vqa.plugin.output_layer import PACKED
 from qwen_vqa.serving.checks import checked_checkpoint, checkpoint_dtype
 from qwen_vqa.serving.float_type import choose_float_type
 from qwen_vqa.serving.memory import DTYPE_BYTES, OVERHEAD, available_memory, output_layer_bytes, weight_bytes
+from qwen_vqa.train.device import CPU, GIB, device_with_room
 
-GIB = 2**30
 # Activations of a batch and a few layers' weights in float32, beside a model.
 ROOM = GIB
 
@@ -26,13 +27,23 @@ def free_bytes() -> int:
     return available_memory() if find_spec("vllm") else psutil.virtual_memory().available
 
 
-def comparison_dtype(original: Path) -> torch.dtype:
+def comparison_device(original: Path, asked: str) -> torch.device:
+    """Where answers are compared: the device of a `--device`, or with "auto" the CPU where a GPU has not the memory.
+
+    Raises:
+        UserError: there is no such device, or it has not the memory.
+    """
+    return device_with_room(asked, comparison_bytes(original, checkpoint_dtype(original)), "comparing answers")
+
+
+def comparison_dtype(original: Path, device: torch.device = CPU) -> torch.dtype:
     """As what answers are compared: float32 where one model fits into memory so, else as the checkpoint is stored.
 
     Raises:
         UserError: not even that fits.
     """
-    free, stored = free_bytes(), checkpoint_dtype(original)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
+    stored = checkpoint_dtype(original)
     for name in ("float32", stored):
         needed = comparison_bytes(original, name)
         if needed <= free:
@@ -49,6 +60,13 @@ def comparison_bytes(original: Path, dtype: str) -> int:
     """A model in a dtype, and beside it the output layer of the other."""
     text = AutoConfig.from_pretrained(original).text_config
     return weight_bytes(original, dtype) + text.vocab_size * text.hidden_size * DTYPE_BYTES[dtype] + ROOM
+
+
+def free_gpu_memory() -> None:
+    """Give back what models that are no more took of a GPU: servers come after them."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def most_memory_bytes() -> int:

@@ -42,7 +42,7 @@ class NF4(Scheme):
 
         state = QuantState.from_dict(
             {name.removeprefix("weight."): tensor for name, tensor in tensors.items() if name != "weight"},
-            device=torch.device("cpu"),
+            device=tensors["weight"].device,
         )
         return dequantize_4bit(tensors["weight"], state).float()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 from transformers import AutoConfig
 
 from qwen_vqa.plugin.checkpoint import adapter_folders, check_checkpoint
@@ -25,8 +26,8 @@ from qwen_vqa.quantize.calibration import BATCH, check_calibrates
 from qwen_vqa.quantize.checkpoint import PARTIAL
 from qwen_vqa.quantize.layers import Selection, meta_model, select_layers, tensor_sizes
 from qwen_vqa.quantize.scheme import Scheme, check_scheme, largest_group_size, make_scheme
+from qwen_vqa.train.device import GIB, chosen_device, device_with_room
 
-GIB = 2**30
 FLOATING = ("float32", "bfloat16", "float16")
 # Libraries and what they keep: with it, a 3B comes to the 11.1 GiB that its calibration was seen to take.
 CALIBRATION_OVERHEAD = 3 * GIB // 2
@@ -54,6 +55,7 @@ class Options:
         merge_adapter: name of an adapter that is merged in 16 bits before the weights are rounded.
         adapter_bound: percentage points of answers that an adapter may lose on the quantised base.
         elsewhere: the checkpoint is for another machine.
+        device: where int4 is calibrated and adapters are measured, as `--device` takes it.
     """
 
     source: Path
@@ -68,11 +70,12 @@ class Options:
     merge_adapter: str | None = None
     adapter_bound: float = 2.0
     elsewhere: bool = False
+    device: str = "auto"
 
     def record(self, scheme: Scheme) -> dict[str, Any]:
         """For the checkpoint's quantization.json; the checkpoint by its last name alone."""
         fields = asdict(self)
-        for name in ("output", "elsewhere"):
+        for name in ("output", "elsewhere", "device"):
             del fields[name]
         fields["group_size"] = getattr(scheme, "group_size", None)
         return fields | {"source": self.source.resolve().name, "data": self.data or "demo"}
@@ -85,6 +88,7 @@ def check(options: Options) -> tuple[Scheme, Selection]:
         UserError: the job cannot be done, and what to do instead.
     """
     check_scheme(options.scheme)
+    chosen_device(options.device)
     check_checkpoint(options.source)
     check_not_quantised(options.source)
     _check_empty(options.output)
@@ -173,11 +177,24 @@ def output_bytes(source: Path, scheme: Scheme, selection: Selection) -> int:
     return kept + int(sum(rows * width for rows, width in selection.shapes.values()) * scheme.bits / 8)
 
 
-def check_memory(options: Options, selection: Selection, longest: int) -> None:
-    """Raises UserError where calibration, with samples of up to `longest` tokens, needs more memory than is free."""
+def calibration_device(options: Options, selection: Selection, longest: int) -> torch.device:
+    """Where calibration runs, with samples of up to `longest` tokens; on a GPU, the weights stay in the CPU's memory.
+
+    Raises:
+        UserError: more memory is needed than is free there.
+    """
+    hidden, _ = calibration_bytes(options, selection, longest)
+    tuned = hidden + tuning_bytes(options, selection, longest) + GIB  # of which CUDA itself takes a part
+    device = device_with_room(options.device, tuned, "calibrating", "lower --samples")
+    check_memory(options, selection, longest, on_gpu=tuned if device.type == "cuda" else 0)
+    return device
+
+
+def check_memory(options: Options, selection: Selection, longest: int, on_gpu: int = 0) -> None:
+    """Raises UserError where calibration needs more memory than is free, beside what it has `on_gpu` in bytes."""
     hidden, rest = calibration_bytes(options, selection, longest)
     available = psutil.virtual_memory().available
-    if hidden + rest > available:
+    if hidden + rest - on_gpu > available:
         raise UserError(
             f"not enough memory to calibrate: about {(hidden + rest) / GIB:.1f} GiB are needed, {hidden / GIB:.1f} of "
             f"them for {options.samples} samples of up to {longest} tokens, and {available / GIB:.1f} are free. Lower "
@@ -200,7 +217,12 @@ def calibration_bytes(options: Options, selection: Selection, longest: int) -> t
     numbers = sum(rows * width for rows, width in selection.shapes.values())
     group_size = options.group_size or largest_group_size(selection.shapes)
     rounded = int(numbers * make_scheme(options.scheme, group_size).bits / 8)
-    layer = COPIES_OF_A_LAYER * 4 * numbers
+    return hidden, weights + rounded + CALIBRATION_OVERHEAD + tuning_bytes(options, selection, longest)
+
+
+def tuning_bytes(options: Options, selection: Selection, longest: int) -> int:
+    """About what tuning a layer takes beside the samples' hidden states: the layer itself, and a batch's backward."""
+    text = AutoConfig.from_pretrained(options.source).text_config
+    layer = COPIES_OF_A_LAYER * 4 * sum(rows * width for rows, width in selection.shapes.values())
     widths = HIDDEN_FOR_BACKWARD * text.hidden_size + INTERMEDIATE_FOR_BACKWARD * text.intermediate_size
-    batch = 4 * min(BATCH, options.samples) * longest * widths
-    return hidden, weights + rounded + CALIBRATION_OVERHEAD + layer // text.num_hidden_layers + batch
+    return layer // text.num_hidden_layers + 4 * min(BATCH, options.samples) * longest * widths

@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.quantize.checkpoint import DequantisedLayers
-from qwen_vqa.quantize.samples import Sample
-from qwen_vqa.train.collator import ConversationCollator
+from qwen_vqa.train.collator import ConversationCollator, Sample
 from qwen_vqa.train.evaluation.metrics import wilson_interval
 from qwen_vqa.train.labels import IGNORED
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
@@ -64,9 +63,10 @@ def answers(
 ) -> Iterator[Answer]:
     """The answers to all samples, in order. One forward pass over question and answer shows greedy decoding's."""
     collate = ConversationCollator(processor)
+    device = model.device
     decoder, output_layer = model.language_model.get_decoder(), model.get_output_embeddings()
     for some in _batches(collate, samples):
-        batch = collate(some)
+        batch = {name: tensor.to(device) for name, tensor in collate(some).items()}
         labels, mask = batch.pop("labels")[:, 1:], batch.pop("attention_mask")
         states = decoder(inputs_embeds=model.embed(**batch), attention_mask=mask, use_cache=False).last_hidden_state
         for row, label in zip(states, labels, strict=True):
@@ -214,7 +214,8 @@ def layer_errors(
 def _measure(quantised: DequantisedLayers, name: str, sums: list[float]) -> Any:
     def hook(module: nn.Linear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         exact = inputs[0].float()
-        rounded = nn.functional.linear(quantised.scheme.round_activations(exact), quantised.weight(name))
+        weight = quantised.weight(name).to(exact.device)
+        rounded = nn.functional.linear(quantised.scheme.round_activations(exact), weight)
         wrong = rounded - nn.functional.linear(exact, module.weight.float())  # the biases are the same
         sums[0] += wrong.square().sum().item()
         sums[1] += output.float().square().sum().item()

@@ -10,14 +10,15 @@ from typing import Any
 
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.quantize.checkpoint import DequantisedLayers, load_dequantised
-from qwen_vqa.quantize.memory import comparison_dtype
+from qwen_vqa.quantize.memory import comparison_device, comparison_dtype, free_gpu_memory
 from qwen_vqa.quantize.picture import draw_report
 from qwen_vqa.quantize.quality import compare, layer_errors
 from qwen_vqa.quantize.report_inputs import checked, default_folder, questions, read_record, with_adapter
-from qwen_vqa.quantize.samples import Sample
 from qwen_vqa.quantize.served import prompts_of, served_accuracy, served_label
 from qwen_vqa.quantize.speed import Load, Side, measure, servable
 from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.collator import Sample
+from qwen_vqa.train.device import add_device_flag
 
 SIDES = ("original", "quantised")
 WORST_LAYERS = 5
@@ -46,7 +47,8 @@ def main(argv: list[str]) -> int:
         if not args.no_speed:
             servable(sides)  # said before the long comparison
         if groups is not None:
-            report |= quality(original, args.quantised, groups)
+            report |= quality(original, args.quantised, groups, args.device)
+            free_gpu_memory()
         write(report, output)  # stands, whatever a server does
         if not args.no_speed:
             load = Load(tuple(args.users), args.tokens, args.rounds, args.seed)
@@ -75,24 +77,32 @@ def parser() -> argparse.ArgumentParser:
     add("--tokens", type=int, default=64, help="of an answer when decoding is timed (default: %(default)s)")
     add("--rounds", type=int, default=2, help="turns that each server gets (default: %(default)s)")
     add("--dtype", default="auto", help="of what is not quantised, when speed is measured (default: %(default)s)")
+    add_device_flag(made, "answers are compared and layers' errors measured")
     add("--no-speed", action="store_true", help="leave out the servers: disk and answers alone")
     add("-o", "--output", type=Path, metavar="DIR", help="where the report goes (default: B-report)")
     return made
 
 
-def quality(original: Path, quantised: Path, groups: dict[str, list[Sample]]) -> dict[str, Any]:
+def quality(
+    original: Path, quantised: Path, groups: dict[str, list[Sample]], asked_device: str = "auto"
+) -> dict[str, Any]:
     """Accuracy, KL divergence and layer errors, one model in memory at a time.
 
     Raises:
         UserError: there is no memory for a model.
     """
-    dtype, processor = comparison_dtype(original), load_processor(original)
+    device, processor = comparison_device(original, asked_device), load_processor(original)
+    dtype = comparison_dtype(original, device)
     some = [sample for samples in groups.values() for sample in samples[: max(1, LAYER_SAMPLES // len(groups))]]
-    errors = layer_errors(load_reference(original, dtype), DequantisedLayers(quantised), processor, some)
+    errors = layer_errors(load_reference(original, dtype).to(device), DequantisedLayers(quantised), processor, some)
     result = compare(
-        lambda: load_reference(original, dtype), lambda: load_dequantised(quantised, dtype), processor, groups
+        lambda: load_reference(original, dtype).to(device),
+        lambda: load_dequantised(quantised, dtype).to(device),
+        processor,
+        groups,
     )
-    return result | {"layer_errors": errors, "compared_in": str(dtype).removeprefix("torch.")}
+    compared = {"compared_in": str(dtype).removeprefix("torch."), "compared_on": device.type}
+    return result | {"layer_errors": errors} | compared
 
 
 def speed(sides: list[Side], load: Load, groups: dict[str, list[Sample]] | None) -> dict[str, Any]:

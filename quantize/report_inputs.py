@@ -15,11 +15,14 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import RECORD_FILE, SchemeFacts, quantization_config, scheme_of, why_not_served_here
 from qwen_vqa.plugin.registration import register_for_transformers
 from qwen_vqa.quantize.adapters import merge
+from qwen_vqa.quantize.demo_samples import DemoSamples
 from qwen_vqa.quantize.options import check_not_quantised, check_writable
-from qwen_vqa.quantize.samples import DemoSamples, Sample, longest_sample
+from qwen_vqa.quantize.samples import longest_sample
 from qwen_vqa.quantize.sources import samples_of
 from qwen_vqa.train.checkpoint import load_processor
+from qwen_vqa.train.collator import Sample
 from qwen_vqa.train.demo.evaluate import SKILLS
+from qwen_vqa.train.device import chosen_device
 
 # Of a part's config: what has to be equal for two checkpoints to have the same weights' shapes.
 SHAPE_FIELDS = (
@@ -39,6 +42,7 @@ SHAPE_FIELDS = (
 def checked(args: argparse.Namespace, output: Path) -> SchemeFacts:
     """How B is quantised, once all is looked at that would fail later."""
     register_for_transformers()
+    chosen_device(args.device)
     check_checkpoint(args.original)
     check_checkpoint(args.quantised)
     check_not_quantised(args.original)

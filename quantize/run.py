@@ -19,14 +19,17 @@ from qwen_vqa.plugin.quantization import FACTS, RECORD_FILE
 from qwen_vqa.quantize.adapters import carry_adapters, merge
 from qwen_vqa.quantize.calibration import calibrate
 from qwen_vqa.quantize.checkpoint import write_quantised
+from qwen_vqa.quantize.demo_samples import DemoSamples
 from qwen_vqa.quantize.int4 import Int4
 from qwen_vqa.quantize.layers import Selection
 from qwen_vqa.quantize.memory import most_memory_bytes
-from qwen_vqa.quantize.options import GIB, Options, check, check_memory, check_writable
-from qwen_vqa.quantize.samples import DemoSamples, Sample, UserSamples, longest_sample
+from qwen_vqa.quantize.options import GIB, Options, calibration_device, check, check_writable
+from qwen_vqa.quantize.samples import UserSamples, longest_sample
 from qwen_vqa.quantize.scheme import Scheme, Tensors
 from qwen_vqa.quantize.sources import demo_checkpoint, samples_of
 from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.collator import Sample
+from qwen_vqa.train.device import CPU, add_device_flag
 
 HELP = """\
 Turn a checkpoint's language model into 8 or 4 bits. Encoder, connector and output layer stay in 16 bits, and so do
@@ -63,7 +66,7 @@ def main(argv: list[str]) -> int:
     check_writable(default_folder(options.output))
     quantise(options)
     data = ["--data", options.data] if options.data else []
-    return report([str(options.source), str(options.output), *data])
+    return report([str(options.source), str(options.output), "--device", options.device, *data])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="POINTS",
         help="leave out adapters that lose more right answers than this on the quantised base (default: %(default)s)",
     )
+    add_device_flag(made, "int4 is calibrated and adapters are measured")
     add("--elsewhere", action="store_true", help="make it although this machine cannot serve it")
     add(
         "--report", action="store_true", help="measure it against the original afterwards, see `quantize report --help`"
@@ -111,7 +115,8 @@ def quantise(options: Options) -> None:
         if samples is None:
             raise UserError("--scheme int4 is calibrated on your own data: pass --data, as for `train`.")
         calibrating = Calibrating(samples.calibration(options.samples), samples.identities(options.samples))
-        check_memory(options, selection, longest_sample(calibrating.samples, processor))
+        device = calibration_device(options, selection, longest_sample(calibrating.samples, processor))
+        calibrating = replace(calibrating, device=device)
     questions = None if options.merge_adapter else adapter_questions(options, samples, calibrating.identities)
     longest_sample(questions or [], processor)
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +128,7 @@ def quantise(options: Options) -> None:
             _write(options, Path(merged), scheme, selection, calibrating)
     else:
         _write(options, options.source, scheme, selection, calibrating)
-        found = carry_adapters(options.source, options.output, questions, options.adapter_bound)
+        found = carry_adapters(options.source, options.output, questions, options.adapter_bound, options.device)
         record = json.loads((options.output / RECORD_FILE).read_text(encoding="utf-8"))
         (options.output / RECORD_FILE).write_text(json.dumps(record | {"adapters": found}, indent=2) + "\n")
     size = sum(path.stat().st_size for path in options.output.glob("*.safetensors"))
@@ -137,10 +142,11 @@ def quantise(options: Options) -> None:
 
 @dataclass(frozen=True)
 class Calibrating:
-    """The samples that calibrate, and what they are known by later."""
+    """The samples that calibrate, what they are known by later, and where."""
 
     samples: list[Sample]
     identities: list[str]
+    device: torch.device = CPU
 
 
 def describe(scheme: Scheme) -> str:
@@ -167,7 +173,8 @@ def _write(options: Options, source: Path, scheme: Scheme, selection: Selection,
     calibrated: dict[str, Tensors] = {}
     if isinstance(scheme, Int4):
         model, processor = load_reference(source), load_processor(source)
-        calibrated = calibrate(model, processor, calibrating.samples, scheme, options.iterations, options.seed)
+        tuning = options.iterations, options.seed, calibrating.device
+        calibrated = calibrate(model, processor, calibrating.samples, scheme, *tuning)
         del model
     record = options.record(scheme) | {"calibrated_on": calibrating.identities}
     with tqdm(total=len(selection.shapes), desc="writing", unit="layer") as progress:

@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 from qwen_vqa.quantize.quality import accuracy_table
-from qwen_vqa.quantize.samples import Sample
+from qwen_vqa.train.collator import Sample
 from qwen_vqa.train.data.row import Picture
 from qwen_vqa.train.evaluation.questions import OWN, Prompt, Question
 from qwen_vqa.train.evaluation.replies import Reply

@@ -4,7 +4,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.quantize.samples import DemoSamples, UserSamples
+from qwen_vqa.quantize.demo_samples import DemoSamples
+from qwen_vqa.quantize.samples import UserSamples
 
 
 def samples_of(

@@ -13,7 +13,13 @@ from transformers import AutoConfig
 from qwen_vqa.plugin.checkpoint import adapter_folders, check_checkpoint
 from qwen_vqa.plugin.config import ARCHITECTURE, QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.quantization import SchemeFacts, quantization_config, scheme_of, why_not_served_here
+from qwen_vqa.plugin.quantization import (
+    SchemeFacts,
+    quantization_config,
+    scheme_of,
+    schemes_served_here,
+    why_not_served_here,
+)
 from qwen_vqa.plugin.registration import VLLM_MODEL, register_all
 
 _FLOAT_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -52,7 +58,10 @@ def checked_scheme(folder: Path) -> SchemeFacts | None:
         return None
     scheme = scheme_of(config)
     if reason := why_not_served_here(scheme):
-        raise UserError(f"{folder} cannot be served here: {reason}. {scheme.name} is served by: {scheme.served_by}.")
+        raise UserError(
+            f"{folder} cannot be served here: {reason}. {scheme.name} is served by: {scheme.served_by}. Served here: "
+            f"{', '.join(schemes_served_here()) or 'none'}, and 16 bits."
+        )
     return scheme
 
 

@@ -169,6 +169,7 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Map
     from qwen_vqa.serving.cpu_choices import complete_for_cpu
     from qwen_vqa.serving.engine import choose_executor
     from qwen_vqa.serving.float_type import choose_gpu_float_type
+    from qwen_vqa.serving.gpu_memory import check_gpu_memory, gpu_memory
     from qwen_vqa.serving.quantised import check_quantised, scheme_in_memory
     from qwen_vqa.serving.vllm_api import current_platform
 
@@ -196,6 +197,8 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Map
     else:
         supported = [str(dtype).removeprefix("torch.") for dtype in current_platform.supported_dtypes]
         say(choose_gpu_float_type(args, checkpoint, supported))
+        if (memory := gpu_memory()) is not None:
+            check_gpu_memory(args, checkpoint, memory)
         for flag, value in (("--output-layer", args.output_layer), ("--linear-layers", args.linear_layers)):
             if value is not None:
                 raise UserError(f"{flag} is about memory on a CPU, and this server runs on a GPU: leave it out.")

@@ -17,6 +17,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import qwen_vqa.train  # noqa: F401 - registers the model with transformers
 from tests.tiny import make_adapter, make_checkpoint
 
+pytest_plugins = ["tests.device_markers"]
 METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 
 

@@ -17,7 +17,7 @@ def load_reference(
 ) -> QwenVqaForConditionalGeneration:
     """The reference model of a checkpoint folder, in eval mode on the CPU.
 
-    `load_in` "8bit" or "4bit" holds the language model so (on the GPU where there is one).
+    `load_in` "8bit" or "4bit" holds the language model so (on the GPU where there is one); it computes in `dtype`.
 
     Raises:
         UserError: a file is missing, or weights are missing, unexpected or of another shape (by name).
@@ -29,7 +29,7 @@ def load_reference(
         dtype=dtype,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
-        quantization_config=bitsandbytes_config(load_in),
+        quantization_config=bitsandbytes_config(load_in, dtype if isinstance(dtype, torch.dtype) else None),
     )
     problems = [
         f"{label} {', '.join(sorted(str(name) for name in loading[key]))}"

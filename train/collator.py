@@ -9,6 +9,8 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.labels import IGNORED, assistant_labels
 
+Sample = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class ConversationCollator:

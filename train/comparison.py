@@ -57,6 +57,11 @@ class Reference:
     model: QwenVqaForConditionalGeneration
     processor: QwenVqaProcessor
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.device
+
 
 def compare(
     case: Case, reference: Reference, served: ServedModel, tolerance: Tolerance, max_tokens: int = 16
@@ -98,8 +103,8 @@ def _stages(
             yield StageResult("features", True, HIDDEN, compared=False)
         else:
             with torch.inference_mode():
-                connected = reference.model.connector(reference.model.get_image_features(pixels))
-                expected = connected.to(reference.model.dtype).float().numpy()
+                connected = reference.model.connector(reference.model.get_image_features(pixels.to(reference.device)))
+                expected = connected.to(reference.model.dtype).float().cpu().numpy()
             yield _compare_arrays("features", expected, features, tolerance.features)
     yield _compare_answers(reference, inputs, served.answer(case, max_tokens), tolerance.logprobs)
 
@@ -143,14 +148,16 @@ def _compare_arrays(stage: str, expected: np.ndarray, actual: np.ndarray, tolera
     )
 
 
-def _compare_answers(reference: Reference, inputs, answer: ServedAnswer, tolerance: float) -> StageResult:
-    tokens = torch.tensor([answer.token_ids])
+def _compare_answers(reference: Reference, inputs: Any, answer: ServedAnswer, tolerance: float) -> StageResult:
+    inputs = inputs.to(reference.device)
+    tokens = torch.tensor([answer.token_ids], device=reference.device)
     model = reference.model
     with torch.inference_mode():
         # The answer is embedded apart from the prompt: an image token that the model generates has no image.
         prompt = model.embed(inputs["input_ids"], inputs.get("pixel_values"))
         embeddings = torch.cat([prompt, model.get_input_embeddings()(tokens)], dim=1)
-        logits = model(inputs_embeds=embeddings).logits[0].float()
+        logits = model(inputs_embeds=embeddings).logits[0].float().cpu()
+    tokens = tokens.cpu()
     start = inputs["input_ids"].shape[1] - 1
     expected = logits[start : start + tokens.shape[1]].log_softmax(-1)  # [answer tokens, vocabulary]
     chosen = expected.gather(1, tokens.T).squeeze(1)

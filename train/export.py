@@ -49,7 +49,7 @@ def export(
 
 
 def export_run(base: Path, last_checkpoint: Path, config: TrainingConfig, output: Path) -> Path:
-    """Export what a run's checkpoint holds, on the base's own weights (whole, also after a QLoRA run)."""
+    """Export what a run's checkpoint holds, on the base's own weights, which a run rounds to its precision."""
     torch.manual_seed(config.seed)
     model = load_reference(base)
     prepare_model(model, config)

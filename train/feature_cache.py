@@ -10,11 +10,13 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.image_loader import ImageError
 from qwen_vqa.plugin.image_source import open_image
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.data.screening import image_count
 from qwen_vqa.train.dataset import ConversationDataset
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.ranks import gathered, processes, rank
 
 FEATURE_FILE, COUNT_FILE = "image_features.bin", "image_features.json"
 ENCODED_AT_ONCE = 32
@@ -27,7 +29,7 @@ class FeatureDataset(Dataset):
     """A ConversationDataset's samples with `image_features` [images, tokens, width] in place of `images`.
 
     They are what the encoder itself would give, in its precision. The file lies in the run's folder; a run that is
-    resumed finds it there.
+    resumed finds it there. The processes of a run each encode a share of the pictures.
 
     Raises:
         UserError: the data set is of another kind, or a picture is broken.
@@ -49,9 +51,10 @@ class FeatureDataset(Dataset):
         width = model.config.vision_config.hidden_size
         self.file, self.shape = output / FEATURE_FILE, (len(pictures), model.config.num_image_tokens, width)
         done = output / COUNT_FILE
-        if not (done.is_file() and json.loads(done.read_text()) == list(self.shape)):
+        if not gathered(done.is_file() and json.loads(done.read_text()) == list(self.shape))[0]:
             self._encode(pictures, model, processor, device)
-            done.write_text(json.dumps(self.shape))
+            if rank() == 0:
+                done.write_text(json.dumps(self.shape))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -77,17 +80,43 @@ class FeatureDataset(Dataset):
         device: torch.device,
     ) -> None:
         encoder = model.vision_encoder.to(device)
-        memory = np.memmap(self.file, _STORED_AS[self.dtype], "w+", shape=self.shape)
-        print(f"keeping the features of {len(pictures):,} pictures: {memory.nbytes / 1e9:.2f} GB in {self.file}")
-        for start in tqdm(range(0, len(pictures), ENCODED_AT_ONCE), desc="encoding pictures"):
+        if rank() == 0:
+            memory = np.memmap(self.file, _STORED_AS[self.dtype], "w+", shape=self.shape)
+            print(f"keeping the features of {len(pictures):,} pictures: {memory.nbytes / 1e9:.2f} GB in {self.file}")
+        gathered(None)
+        memory = np.memmap(self.file, _STORED_AS[self.dtype], "r+", shape=self.shape)
+        rounds = range(0, len(pictures), ENCODED_AT_ONCE * processes())
+        for place in tqdm(rounds, desc="encoding pictures", disable=rank() > 0):
+            start = place + rank() * ENCODED_AT_ONCE
             chunk = pictures[start : start + ENCODED_AT_ONCE]
-            images = [open_image(self.dataset.row(index).images[position].source) for index, position in chunk]
-            pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
-            with torch.no_grad():
-                features = encoder(pixels.to(device, self.dtype)).cpu()
-            words = features.view(torch.int16) if self.dtype == torch.bfloat16 else features
-            memory[start : start + len(images)] = words.numpy()
+            faults = gathered(self._encode_some(chunk, start, memory, encoder, processor, device))
+            if any(faults):
+                raise UserError(next(fault for fault in faults if fault))
         memory.flush()
+        gathered(None)
+
+    def _encode_some(
+        self,
+        chunk: list[Place],
+        start: int,
+        memory: np.memmap,
+        encoder: torch.nn.Module,
+        processor: QwenVqaProcessor,
+        device: torch.device,
+    ) -> str:
+        """Write the features of these pictures; what is wrong with one of them, or nothing."""
+        if not chunk:
+            return ""
+        try:
+            images = [open_image(self.dataset.row(index).images[position].source) for index, position in chunk]
+        except ImageError as error:
+            return str(error)
+        pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            features = encoder(pixels.to(device, self.dtype)).cpu()
+        words = features.view(torch.int16) if self.dtype == torch.bfloat16 else features
+        memory[start : start + len(images)] = words.numpy()
+        return ""
 
 
 def _number_pictures(dataset: ConversationDataset) -> tuple[list[list[int]], list[Place]]:

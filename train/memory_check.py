@@ -41,7 +41,8 @@ def batch_of(model: QwenVqaForConditionalGeneration, samples: int, length: int, 
     """Random samples with a picture first and answers of `labelled` tokens at the end."""
     tokens, width = model.config.num_image_tokens, model.config.vision_config.hidden_size
     ids = torch.randint(2, model.config.text_config.vocab_size, (samples, length))
-    ids[:, :tokens] = IMAGE_TOKEN
+    ids[ids == model.config.image_token_id] = 0
+    ids[:, :tokens] = model.config.image_token_id
     labels = ids.clone()
     labels[:, : length - labelled] = -100
     features = torch.randn(samples, tokens, width)

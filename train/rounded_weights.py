@@ -7,6 +7,7 @@ weights and for the checkpoints that `qwen-vqa quantize` writes.
 from importlib.util import find_spec
 from typing import Any
 
+import torch
 from transformers import BitsAndBytesConfig
 
 from qwen_vqa.plugin.errors import UserError
@@ -23,8 +24,11 @@ INT8: dict[str, Any] = {"load_in_8bit": True, "load_in_4bit": False, "llm_int8_t
 KEPT_WHOLE = ["vision_encoder", "connector", "lm_head"]
 
 
-def bitsandbytes_config(load_in: str) -> BitsAndBytesConfig | None:
+def bitsandbytes_config(load_in: str, compute_dtype: torch.dtype | None = None) -> BitsAndBytesConfig | None:
     """What `from_pretrained` takes for "8bit" and "4bit"; None for "full".
+
+    Args:
+        compute_dtype: what 4-bit weights are turned back into when they are multiplied (default: NF4's bfloat16).
 
     Raises:
         UserError: bitsandbytes is not installed.
@@ -34,4 +38,6 @@ def bitsandbytes_config(load_in: str) -> BitsAndBytesConfig | None:
     if find_spec("bitsandbytes") is None:
         raise UserError(f"--load-in {load_in} needs bitsandbytes: pip install 'qwen-vqa[qlora]'.")
     settings = {"8bit": INT8, "4bit": NF4}[load_in]
+    if compute_dtype is not None:
+        settings = settings | {"bnb_4bit_compute_dtype": compute_dtype}
     return BitsAndBytesConfig(**settings, llm_int8_skip_modules=KEPT_WHOLE)

@@ -8,22 +8,21 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.checkpoint import load_processor
 from qwen_vqa.train.collator import ConversationCollator
 from qwen_vqa.train.data.preparation import prepare_data
 from qwen_vqa.train.data.registry import ADAPTERS
 from qwen_vqa.train.data.source import EXAMPLES, DataSource
 from qwen_vqa.train.data.table import data_table
-from qwen_vqa.train.export import RESULTS, export, export_run
+from qwen_vqa.train.export import RESULTS, export_run
 from qwen_vqa.train.feature_cache import FeatureDataset
 from qwen_vqa.train.monitor import Monitor, add_monitor_flags
 from qwen_vqa.train.recipe import STAGES, add_config_flags, config_for, load_config, resumed_config, save_config
 from qwen_vqa.train.run_checkpoints import check_run
-from qwen_vqa.train.trainer import QwenVqaTrainer, prepare_model, training_arguments
+from qwen_vqa.train.trainer import QwenVqaTrainer, load_for_training, training_arguments
 from qwen_vqa.train.training_config import TrainingConfig
 
 
@@ -46,12 +45,9 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     arguments = training_arguments(config, output, **overrides)
     processor = load_processor(base)
-    torch.manual_seed(config.seed)  # the adapter's initial weights
-    model = load_reference(base, load_in=config.load_in)
-    prepare_model(model, config)
+    model = load_for_training(base, config, arguments)
     if config.cache_features:
-        with arguments.main_process_first(local=False):
-            dataset = FeatureDataset(dataset, model, processor, output, arguments.device)
+        dataset = FeatureDataset(dataset, model, processor, output, arguments.device)
     trainer = QwenVqaTrainer(
         model=model,
         args=arguments,
@@ -96,9 +92,7 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """`qwen-vqa train`."""
     if args.export:
-        last = check_run(args.output, resume=True)
-        assert last is not None
-        return _announce(export_run(args.base, Path(last), load_config(args.output), args.output))
+        return _export(args.base, args.output)
     if not args.data:
         raise UserError(f"what to train on? Give --data, for example --data {EXAMPLES[0]}")
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
@@ -109,10 +103,10 @@ def run(args: argparse.Namespace) -> int:
     check_run(args.output, args.resume)
     config = resumed_config(args.output, args) if args.resume else config_for(args.stage, args)
     sources = [DataSource.parse(text) for text in args.data]
-    arguments = training_arguments(config, args.output)
-    with arguments.main_process_first(local=False):
-        monitor = Monitor.of(args, config.seed)
-        dataset = prepare_data(sources, load_processor(args.base), config, args.output)
+    arguments = training_arguments(config, args.output)  # which makes the processes known to each other
+    # Arrow files are made by one process of a machine, behind the lock of the library `datasets`.
+    monitor = Monitor.of(args, config.seed)
+    dataset = prepare_data(sources, load_processor(args.base), config, args.output)
     is_main = arguments.process_index == 0
     if is_main:
         print(data_table(dataset.mix.tallies))
@@ -120,15 +114,14 @@ def run(args: argparse.Namespace) -> int:
     trainer = train(args.base, dataset, args.output, config, args.resume, monitor)
     if not is_main:
         return 0
-    if config.load_in == "full":
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        return _announce(export(model, trainer.processing_class, args.output, config.merge_adapter))
-    last = check_run(args.output, resume=True)
+    del trainer  # and its model, before the base is loaded as it is stored
+    return _export(args.base, args.output)
+
+
+def _export(base: Path, output: Path) -> int:
+    last = check_run(output, resume=True)
     assert last is not None
-    return _announce(export_run(args.base, Path(last), config, args.output))
-
-
-def _announce(folder: Path) -> int:
+    folder = export_run(base, Path(last), load_config(output), output)
     print(f"wrote {', '.join(str(path) for path in sorted(folder.parent.iterdir()) if path.name in RESULTS)}")
     print(f"serve it: qwen-vqa serve {folder}")
     return 0

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,39 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import AutoConfig, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.train.checkpoint import load_reference
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.ranks import any_rank, cores, gathered
 from qwen_vqa.train.recipe import save_config
 from qwen_vqa.train.run_checkpoints import STAGING, publish
 from qwen_vqa.train.training_config import TrainingConfig
 
 CONNECTOR_FILE = "connector.safetensors"
 LANGUAGE_FILE = "language_model.safetensors"
+MOST_WORKERS = 8
+
+
+def load_for_training(
+    base: Path, config: TrainingConfig, arguments: TrainingArguments
+) -> QwenVqaForConditionalGeneration:
+    """The model of a checkpoint folder, frozen and trained parts as the run computes.
+
+    Frozen weights have the precision of the run, trained ones float32: the gradient scaler of float16 refuses
+    gradients in float16, and updates of a small learning rate are lost in 16 bits.
+    """
+    precision = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
+    stored = AutoConfig.from_pretrained(base).dtype
+    # Weights that are trained are not rounded to 16 bits before.
+    loaded_as = torch.float32 if config.full_language_model else precision
+    torch.manual_seed(config.seed)  # the adapter's initial weights
+    model = load_reference(base, loaded_as, config.load_in)
+    model.config.dtype = stored  # as which `export` writes it
+    prepare_model(model, config)
+    return model
 
 
 def prepare_model(model: QwenVqaForConditionalGeneration, config: TrainingConfig) -> None:
@@ -56,10 +79,19 @@ def trainable_parts(model: QwenVqaForConditionalGeneration) -> dict[str, list[nn
 
 
 def training_arguments(config: TrainingConfig, output: str | Path, **overrides: Any) -> TrainingArguments:
-    """The Trainer's arguments for a config; `overrides` go to TrainingArguments as they are."""
+    """The Trainer's arguments for a config; `overrides` go to TrainingArguments as they are.
+
+    Raises:
+        UserError: float16 without a GPU.
+    """
     # Without its emulation, which a T4 has, too, and which is slow.
     has_bfloat16 = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
     precision = training_precision(config.precision, has_bfloat16)
+    if precision == "float16" and not torch.cuda.is_available():
+        raise UserError(
+            "--precision float16 needs a GPU: its gradients are scaled, which the trainer does there alone. Take "
+            "bfloat16 or float32 on a CPU."
+        )
     arguments: dict[str, Any] = {
         "output_dir": str(output),
         "learning_rate": config.learning_rate,
@@ -75,7 +107,7 @@ def training_arguments(config: TrainingConfig, output: str | Path, **overrides: 
         # Without re-entry, inputs that need no gradient (a frozen embedding's) cut no graph.
         "gradient_checkpointing": config.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "dataloader_num_workers": config.workers,
+        "dataloader_num_workers": data_workers(config.workers, cores(), torch.cuda.is_available()),
         "ddp_backend": None if torch.cuda.is_available() or "RANK" not in os.environ else "gloo",
         "ddp_find_unused_parameters": False,
         "logging_nan_inf_filter": False,
@@ -88,7 +120,21 @@ def training_arguments(config: TrainingConfig, output: str | Path, **overrides: 
         "remove_unused_columns": False,
         "use_cpu": not torch.cuda.is_available(),
     }
-    return TrainingArguments(**{**arguments, **overrides})
+    made = TrainingArguments(**{**arguments, **overrides})
+    # Several GPUs are several processes (torchrun). In one, the Trainer would take torch's DataParallel, which splits
+    # tensors by their first dimension: a sample's pictures would go to another GPU than its text.
+    made._n_gpu = min(made.n_gpu, 1)
+    return made
+
+
+def data_workers(asked: int, cores: int, on_gpu: bool) -> int:
+    """Processes that make batches; -1 leaves a core to the one that trains.
+
+    On a CPU the steps themselves use all cores. More than 8 wait for the GPU (train/README.md has the rate of one).
+    """
+    if asked >= 0:
+        return asked
+    return min(MOST_WORKERS, cores - 1) if on_gpu else 0
 
 
 def training_precision(asked: str, has_bfloat16: bool) -> str:
@@ -134,15 +180,19 @@ class QwenVqaTrainer(Trainer):
         """transformers' loss of a batch, which has to be a number.
 
         Raises:
-            UserError: it is not; the message names the step and the batch's samples.
+            UserError: in one of the run's processes it is not, and then in all of them; the message names the step and
+                the batch's samples.
         """
         sample_ids = inputs.pop("sample_ids", [])
         result = super().compute_loss(model, inputs, *args, **kwargs)
         loss = result[0] if isinstance(result, tuple) else result
-        if not torch.isfinite(loss):
+        is_number = bool(torch.isfinite(loss))
+        if any_rank(not is_number, loss.device):
+            bad = None if is_number else (loss.item(), sample_ids)
+            value, samples = next(one for one in gathered(bad) if one is not None)
             raise UserError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}, on the samples "
-                f"{', '.join(sample_ids)}. {self._last_good()} Look at these samples; a lower learning rate or "
+                f"the loss is {value} at step {self.state.global_step + 1}, on the samples "
+                f"{', '.join(samples)}. {self._last_good()} Look at these samples; a lower learning rate or "
                 "--precision bfloat16 or float32 may help."
             )
         return result
@@ -157,22 +207,34 @@ class QwenVqaTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write to a staging folder, and move the checkpoint into place when it is whole."""
         output = Path(str(self.args.output_dir))
-        try:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
+        self._check_weights()
+        self._all_save(lambda: super(QwenVqaTrainer, self)._save_checkpoint(model, trial))
+
+        def publish_it() -> None:
             if self.args.should_save:
                 publish(output, f"checkpoint-{self.state.global_step}")
                 rotate_checkpoints(str(output), self.args.save_total_limit)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch.save: RuntimeError when the disk is full
-            shutil.rmtree(output / STAGING, ignore_errors=True)
+
+        self._all_save(publish_it)
+
+    def _all_save(self, act: Callable[[], None]) -> None:
+        """Do it in all processes; where it fails in one of them, it has failed in all."""
+        error = None
+        try:
+            act()
+        except (OSError, RuntimeError, SafetensorError) as raised:  # torch.save: RuntimeError when the disk is full
+            error = raised
+        faults = [fault for fault in gathered(error and str(error).splitlines()[0]) if fault is not None]
+        if faults:
+            if self.args.should_save:
+                shutil.rmtree(Path(str(self.args.output_dir)) / STAGING, ignore_errors=True)
             raise UserError(
-                f"the checkpoint of step {self.state.global_step} could not be saved: "
-                f"{str(error).splitlines()[0]}. {self._last_good()} Free some space and go on with --resume."
+                f"the checkpoint of step {self.state.global_step} could not be saved: {faults[0]}. "
+                f"{self._last_good()} Free some space and go on with --resume."
             ) from error
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
+    def _check_weights(self) -> None:
+        """All processes have the same weights, and say the same of them."""
         model = self.accelerator.unwrap_model(self.model)
         unsound = [name for name, value in model.named_parameters() if value.requires_grad and not _finite(value)]
         if unsound:
@@ -180,6 +242,11 @@ class QwenVqaTrainer(Trainer):
                 f"the weights {', '.join(unsound[:3])} are not numbers any more after step {self.state.global_step}: "
                 f"they are not saved. {self._last_good()} Try a lower learning rate."
             )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.accelerator.unwrap_model(self.model)
         save_trained(model, folder)
         save_config(self.config, folder)
 

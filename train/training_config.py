@@ -22,6 +22,7 @@ class TrainingConfig:
     `full_language_model` trains all of the language model in place of an adapter, for small models. `load_in` 8bit or
     4bit holds the frozen language model so (QLoRA). `cache_features` encodes each picture once, on disk. With
     `merge_adapter`, the checkpoint that the run leaves has the adapter in its weights; otherwise it lies beside them.
+    `workers` open pictures and make batches beside each process that trains; -1 takes as many as its cores allow.
     """
 
     learning_rate: float = 5e-5
@@ -45,7 +46,7 @@ class TrainingConfig:
     gradient_checkpointing: bool = False
     cache_features: bool = False
     merge_adapter: bool = True
-    workers: int = 0
+    workers: int = -1
     save_steps: int = 200
     seed: int = 0
 
@@ -67,8 +68,8 @@ class TrainingConfig:
             raise UserError(f"dropout {self.dropout} and warmup_ratio {self.warmup_ratio} must be at least 0, below 1.")
         if not 0 <= self.max_dropped <= 1:
             raise UserError(f"max_dropped is {self.max_dropped}; it is a share, from 0 to 1.")
-        if self.workers < 0:
-            raise UserError(f"workers is {self.workers}; it must be 0 or more.")
+        if self.workers < -1:
+            raise UserError(f"workers is {self.workers}; it must be 0 or more, or -1 to have it chosen.")
         for name, choices in (("precision", PRECISIONS), ("load_in", LOAD_IN)):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}.")

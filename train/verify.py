@@ -25,6 +25,7 @@ from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.comparison import ADVICE, Reference, StageResult, Tolerance, compare
+from qwen_vqa.train.device import GIB, add_device_flag, chosen_device, device_with_room
 from qwen_vqa.train.script_output import ADVICE_FOR_SCRIPTS, ScriptCase, compare_with_script, read_script_output
 from qwen_vqa.train.served_model import GREEDY, ServedModel, ServerSettings, served_models
 from qwen_vqa.train.server_process import started_server
@@ -54,6 +55,7 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         choices=["float32", "bfloat16", "float16"],
         help="of the language model, on both sides (default: what the server computes in)",
     )
+    add_device_flag(parser, "the PyTorch reference computes; beside a server on the same GPU it needs room")
     add("--max-tokens", type=int, default=16, help="answer tokens compared (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write the results there, too")
     return parser
@@ -62,6 +64,7 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Compare the model and each of its adapters; 0 when all is equal, 1 when something differs."""
     check_checkpoint(args.checkpoint)
+    chosen_device(args.device)  # said before a server is started
     script = read_script_output(args.against) if args.against else None
     cases = _cases(args)
     print("\n".join([f"{args.checkpoint}", *summary_lines(args.checkpoint)]), flush=True)
@@ -119,6 +122,11 @@ def _check_all(
 ) -> list[dict]:
     """The checkpoint's own model, and each adapter in its folder."""
     model, processor = load_reference(args.checkpoint, dtype), load_processor(args.checkpoint)
+    # Only now, beside the server, is it known what is free.
+    needed = model.get_memory_footprint() + GIB
+    model.to(
+        device_with_room(args.device, needed, "the reference", "start the server with --gpu-memory-utilization 0.5")
+    )
     tolerance = Tolerance.of(dtype)
     results = _check(served, cases, Reference(model, processor), args, tolerance)
     for name, folder in adapter_folders(args.checkpoint).items():

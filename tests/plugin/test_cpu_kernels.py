@@ -29,6 +29,8 @@ from qwen_vqa.quantize.options import Options
 from qwen_vqa.quantize.run import quantise
 from qwen_vqa.serving.checks import checked_checkpoint
 
+pytestmark = pytest.mark.cpu
+
 original, quantised, output = map(Path, sys.argv[1:])
 print(int8_products_are_right(63), int8_products_are_right(127))
 for job in (lambda: quantise(Options(original, output, "int8")), lambda: checked_checkpoint(quantised)):

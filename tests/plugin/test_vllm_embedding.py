@@ -12,6 +12,8 @@ from qwen_vqa.train.checkpoint import load_reference
 from tests.plugin.engine import Answer, Engine, Request
 from tests.tiny import make_checkpoint
 
+pytestmark = pytest.mark.cpu
+
 PROMPT = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
 TOLERANCE = 1e-3
 

@@ -15,6 +15,8 @@ from tests.plugin.engine import Engine, Request
 from tests.plugin.test_vllm_embedding import PROMPT, TOLERANCE, assert_as_reference
 from tests.tiny import make_adapter, make_checkpoint
 
+pytestmark = pytest.mark.cpu
+
 HIDDEN = 128
 # Of gate and up together, which are one matrix here, just large enough; all others are smaller.
 INTERMEDIATE = LEAST_MATRIX_BYTES // (2 * 2 * HIDDEN)

@@ -207,6 +207,7 @@ def test_peft_names_an_adapter_of_this_projects_model_as_expected(tmp_path: Path
     assert all(name.startswith(ADAPTER_PREFIXES["our-model"]) for name in names)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("environment", [None, MODEL_RUNNER_V2], ids=["V1", "V2"])
 def test_a_vision_side_in_float32_beside_a_language_model_in_16_bits(tmp_path: Path, environment) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", dtype=torch.bfloat16, vision_in_float32=True)
@@ -237,6 +238,7 @@ def float_types(worker: Any) -> dict[str, str]:
     return worker.float_types()
 
 
+@pytest.mark.cpu
 def test_two_tensor_parallel_ranks_answer_alike(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint")
     cores = sorted(os.sched_getaffinity(0))

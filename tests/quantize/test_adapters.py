@@ -13,9 +13,9 @@ from peft import LoraConfig, get_peft_model
 from qwen_vqa.plugin.quantization import RECORD_FILE
 from qwen_vqa.quantize.quality import answers
 from qwen_vqa.quantize.run import quantise
-from qwen_vqa.quantize.samples import Sample, UserSamples
+from qwen_vqa.quantize.samples import UserSamples
 from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.collator import ConversationCollator
+from qwen_vqa.train.collator import ConversationCollator, Sample
 from tests.quantize.anywhere import anywhere, eight_bits
 from tests.server import serving
 

@@ -15,8 +15,9 @@ import torch
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.quantize import memory, quality, report, speed
+from qwen_vqa.quantize.demo_samples import DemoSamples
 from qwen_vqa.quantize.quality import LOGITS_AT_ONCE, Answer, accuracy_row, answers, divergence, wilson
-from qwen_vqa.quantize.samples import DemoSamples, UserSamples
+from qwen_vqa.quantize.samples import UserSamples
 from qwen_vqa.quantize.served import prompts_of, served_accuracy, served_label
 from qwen_vqa.quantize.speed import Load, Side, measure, servable
 from qwen_vqa.train.checkpoint import load_processor, load_reference

@@ -24,7 +24,9 @@ def test_questions_are_others_than_calibrated(
     shuffled = questions.with_name("shuffled.jsonl")
     shuffled.write_text("\n".join(reversed(questions.read_text().splitlines())) + "\n")
     asked: list[dict] = []
-    monkeypatch.setattr("qwen_vqa.quantize.report.quality", lambda before, after, groups: asked.append(groups) or {})
+    monkeypatch.setattr(
+        "qwen_vqa.quantize.report.quality", lambda before, after, groups, device: asked.append(groups) or {}
+    )
     arguments = [str(with_adapter), str(output), "--no-speed", "-o", str(tmp_path / "report")]
     for more in ([], ["--seed", "0"], ["--seed", "1"]):
         for data in (questions, shuffled):

@@ -20,6 +20,8 @@ from tests.plugin.engine import Answer, Engine, Request
 from tests.quantize.anywhere import skip_unless_served_here
 from tests.tiny import picture, user
 
+pytestmark = pytest.mark.cpu
+
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 PROMPT = f"<|im_start|>user\n{IMAGE}what is it<|im_end|>\n<|im_start|>assistant\n"
 ONE_IMAGE = Request(PROMPT, [picture(1)])

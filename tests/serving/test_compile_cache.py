@@ -50,6 +50,7 @@ def test_a_place_that_cannot_be_written_is_said_and_left_to_pytorch(tmp_path: Pa
     assert "TORCHINDUCTOR_CACHE_DIR" not in chosen
 
 
+@pytest.mark.cpu
 def test_a_second_start_compiles_nothing(tiny_checkpoint: Path, tmp_path: Path):
     """vLLM's own cache would be written, but cannot be read again."""
     surroundings = {**os.environ, "VLLM_CACHE_ROOT": str(tmp_path), "VLLM_LOGGING_LEVEL": "INFO"}
@@ -67,6 +68,7 @@ def test_a_second_start_compiles_nothing(tiny_checkpoint: Path, tmp_path: Path):
     assert first and second == first
 
 
+@pytest.mark.cpu
 def test_a_user_without_a_home_is_served_too(tiny_checkpoint: Path, tmp_path: Path):
     """As in a container that runs under a number: no folder can be made in what is called the home."""
     kept = ("XDG_CACHE_HOME", "VLLM_CACHE_ROOT", "TORCHINDUCTOR_CACHE_DIR")

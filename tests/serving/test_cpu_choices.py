@@ -54,6 +54,7 @@ def test_without_shared_memory_there_is_no_cache_of_images_and_it_is_said(capsys
     assert "/proc/shm cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize(
     "choice",
     [
@@ -71,6 +72,7 @@ def test_the_server_says_what_it_chose(demo_server: Server, choice: str):
     assert f"qwen-vqa: {choice}" in demo_server.log.read_text()
 
 
+@pytest.mark.cpu
 def test_libraries_do_not_talk_into_the_start(demo_server: Server):
     start = demo_server.log.read_text().partition("\nserving ")[0]  # what it says of itself comes a moment later
     lines = [line for part in start.splitlines() if (line := part.strip())]

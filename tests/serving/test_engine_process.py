@@ -23,6 +23,8 @@ import torch
 from torch._inductor import config
 from qwen_vqa.serving.engine_process import METHOD, copied, hold_to_one_thread
 
+pytestmark = pytest.mark.cpu
+
 hold_to_one_thread()
 matrix = torch.randn(400, 400)
 expected = matrix @ matrix  # without any thread that a copy would wait for

@@ -85,6 +85,7 @@ def test_the_containers_share(tmp_path: Path, files, share):
     assert cpu_share(tmp_path) == share
 
 
+@pytest.mark.cpu
 def test_the_server_says_it_and_its_engine_has_it(demo_server: Server):
     assert f"threads: 1, as set by {THREADS}; not bound to cores" in demo_server.log.read_text()
     processes = psutil.Process(demo_server.process.pid).children(recursive=True)

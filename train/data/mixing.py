@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from os import cpu_count
 
 import numpy as np
 from datasets import Dataset
@@ -13,6 +12,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.data.row import Row
 from qwen_vqa.train.data.screening import Verdict
 from qwen_vqa.train.data.source import DataSource
+from qwen_vqa.train.ranks import cores, processes, rank, shared_work
 
 SHOWN = 3  # names of dropped samples
 CHUNK = 256
@@ -33,7 +33,7 @@ class Tally:
     dropped: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
-    def count(self, row: Row, verdict: Verdict) -> None:
+    def count(self, verdict: Verdict) -> None:
         """Take down what was found of a row."""
         self.checked += 1
         if verdict.fault:
@@ -43,7 +43,7 @@ class Tally:
                 names.append(verdict.detail)
         else:
             self.kept += 1
-            self.shortened += verdict.messages < len(row.messages)
+            self.shortened += verdict.shortened
 
     @property
     def faults(self) -> str:
@@ -116,14 +116,17 @@ def share_out(sizes: Sequence[int], sources: Sequence[DataSource], max_samples: 
 def _draw(data: Dataset, order: np.ndarray, screen: Screening, tally: Tally) -> np.ndarray:
     """Rows of `order` that pass, and how many of their messages: int64 [kept, 2], at most as many as wanted."""
     kept: list[tuple[int, int]] = []
-    bar = tqdm(total=tally.wanted, desc=f"checking {tally.name}", leave=False, disable=None)
-    with bar, ThreadPoolExecutor(cpu_count()) as pool:
+    bar = tqdm(total=tally.wanted, desc=f"checking {tally.name}", leave=False, disable=True if rank() else None)
+    with bar, ThreadPoolExecutor(cores()) as pool:
+
+        def verdicts(indices: list[int]) -> list[Verdict]:
+            return list(pool.map(screen, [Row.from_arrow(data[index]) for index in indices]))
+
         while len(kept) < tally.wanted and tally.checked < len(order):
-            size = min(CHUNK, tally.wanted - len(kept))
+            size = min(CHUNK * processes(), tally.wanted - len(kept))
             indices = order[tally.checked : tally.checked + size].tolist()
-            rows = [Row.from_arrow(data[index]) for index in indices]
-            for index, row, verdict in zip(indices, rows, pool.map(screen, rows), strict=True):
-                tally.count(row, verdict)
+            for index, verdict in zip(indices, shared_work(indices, verdicts), strict=True):
+                tally.count(verdict)
                 if not verdict.fault:
                     kept.append((index, verdict.messages))
                     bar.update()

@@ -1,7 +1,7 @@
 """From what `--data` says to the samples of a run, kept in its folder so that a resumed run has the same."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from qwen_vqa.train.data.reading import read_data_set, source_key
 from qwen_vqa.train.data.screening import Screen
 from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.dataset import ConversationDataset
+from qwen_vqa.train.ranks import gathered, rank
 from qwen_vqa.train.training_config import TrainingConfig
 
 MIX_FILE, REPORT_FILE = "data_mix.npz", "data.json"
@@ -25,6 +26,8 @@ def prepare_data(
 ) -> ConversationDataset:
     """Read, check and mix the data sets; what was drawn is written to `output` and taken from there the next time.
 
+    The processes of a run share the work. The first of them reads and writes in `output`.
+
     Raises:
         UserError: something is missing or not in its format, too much is broken, or the data is not what this run
             began with.
@@ -33,12 +36,27 @@ def prepare_data(
     key = [source_key(source) for source in sources]
     asked = {"key": key, "seed": config.seed, "max_samples": config.max_samples, "max_length": config.max_length}
     weights = [source.weight for source in sources]
-    mix = _load(output, asked | {"weights": weights})
+    mix = _first_ranks(lambda: _load(output, asked | {"weights": weights}))
     if mix is None:
         screen = Screen(ConversationCollator(processor).token_count, config.max_length)
         mix = mix_data_sets(sources, data_sets, screen, config.max_samples, config.max_dropped, config.seed)
-        _save(mix, output, asked | {"weights": weights}, sources)
+        if rank() == 0:
+            _save(mix, output, asked | {"weights": weights}, sources)
     return ConversationDataset([source.name for source in sources], data_sets, mix)
+
+
+def _first_ranks(act: Callable[[], Mix | None]) -> Mix | None:
+    """What `act` gives in the first process, in all of them; and so what it raises."""
+    found, error = None, None
+    if rank() == 0:
+        try:
+            found = act()
+        except UserError as raised:
+            error = raised
+    found, error = gathered((found, error))[0]
+    if error is not None:
+        raise error
+    return found
 
 
 def _load(output: Path, asked: dict) -> Mix | None:

@@ -1,7 +1,7 @@
 """Whether a row can be trained on: its pictures open, and it is not longer than the model is to see."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qwen_vqa.plugin.image_limits import ImageError
@@ -13,11 +13,12 @@ MISSING_FILE, BROKEN_IMAGE, TOO_LONG = "missing file", "broken image", "too long
 
 @dataclass(frozen=True)
 class Verdict:
-    """How many of a row's messages are kept; with a `fault` none are. `detail` names what is wrong."""
+    """How many of a row's messages are kept, and if some are cut off; none with a `fault`, which `detail` names."""
 
     messages: int
     fault: str = ""
     detail: str = ""
+    shortened: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Screen:
 
     token_count: Callable[[list[dict[str, Any]], str], int]
     max_length: int
+    # A picture is asked about several times, and decoded once.
+    _found: dict[str, tuple[str, str] | None] = field(default_factory=dict)
 
     def __call__(self, row: Row) -> Verdict:
         if row.fault:
@@ -39,10 +42,17 @@ class Screen:
         if not kept:
             return Verdict(0, TOO_LONG, row.sample_id)
         for picture in row.images[: image_count(row.messages[:kept])]:
-            fault = _fault(picture)
+            fault = self._fault_of(picture)
             if fault:
                 return Verdict(0, *fault)
-        return Verdict(kept)
+        return Verdict(kept, shortened=kept < len(row.messages))
+
+    def _fault_of(self, picture: Picture) -> tuple[str, str] | None:
+        if picture.data is not None:
+            return _fault(picture)
+        if picture.path not in self._found:
+            self._found[picture.path] = _fault(picture)
+        return self._found[picture.path]
 
 
 def fitting_messages(

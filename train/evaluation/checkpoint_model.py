@@ -14,6 +14,7 @@ from qwen_vqa.plugin.image_source import open_image
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.adapter import attach_adapter
 from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.device import GIB, chosen_device, device_with_room
 from qwen_vqa.train.evaluation.questions import Prompt
 from qwen_vqa.train.evaluation.replies import Record, Reply
 from qwen_vqa.train.model import QwenVqaForConditionalGeneration
@@ -30,13 +31,20 @@ class CheckpointModel:
 
     @classmethod
     def load(
-        cls, folder: Path, adapter: str | None, dtype: torch.dtype | str, max_tokens: int, batch_size: int
+        cls,
+        folder: Path,
+        adapter: str | None,
+        dtype: torch.dtype | str,
+        max_tokens: int,
+        batch_size: int,
+        device: str = "auto",
     ) -> "CheckpointModel":
-        """A checkpoint folder's model, on the GPU if there is one.
+        """A checkpoint folder's model; `device` as `--device` takes it.
 
         Raises:
-            UserError: the folder is not a checkpoint, or has no adapter of that name.
+            UserError: the folder is not a checkpoint, or has no adapter of that name, or there is no such device.
         """
+        chosen_device(device)
         model, processor = load_reference(folder, dtype), load_processor(folder)
         if adapter is not None:
             folders = adapter_folders(folder)
@@ -44,8 +52,8 @@ class CheckpointModel:
                 names = ", ".join(folders) or "none"
                 raise UserError(f"the checkpoint {folder} has no adapter {adapter!r}; it has {names}.")
             model.language_model = attach_adapter(model.language_model, folders[adapter])
-        if torch.cuda.is_available():
-            model = model.to("cuda")
+        needed = model.get_memory_footprint() + GIB
+        model.to(device_with_room(device, needed, "the model", "pass --dtype bfloat16"))
         return cls(model, processor, max_tokens, batch_size)
 
     def ask(self, prompts: Sequence[Prompt], record: Record) -> None:

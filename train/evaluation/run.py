@@ -19,6 +19,7 @@ from qwen_vqa.plugin.checkpoint import adapter_folders
 from qwen_vqa.plugin.errors import INTERRUPTED, UserError
 from qwen_vqa.train.data.registry import ADAPTERS
 from qwen_vqa.train.data.source import EXAMPLES, DataSource
+from qwen_vqa.train.device import add_device_flag
 from qwen_vqa.train.evaluation.checkpoint_model import CheckpointModel
 from qwen_vqa.train.evaluation.page import write_page
 from qwen_vqa.train.evaluation.questions import NONE, OTHER, OWN, Prompt, prompts, read_questions
@@ -86,6 +87,7 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         default="auto",
         help="of the checkpoint (default: as stored)",
     )
+    add_device_flag(parser, "a checkpoint computes")
     add("--seed", type=int, default=0, help="of drawn samples and other pictures (default: %(default)s)")
     return parser
 
@@ -156,7 +158,7 @@ def _model(args: argparse.Namespace) -> tuple[Model, str]:
         )
         return server, f"{server.name} at {server.url}"
     dtype = args.dtype if args.dtype == "auto" else getattr(torch, args.dtype)
-    checkpoint = CheckpointModel.load(args.checkpoint, args.model, dtype, args.max_tokens, args.batch_size)
+    checkpoint = CheckpointModel.load(args.checkpoint, args.model, dtype, args.max_tokens, args.batch_size, args.device)
     others = [name for name in adapter_folders(args.checkpoint) if name != args.model]
     if others:
         print(f"adapters that are not in use: {', '.join(others)} (--model chooses one)")
