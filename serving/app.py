@@ -1,5 +1,6 @@
 """Where the app is built: vLLM's own FastAPI app and engine, and what stands around them."""
 
+import asyncio
 import socket
 from argparse import Namespace
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from qwen_vqa.serving.adapters import AdapterChanges, attach_adapter_routes
 from qwen_vqa.serving.api_errors import ApiErrorsMiddleware
 from qwen_vqa.serving.engine import running_engine
 from qwen_vqa.serving.guard import stand_guard
+from qwen_vqa.serving.heap import keep_heap_small
 from qwen_vqa.serving.http_server import serve_http
 from qwen_vqa.serving.image_flags import image_rules
 from qwen_vqa.serving.json_output import guide_json
@@ -62,7 +64,11 @@ async def run_server(
         tasks = await engine.get_supported_tasks()
         app = build_server_app(args, tasks, engine.model_config, engine, lifecycle, port_is_ours)
         await init_app_state(engine, app.state, args, tasks)
-        await serve_http(app, sock, args, lifecycle, ready, closed)
+        trimming = asyncio.create_task(keep_heap_small())
+        try:
+            await serve_http(app, sock, args, lifecycle, ready, closed)
+        finally:
+            trimming.cancel()
         return not lifecycle.engine_died()
 
 

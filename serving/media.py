@@ -7,7 +7,6 @@ from typing import Any, ClassVar, NoReturn
 from PIL import Image
 
 from qwen_vqa.plugin.data_url import is_data_url
-from qwen_vqa.plugin.host_memory import HeapTrimmer
 from qwen_vqa.plugin.image_detail import view_of, with_detail
 from qwen_vqa.plugin.image_fetch import DEFAULT_RULES, FetchRules
 from qwen_vqa.plugin.image_limits import ImageError
@@ -23,8 +22,6 @@ from qwen_vqa.serving.vllm_api import MEDIA_CONNECTOR_REGISTRY, MediaConnector, 
 
 NAME = "qwen_vqa"
 _DECODERS = Decoders()
-# Some three of the largest pictures. Measured in serving/README.
-_HEAP = HeapTrimmer(512 * 2**20)
 
 
 class ImageRefusedError(VLLMValidationError):
@@ -86,8 +83,5 @@ class QwenVqaMediaConnector(MediaConnector):
             request.spend(picture.width * picture.height, "pixels", most, image.place)
             # What waits for the model is small: a whole picture takes up to 150 MB.
             seen = self.processor.shrunk(picture)
-            size = picture.width * picture.height * 3
-            del picture
-            _HEAP.freed(size)
         # vLLM's cache key is the bytes and this: details that mean another view do not share an entry.
         return MediaWithBytes(seen, data, {"view": view_of(image.detail)})

@@ -13,11 +13,11 @@ from tests.hostile_images import jpeg_of_many_scans, large_pictures, refused_pic
 
 Faults = list[str]
 HOSTILE = 328
-LARGE, TIMES = 16, 8
+LARGE, TIMES = 41, 8
 AT_ONCE = 8
 SECONDS = 2.0  # within which a picture is refused
 # The most scans that a picture of this side may have by the server's bound on passes over all pixels.
-SIDE, SCANS = 6800, 34
+SIDE, SCANS = 6800, 17
 GONE_AFTER = 1.5
 
 
@@ -61,7 +61,7 @@ def hostile(address: str) -> Faults:
 
 
 def large(address: str) -> Faults:
-    """128 requests with pictures of 24 megapixels, eight at once."""
+    """328 requests with pictures of 24 megapixels, eight at once."""
     pictures = list(large_pictures(LARGE, 7)) * TIMES
     others = Counter(status for status, _ in posted(address, pictures) if status not in (200, 429))
     return [f"{number} were answered with {status}" for status, number in others.items()]

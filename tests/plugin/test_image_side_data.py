@@ -21,6 +21,7 @@ from qwen_vqa.plugin.image_limits import ImageError, ImageLimits
 from qwen_vqa.plugin.image_loader import load_image
 from qwen_vqa.plugin.image_source import open_image
 from tests.browser import chromium
+from tests.hostile_images import jpeg_of_many_scans
 
 IMAGES = Path(__file__).parents[1] / "images"
 HOPPER = Image.open(IMAGES / "hopper.jpg").convert("RGB")
@@ -215,19 +216,12 @@ def test_it_looks_as_in_a_browser(page, name: str):
     assert np.abs(opened - shown).mean() < 2  # decoders round
 
 
-def progressive(side: int, scans: int) -> bytes:
-    """A progressive JPEG of one colour whose last scan is repeated, which changes no pixel."""
-    whole = saved(Image.new("RGB", (side, side), (200, 30, 30)), "JPEG", progressive=True)
-    last = whole[whole.rindex(b"\xff\xda") : -END]
-    return whole[:-END] + last * (scans - whole.count(b"\xff\xda")) + whole[-END:]
-
-
 def test_a_jpeg_of_many_scans_is_refused_where_decoding_takes_long():
     """libjpeg-turbo's own advice; one such file of 224 KiB held a decoder for a minute."""
     with pytest.raises(ImageError, match="progressive JPEG of 1500 scans over 6000 x 6000 pixels"):
-        load_image(progressive(6000, 1500))
-    assert load_image(progressive(6000, 20)).size == (6000, 6000)
-    assert load_image(progressive(300, 1500)).size == (300, 300)
+        load_image(jpeg_of_many_scans(6000, 1500))
+    assert load_image(jpeg_of_many_scans(6000, 20)).size == (6000, 6000)
+    assert load_image(jpeg_of_many_scans(300, 1500)).size == (300, 300)
 
 
 SLOW = {

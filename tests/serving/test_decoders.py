@@ -3,23 +3,13 @@
 import asyncio
 import threading
 import time
-from io import BytesIO
 
 import pytest
-from PIL import Image
 
 from qwen_vqa.plugin.image_limits import ImageLimits
 from qwen_vqa.plugin.image_loader import load_image
 from qwen_vqa.serving.decoders import Decoders, DecodingEndedError
-
-
-def progressive(side: int, scans: int) -> bytes:
-    """A progressive JPEG of one colour whose last scan is repeated, which changes no pixel."""
-    buffer = BytesIO()
-    Image.new("RGB", (side, side), (200, 30, 30)).save(buffer, "JPEG", progressive=True)
-    whole = buffer.getvalue()
-    last = whole[whole.rindex(b"\xff\xda") : -2]
-    return whole[:-2] + last * (scans - whole.count(b"\xff\xda")) + whole[-2:]
+from tests.hostile_images import jpeg_of_many_scans
 
 
 def test_callers_take_turns():
@@ -41,7 +31,7 @@ def test_callers_take_turns():
 
 
 def test_a_picture_whose_client_has_gone_is_not_decoded_to_its_end():
-    decoders, data, ended = Decoders(1), progressive(3000, 80), []
+    decoders, data, ended = Decoders(1), jpeg_of_many_scans(3000, 80), []
 
     def decode(going_on) -> None:
         started = time.thread_time()
@@ -87,7 +77,7 @@ def test_a_picture_that_takes_too_long_is_ended():
     limits = ImageLimits(max_pixels=50_000_000)
 
     async def main() -> None:
-        await decoders.run("a", lambda going_on: load_image(progressive(4000, 40), "image", limits, going_on))
+        await decoders.run("a", lambda going_on: load_image(jpeg_of_many_scans(4000, 40), "image", limits, going_on))
 
     with pytest.raises(DecodingEndedError, match=r"longer than 0\.02 s"):
         asyncio.run(main())

@@ -12,10 +12,10 @@ from openai import BadRequestError
 from PIL import Image
 
 from qwen_vqa.plugin.image_loader import load_image
+from tests.hostile_images import jpeg_of_many_scans
 from tests.image_server import HOPPER, ImageServer, png
 from tests.server import Server
 from tests.serving.test_api import IMAGES, ask, data_url, message, prompt_ids
-from tests.serving.test_decoders import progressive
 from tests.tiny import picture
 
 IMAGE_TOKENS = 5
@@ -287,7 +287,7 @@ def test_pictures_of_clients_who_have_gone_are_not_decoded(tiny_server: Server):
             assert reply.status_code == 200, reply.text
         return time.monotonic() - started
 
-    slow = progressive(6000, 22)
+    slow = jpeg_of_many_scans(6000, 22)
     whole = ask_about(f"data:image/jpeg;base64,{encoded(slow)}")
     with ThreadPoolExecutor(8) as pool:
         for number in range(8):
