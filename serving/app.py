@@ -61,6 +61,9 @@ async def run_server(
     async with running_engine(args) as engine:
         lifecycle = Lifecycle(lambda: engine.errored, args.drain_seconds)
         say(f"computing in {str(engine.model_config.dtype).removeprefix('torch.')}{_vision_side(engine.model_config)}")
+        QwenVqaMediaConnector.processor = cached_processor_from_config(
+            engine.model_config, QwenVqaProcessor
+        ).image_processor
         tasks = await engine.get_supported_tasks()
         app = build_server_app(args, tasks, engine.model_config, engine, lifecycle, port_is_ours)
         await init_app_state(engine, app.state, args, tasks)
@@ -91,7 +94,6 @@ def build_server_app(
     if args.verify:
         attach_verify_routes(app, engine)
     QwenVqaMediaConnector.rules = image_rules(args)
-    QwenVqaMediaConnector.processor = cached_processor_from_config(model_config, QwenVqaProcessor).image_processor
     attach_token_count(app)
     attach_model_card(app)
     in_use = ModelsInUse()

@@ -65,7 +65,7 @@ def merge_adapter(language_model: PreTrainedModel, folder: Path) -> Merged:
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise AdapterError(f"the adapter {folder} cannot be read: {str(error).splitlines()[0]}.") from error
     tied = _part_embeddings(language_model)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # on the CPU
         model = get_peft_model(language_model, config)
     _place(model, weights, folder)
     changes_modules = any(isinstance(module, AuxiliaryTrainingWrapper) for module in model.modules())

@@ -1,23 +1,31 @@
 """The demo asked through client libraries that nobody here wrote, and the table of it in serving/README.md.
 
-python -m tests.clients --folder runs/clients    makes an environment of requirements.txt there, once
+python -m tests.clients --folder runs/clients    makes an environment for each of requirements.txt there, once
 
-Outside the suite: it installs packages. Java 17's own HttpClient is asked where `java` is there.
+Outside the suite: it installs packages. Node's libraries are asked where `npm` is there, Java 17's own HttpClient where
+`java` is.
 """
 
 import argparse
+import contextlib
 import datetime
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import venv
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.clients.ask import FORCED, LIBRARIES, Asked, format_of, tool
-from tests.server import serving
+import httpx
+
+from tests.clients.ask import LIBRARIES
+from tests.clients.asked import FORCED, Asked, format_of, tool
+from tests.server import free_port, serving
 from tests.tiny import REPOSITORY
 
 README = REPOSITORY / "serving" / "README.md"
@@ -26,24 +34,67 @@ HERE = Path(__file__).parent
 PINNED = HERE / "requirements.txt"
 MODEL, PICTURE = "qwen-vqa-demo", REPOSITORY / "serving" / "demo_images" / "shapes.png"
 QUESTION, ANSWER = "What color is the ring?", "pink"
+NODE_LIBRARIES = ("@ai-sdk/openai-compatible", "@ai-sdk/openai", "@langchain/openai")
 CHECKS = ("image", "stream", "JSON", "tools", "turns")
 
 
-def environment(folder: Path) -> Path:
-    """The interpreter of an environment with the pinned libraries, made where it is not there."""
-    python = folder / "bin" / "python"
+def environment(folder: Path, requirement: str) -> Path:
+    """The interpreter of an environment with one pinned library, made where it is not there."""
+    place = folder / requirement.partition("==")[0].replace("[", "-").rstrip("]")
+    python = place / "bin" / "python"
     if not python.exists():
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", PINNED], check=True)
+        print(f"installing {requirement}", flush=True)
+        venv.create(place, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", requirement], check=True)
     return python
 
 
 def by_library(python: Path, library: str, url: str) -> dict[str, str]:
     """What one library finds."""
-    command = [str(python), str(HERE / "ask.py"), url, MODEL, str(PICTURE), QUESTION, ANSWER, library]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    words = ["-m", "tests.clients.ask", url, MODEL, str(PICTURE), QUESTION, ANSWER, library]
+    return _found([str(python), *words], REPOSITORY)
+
+
+def by_node(folder: Path, library: str, url: str) -> dict[str, str]:
+    """What one of Node's libraries finds."""
+    asked = Asked(url, MODEL, str(PICTURE), QUESTION, ANSWER)
+    schema = {**asked.schema, "additionalProperties": False}
+    fields = {"library": library, "url": url, "model": MODEL, "picture": asked.picture, "schema": schema}
+    return _found(["node", "ask.mjs"], folder, json.dumps(fields | {"question": QUESTION, "answer": ANSWER}))
+
+
+def node_folder(folder: Path) -> Path:
+    """A folder with Node's libraries installed, and what asks them."""
+    place = folder / "node"
+    place.mkdir(exist_ok=True)
+    for name in ("package.json", "ask.mjs"):
+        shutil.copy(HERE / name, place / name)
+    subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--silent"], cwd=place, check=True)
+    return place
+
+
+@contextlib.contextmanager
+def litellm_proxy(python: Path, url: str, log: Path) -> Iterator[str]:
+    """LiteLLM's proxy in front of the server: its URL."""
+    port = free_port()
+    command = [str(python.parent / "litellm"), "--model", f"openai/{MODEL}", "--api_base", url, "--port", str(port)]
+    surroundings = {**os.environ, "OPENAI_API_KEY": "none"}
+    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, env=surroundings) as proxy:
+        try:
+            for _ in range(240):
+                with contextlib.suppress(httpx.TransportError):
+                    if httpx.get(f"http://localhost:{port}/health/liveliness").status_code == 200:
+                        break
+                time.sleep(0.5)
+            yield f"http://localhost:{port}/v1"
+        finally:
+            proxy.terminate()
+
+
+def _found(command: list[str], folder: Path, told: str | None = None) -> dict[str, str]:
+    done = subprocess.run(command, cwd=folder, input=told, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        return {"image": (done.stderr.splitlines() or ["no answer"])[-1]}
+        return {"image": (done.stderr.strip().splitlines() or ["no answer"])[-1]}
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -104,26 +155,40 @@ def _vllm() -> str:
 
 
 def pinned() -> dict[str, str]:
-    """Library to version."""
-    lines = [line.partition("==") for line in PINNED.read_text().splitlines()]
-    return {name.partition("[")[0]: number for name, _, number in lines}
+    """Library to its line in requirements.txt."""
+    lines = PINNED.read_text().splitlines()
+    return {line.partition("==")[0].removesuffix("[openai]"): line for line in lines}
+
+
+def ask_all(folder: Path, url: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each library with its version, and what it finds."""
+    for library in LIBRARIES:
+        line = pinned()[library]
+        yield f"{library} {line.partition('==')[2]}", by_library(environment(folder, line), library, url)
+    proxy = pinned()["litellm[proxy]"]
+    with litellm_proxy(environment(folder, proxy), url, folder / "proxy.log") as address:
+        found = by_library(environment(folder, pinned()["openai"]), "openai", address)
+        yield f"openai through LiteLLM's proxy {proxy.partition('==')[2]}", found
+    if shutil.which("npm"):
+        place = node_folder(folder)
+        versions = json.loads((HERE / "package.json").read_text())["dependencies"]
+        for library in NODE_LIBRARIES:
+            yield f"{library} {versions[library]}", by_node(place, library, url)
+    if shutil.which("java"):
+        yield "Java's HttpClient", by_java(url)
 
 
 def main() -> int:
     """Ask through every library, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/clients"), help="(default: %(default)s)")
-    args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    python = environment(args.folder.absolute() / "environment")
+    folder = parser.parse_args().folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
     rows = {}
-    with serving(args.folder / "server.log") as server:
-        for library in LIBRARIES:
-            rows[f"{library} {pinned()[library]}"] = by_library(python, library, server.url)
-            print(library, rows[f"{library} {pinned()[library]}"], flush=True)
-        if shutil.which("java"):
-            rows["Java's HttpClient"] = by_java(server.url)
-            print("java", rows["Java's HttpClient"], flush=True)
+    with serving(folder / "server.log") as server:
+        for name, found in ask_all(folder, server.url):
+            rows[name] = found
+            print(name, found, flush=True)
     readme = README.read_text(encoding="utf-8")
     before, after = readme.partition(BEGIN)[0], readme.partition(END)[2]
     README.write_text(before + BEGIN + table(rows) + END + after, encoding="utf-8")

@@ -15,6 +15,8 @@ from qwen_vqa.quantize.options import Options
 from qwen_vqa.quantize.run import quantise
 from tests.quantize.anywhere import anywhere
 
+pytestmark = pytest.mark.cpu
+
 on_x86 = pytest.mark.skipif(
     torch.cpu.get_capabilities().get("architecture") != "x86_64", reason="about processors of the x86 family"
 )
@@ -28,8 +30,6 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.quantize.options import Options
 from qwen_vqa.quantize.run import quantise
 from qwen_vqa.serving.checks import checked_checkpoint
-
-pytestmark = pytest.mark.cpu
 
 original, quantised, output = map(Path, sys.argv[1:])
 print(int8_products_are_right(63), int8_products_are_right(127))

@@ -84,32 +84,35 @@ def test_a_user_without_a_home_is_served_too(tiny_checkpoint: Path, tmp_path: Pa
     assert moved.stat().st_mode & 0o777 == 0o700
 
 
-# In a mount namespace of its own: the whole system read-only, with small file systems of its own where a container has
-# some; then as a number that the system does not know. Arguments: sizes of /tmp and /dev/shm, whether /tmp is to be
-# full, a command.
+# In a mount namespace of its own: all file systems read-only, but for small ones at TMPDIR and /dev/shm; then as a
+# number that the system does not know. Arguments: TMPDIR, the sizes of both, whether TMPDIR is to be full, a command.
 CONTAINER = """
-mount --make-rprivate / && mount -o remount,bind,ro /
-mount -t tmpfs -o mode=1777,size=$1 tmpfs /tmp && mount -t tmpfs -o mode=1777,size=$2 tmpfs /dev/shm || exit 90
-[ -z "$3" ] || dd if=/dev/zero of=/tmp/full bs=1M 2>/dev/null
-cd / && shift 3
-exec unshare --user --map-user=54321 --map-group=54321 env -i PATH=/usr/bin:/bin "$@"
+mount --make-rprivate /
+for place in $(findmnt --raw --noheadings --output TARGET); do
+  case $place in /proc*|/sys*|/dev*) ;; *) mount -o remount,bind,ro "$place" 2>/dev/null ;; esac
+done
+mount -t tmpfs -o mode=1777,size=$2 tmpfs $1 && mount -t tmpfs -o mode=1777,size=$3 tmpfs /dev/shm || exit 90
+[ -z "$4" ] || dd if=/dev/zero of=$1/full bs=1M 2>/dev/null
+export TMPDIR=$1
+cd / && shift 4
+exec unshare --user --map-user=54321 --map-group=54321 env -i PATH=/usr/bin:/bin TMPDIR=$TMPDIR "$@"
 """
 NAMESPACES = ("--user", "--map-root-user", "--mount")
 needs_namespaces = pytest.mark.skipif(not may_unshare(*NAMESPACES), reason="user namespaces are not allowed here")
 
 
-def in_a_container(tmp: str, shm: str, fill: str, *command: str) -> subprocess.Popen[str]:
-    """The command as user 54321 in such a system."""
-    shell = ["unshare", *NAMESPACES, "bash", "-c", CONTAINER, "container", tmp, shm, fill]
+def in_a_container(folder: Path, size: str, fill: str, *command: str) -> subprocess.Popen[str]:
+    """The command as user 54321 in such a system, with `folder` for temporary files."""
+    shell = ["unshare", *NAMESPACES, "bash", "-c", CONTAINER, "container", str(folder), size, "1g", fill]
     return subprocess.Popen([*shell, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @needs_namespaces
-def test_an_unknown_user_of_a_read_only_system_is_served():
-    script = "touch /usr/x 2>/dev/null || touch /work/x 2>/dev/null || id -u"
-    assert in_a_container("1m", "1m", "", "sh", "-c", script).communicate()[0].strip() == "54321"
+def test_an_unknown_user_of_a_read_only_system_is_served(tmp_path: Path):
+    script = "touch /usr/x /tmp/x /var/tmp/x 2>/dev/null || id -u"
+    assert in_a_container(tmp_path, "1m", "", "sh", "-c", script).communicate()[0].strip() == "54321"
     port = free_port()
-    server = in_a_container("200m", "1g", "", *SERVE, str(DEMO), "--enforce-eager", "--port", str(port))
+    server = in_a_container(tmp_path, "200m", "", *SERVE, str(DEMO), "--enforce-eager", "--port", str(port))
     try:
         deadline = time.monotonic() + 300
         while server.poll() is None and time.monotonic() < deadline:
@@ -118,21 +121,18 @@ def test_an_unknown_user_of_a_read_only_system_is_served():
                 if models.status_code == 200:
                     break
             time.sleep(0.5)
-        question = {
-            "model": models.json()["data"][0]["id"],
-            "messages": [{"role": "user", "content": "Hello!"}],
-            "max_tokens": 12,
-        }
+        hello = [{"role": "user", "content": "Hello!"}]
+        question = {"model": models.json()["data"][0]["id"], "messages": hello, "max_tokens": 12}
         reply = httpx.post(f"http://localhost:{port}/v1/chat/completions", json=question, timeout=60)
         assert "Ask me about a picture" in reply.text
     finally:
         server.terminate()
         said = server.communicate(timeout=60)[0]
-    assert "caches are kept in /tmp/qwen-vqa-cache-54321" in said and "Traceback" not in said
+    assert f"caches are kept in {tmp_path}/qwen-vqa-cache-54321" in said and "Traceback" not in said
 
 
 @needs_namespaces
-def test_a_full_folder_for_temporary_files_is_named():
-    server = in_a_container("1m", "1g", "full", *SERVE, str(DEMO))
+def test_a_full_folder_for_temporary_files_is_named(tmp_path: Path):
+    server = in_a_container(tmp_path, "1m", "full", *SERVE, str(DEMO))
     said = server.communicate(timeout=120)[0]
     assert server.returncode == 2 and "TMPDIR" in said and "Traceback" not in said, said

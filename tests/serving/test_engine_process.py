@@ -15,6 +15,8 @@ from qwen_vqa.serving.threads import ThreadChoice
 from qwen_vqa.train.server_process import started_server
 from tests.server import ONE_CORE, Server
 
+pytestmark = pytest.mark.cpu
+
 UNBOUND, BOUND = ThreadChoice({}, "", 2), ThreadChoice({}, "")
 # As the server does it: an event loop with a handler, in which a process is started that is told to stop.
 COPY = """
@@ -22,8 +24,6 @@ import asyncio, multiprocessing, os, signal, sys
 import torch
 from torch._inductor import config
 from qwen_vqa.serving.engine_process import METHOD, copied, hold_to_one_thread
-
-pytestmark = pytest.mark.cpu
 
 hold_to_one_thread()
 matrix = torch.randn(400, 400)

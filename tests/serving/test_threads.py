@@ -89,6 +89,5 @@ def test_the_containers_share(tmp_path: Path, files, share):
 def test_the_server_says_it_and_its_engine_has_it(demo_server: Server):
     assert f"threads: 1, as set by {THREADS}; not bound to cores" in demo_server.log.read_text()
     processes = psutil.Process(demo_server.process.pid).children(recursive=True)
-    assert any(process.environ().get(BIND) == "nobind" for process in processes if process.is_running())
     [engine] = [process for process in processes if "EngineCore" in " ".join(process.cmdline())]
     assert set(engine.cpu_affinity()) == os.sched_getaffinity(0)
