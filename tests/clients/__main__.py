@@ -77,8 +77,22 @@ def node_folder(folder: Path) -> Path:
 def litellm_proxy(python: Path, url: str, log: Path) -> Iterator[str]:
     """LiteLLM's proxy in front of the server: its URL."""
     port = free_port()
-    command = [str(python.parent / "litellm"), "--model", f"openai/{MODEL}", "--api_base", url, "--port", str(port)]
-    surroundings = {**os.environ, "OPENAI_API_KEY": "none"}
+    command = [
+        str(python.parent / "litellm"),
+        "--model",
+        f"openai/{MODEL}",
+        "--alias",
+        MODEL,
+        "--api_base",
+        url,
+        "--port",
+        str(port),
+    ]
+    surroundings = {
+        **os.environ,
+        "OPENAI_API_KEY": "none",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output, env=surroundings) as proxy:
         try:
             for _ in range(240):
