@@ -1,5 +1,7 @@
 """Checks through SDKs: what sends requests, and little more."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tests.clients.asked import FORCED, KEY, Asked, Checks, Colour, format_of, tool
@@ -10,47 +12,35 @@ def with_openai(asked: Asked) -> Checks:
     from openai import OpenAI
 
     create = OpenAI(base_url=asked.url, api_key=KEY).chat.completions.create
-
-    def said(messages: list[dict[str, Any]], **options: Any) -> Any:
-        return create(model=asked.model, messages=messages, temperature=0, **options)
-
-    return {
-        "image": lambda: asked.right(said(asked.messages()).choices[0].message.content),
-        "stream": lambda: asked.right(
-            "".join(c.choices[0].delta.content or "" for c in said(asked.messages(), stream=True) if c.choices)
-        ),
-        "JSON": lambda: asked.fits(said(asked.messages(), response_format=format_of(asked)).choices[0].message.content),
-        "tools": lambda: asked.fits(
-            said(asked.messages(), tools=[tool(asked)], tool_choice=FORCED)
-            .choices[0]
-            .message.tool_calls[0]
-            .function.arguments
-        ),
-        "turns": lambda: asked.right(said(asked.turns()).choices[0].message.content),
-    }
+    return _checks_of_chat(asked, partial(create, model=asked.model, temperature=0))
 
 
 def with_litellm(asked: Asked) -> Checks:
-    """LiteLLM's SDK."""
+    """LiteLLM's SDK, which has OpenAI's forms."""
     import litellm
 
-    def said(messages: list[dict[str, Any]], **options: Any) -> Any:
-        target = {"model": f"openai/{asked.model}", "api_base": asked.url, "api_key": KEY, "temperature": 0}
-        return litellm.completion(messages=messages, **target, **options)
+    target = {"model": f"openai/{asked.model}", "api_base": asked.url, "api_key": KEY, "temperature": 0}
+    return _checks_of_chat(asked, partial(litellm.completion, **target))
+
+
+def _checks_of_chat(asked: Asked, said: Callable[..., Any]) -> Checks:
+    def streamed() -> str:
+        chunks = said(messages=asked.messages(), stream=True)
+        return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+
+    def message(messages: list[dict[str, Any]], **options: Any) -> Any:
+        return said(messages=messages, **options).choices[0].message
+
+    def called() -> str:
+        calls = message(asked.messages(), tools=[tool(asked)], tool_choice=FORCED).tool_calls
+        return calls[0].function.arguments
 
     return {
-        "image": lambda: asked.right(said(asked.messages()).choices[0].message.content),
-        "stream": lambda: asked.right(
-            "".join(c.choices[0].delta.content or "" for c in said(asked.messages(), stream=True))
-        ),
-        "JSON": lambda: asked.fits(said(asked.messages(), response_format=format_of(asked)).choices[0].message.content),
-        "tools": lambda: asked.fits(
-            said(asked.messages(), tools=[tool(asked)], tool_choice=FORCED)
-            .choices[0]
-            .message.tool_calls[0]
-            .function.arguments
-        ),
-        "turns": lambda: asked.right(said(asked.turns()).choices[0].message.content),
+        "image": lambda: asked.right(message(asked.messages()).content),
+        "stream": lambda: asked.right(streamed()),
+        "JSON": lambda: asked.fits(message(asked.messages(), response_format=format_of(asked)).content),
+        "tools": lambda: asked.fits(called()),
+        "turns": lambda: asked.right(message(asked.turns()).content),
     }
 
 
