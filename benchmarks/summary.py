@@ -123,7 +123,8 @@ def decode_speed(records: list[Record]) -> float | None:
     """Output tokens a second of all requests together while all of them decode; None where they never do.
 
     That is after the last one's first token and before the first one's last. Of each request those events count that
-    lie there: its tokens after the first of them / the time from the first to the last. With one request, 1 / TPOT.
+    lie there: its tokens after the first of them / the time from the first to the last. With one
+    request this is 1 / TPOT, where its first event brought one token.
     """
     if not records or any(len(record.chunks) < 2 for record in records):
         return None

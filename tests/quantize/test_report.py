@@ -148,7 +148,10 @@ def test_its_numbers(reported: Path) -> None:
     assert len(numbers["layer_errors"]) == 14
     for side in numbers["speed"].values():
         assert side["decode_tokens_per_second"].keys() == side["prefill_tokens_per_second"].keys() == {"1", "2"}
-        assert side["decode_tokens_per_second"]["1"] == pytest.approx(1000 / side["tpot_ms"]["1"])
+        # TPOT counts all tokens but the first, the decode speed those after the first event, which may bring several.
+        after_first_event = 7 * side["decode_tokens_per_second"]["1"] * side["tpot_ms"]["1"] / 1000
+        assert after_first_event == pytest.approx(round(after_first_event))
+        assert 1 <= round(after_first_event) <= 7
         speeds = [*side["decode_tokens_per_second"].values(), *side["prefill_tokens_per_second"].values()]
         assert all(speed > 0 for speed in speeds)
         assert side["resident_bytes"] > 2**28
