@@ -10,7 +10,6 @@ EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 MODEL ?=
 ARGS ?=
 BIN := .venv/bin
-SOURCES := plugin train serving quantize benchmarks
 
 .PHONY: setup serve test gpu-check gpu-check-wheels lint format clean
 
@@ -40,7 +39,7 @@ gpu-check-wheels:
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy $(SOURCES)
+	@$(BIN)/mypy -p qwen_vqa
 
 format: setup
 	@$(BIN)/ruff check --fix .

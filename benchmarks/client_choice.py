@@ -6,6 +6,7 @@ python -m qwen_vqa.benchmarks.client_choice
 import argparse
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 from openai import AsyncOpenAI
 
@@ -35,7 +36,8 @@ def main() -> None:
 
 async def _sdk_cpu_seconds(url: str, requests: int, users: int, spec: WorkloadSpec) -> float:
     """CPU seconds of the same requests through OpenAI's SDK, in this process."""
-    messages = [c.turns[0].message() for c in conversations(replace(spec, models=((MODEL, 1.0),)), 0, requests)]
+    of_the_model = replace(spec, models=((MODEL, 1.0),))
+    messages: list[Any] = [c.turns[0].message() for c in conversations(of_the_model, 0, requests)]
     client = AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
     waiting = iter(messages)
 

@@ -50,7 +50,7 @@ def main() -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     quiet_libraries()
     found = {name: products(WORK[name].vocabulary, WORK[name].hidden, args.turns) for name in names}
-    rows = [("shape", "answers", "packed float32 ms", "16 bits ms", "ratio")]
+    rows: list[tuple[str, ...]] = [("shape", "answers", "packed float32 ms", "16 bits ms", "ratio")]
     for name, products_of in found.items():
         for one in products_of:
             times = (f"{statistics.median(one[way]):.1f}" for way in ("packed_ms", "table_ms"))

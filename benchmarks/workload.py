@@ -150,7 +150,7 @@ class _Draw:
 
     def _pictures(self, question: Question) -> tuple[tuple[Picture, ...], bool]:
         if question.image is not None:
-            pictures = (Picture(source=question.image),)
+            pictures: tuple[Picture, ...] = (Picture(source=question.image),)
         elif self.spec.images_per_request == 0:
             return (), False
         elif self.shown and self.random.random() < self.spec.repeated_images:

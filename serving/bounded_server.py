@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Generator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -138,7 +139,7 @@ class _Acceptor:
 
     async def _connect(self, protocol: BoundedProtocol, taken: socket.socket) -> None:
         tls = self._server.config.ssl
-        options = {"ssl": tls, "ssl_handshake_timeout": HEAD_SECONDS} if tls else {}
+        options: dict[str, Any] = {"ssl": tls, "ssl_handshake_timeout": HEAD_SECONDS} if tls else {}
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, taken, **options)
         except (OSError, asyncio.CancelledError):  # TLS that fails, a client that is gone, or one that gave way

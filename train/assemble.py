@@ -18,7 +18,7 @@ from qwen_vqa.plugin.adapter import check_adapter
 from qwen_vqa.plugin.chat_template import IMAGE_TOKEN, QWEN_SYSTEM_PROMPT, ImagePosition, chat_template
 from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER
 from qwen_vqa.plugin.checkpoint_summary import summary_lines
-from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.config import QwenVqaConfig, square_sizes
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.image_processor import Fit, QwenVqaImageProcessor
 from qwen_vqa.plugin.processor import QwenVqaProcessor
@@ -144,8 +144,7 @@ def _processor(parts: Parts, vision: LoadedEncoder, tokenizer: PreTrainedTokeniz
     system_prompt = how.system_prompt if parts.system_prompt is None else parts.system_prompt
     return QwenVqaProcessor(
         QwenVqaImageProcessor(
-            vision.config.image_size,
-            vision.config.patch_size,
+            *square_sizes(vision.config),
             vision.image_mean or DEFAULT_STATISTICS,
             vision.image_std or DEFAULT_STATISTICS,
             parts.fit or how.fit,

@@ -1,6 +1,7 @@
 """The reference model and its processor, in and out of a checkpoint folder."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoProcessor, GenerationConfig
@@ -24,13 +25,15 @@ def load_reference(
     """
     folder = Path(folder)
     check_checkpoint(folder)
-    model, loading = QwenVqaForConditionalGeneration.from_pretrained(
+    loaded: Any = QwenVqaForConditionalGeneration.from_pretrained(
         folder,
         dtype=dtype,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
         quantization_config=bitsandbytes_config(load_in, dtype if isinstance(dtype, torch.dtype) else None),
     )
+    model: QwenVqaForConditionalGeneration
+    model, loading = loaded
     problems = [
         f"{label} {', '.join(sorted(str(name) for name in loading[key]))}"
         for key, label in (

@@ -1,6 +1,6 @@
 """The reference: the served model in plain PyTorch, for training, for transformers and as the proof's other side."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -33,6 +33,7 @@ class Connector(nn.Module):
 class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """A vision encoder and a connector whose outputs stand in for the embeddings of `<|image_pad|>` tokens."""
 
+    config: QwenVqaConfig
     config_class = QwenVqaConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
@@ -48,10 +49,16 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         if config.vision_in_float32:
             self._keep_in_fp32_modules_strict = ["vision_encoder", "connector"]  # transformers reads it while it loads
-        self.vision_encoder = VisionEncoder(config.vision_config)
+        self.vision_encoder = VisionEncoder(config.vision_config)  # type: ignore[arg-type] # a ViT's, as it has checked
         self.connector = Connector(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
+
+    if TYPE_CHECKING:  # transformers decorates its own so that a type checker cannot call them
+
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...  # type: ignore[override]
+
+        def generate(self, *args: Any, **kwargs: Any) -> torch.Tensor: ...  # type: ignore[override]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, VisionEncoder):

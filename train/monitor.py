@@ -11,7 +11,7 @@ import numpy as np
 import torch.distributed as dist
 from PIL import Image
 from tqdm import tqdm
-from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers import ProgressCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 from qwen_vqa.plugin.errors import UserError
@@ -25,7 +25,7 @@ from qwen_vqa.train.evaluation.scoring import ALL_TYPES, group, score
 from qwen_vqa.train.loss_curve import ACCURACY, draw_loss_curve
 from qwen_vqa.train.prediction_sheet import draw_sheet
 from qwen_vqa.train.progress import TrainingProgress
-from qwen_vqa.train.trainer import trainable_parts
+from qwen_vqa.train.trainer import QwenVqaTrainer, trainable_parts
 
 CURVE_FILE = "loss_curve.png"
 EVALUATIONS, TENSORBOARD = "evaluations", "tensorboard"
@@ -79,7 +79,7 @@ class Monitor:
         asked = prompts(read_questions(held_out, seed)[0], [OWN], seed) if held_out else []
         return cls(asked, args.eval_steps, args.tensorboard)
 
-    def attach(self, trainer: Trainer, output: Path) -> None:
+    def attach(self, trainer: QwenVqaTrainer, output: Path) -> None:
         """Put the callbacks in place; they write into `output`."""
         parts = [name.replace("_", " ") for name, learned in trainable_parts(trainer.model).items() if learned]
         title = f"{output.name}: {' and '.join(parts)} in training"

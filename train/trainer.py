@@ -151,6 +151,8 @@ class QwenVqaTrainer(Trainer):
         config: the run's config; the other arguments are transformers' Trainer's.
     """
 
+    model: QwenVqaForConditionalGeneration  # type: ignore[assignment] # transformers takes any
+
     def __init__(self, *args: Any, config: TrainingConfig, **kwargs: Any) -> None:
         self.config = config
         super().__init__(*args, **kwargs)

@@ -96,7 +96,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
 
 def _float_type(args: argparse.Namespace, settings: ServerSettings | None) -> torch.dtype:
     """What the reference computes in: what the server does, or the checkpoint's where the server does not say."""
-    name = args.dtype or (settings and settings.float_types["language_model"])
+    name = args.dtype or (settings.float_types["language_model"] if settings else None)
     if name is None:
         from transformers import AutoConfig
 

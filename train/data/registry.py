@@ -18,8 +18,7 @@ class Adapter(Protocol):
     NAME: str
     NEEDS_IMAGES: bool  # the release has a folder of pictures beside its annotations
 
-    @staticmethod
-    def rows(source: DataSource) -> Iterator[Row]: ...
+    def rows(self, source: DataSource) -> Iterator[Row]: ...
 
 
 ADAPTERS: dict[str, Adapter] = {adapter.NAME: adapter for adapter in (llava, textvqa, vizwiz, local)}

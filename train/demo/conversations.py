@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from qwen_vqa.train.demo import words
 from qwen_vqa.train.demo.json_answers import json_turn
-from qwen_vqa.train.demo.questions import Turn, ask, describe, fill, follow_up, hurried
+from qwen_vqa.train.demo.questions import Turn, ask, ask_anything, describe, fill, follow_up, hurried
 from qwen_vqa.train.demo.scenes import Scene
 
 SMALL_TALK = {
@@ -52,7 +52,7 @@ def about_one(rng: random.Random, scene: Scene, length: int) -> Conversation:
     while len(turns) < length:
         subject = turns[-1].subject if turns else None
         turn = follow_up(rng, scene, subject) if subject and rng.random() < 0.35 else None
-        turns.append(turn or ask(rng, scene))
+        turns.append(turn or ask_anything(rng, scene))
     return Conversation(messages_of(rng, turns, 1), (0,), tuple(turns))
 
 
@@ -61,8 +61,7 @@ def about_several(rng: random.Random, scenes: list[Scene]) -> Conversation:
     turns: list[Turn] = []
     pictures: list[int] = []  # that come with each turn
     for scene in scenes:
-        turn = ask(rng, scene)
-        turns.append(turn or Turn("describe", fill(rng, "describe"), describe(scene)))
+        turns.append(ask_anything(rng, scene))
         pictures.append(1)
         again = ask(rng, scene) if rng.random() < 0.15 else None
         if again:

@@ -76,7 +76,7 @@ def _background(scene: Scene) -> np.ndarray:
         image[:] = scene.background
     else:
         ramp = np.linspace(0, 1, scene.height, dtype=np.float32)[:, None]
-        rows = np.float32(scene.background) * (1 - ramp) + np.float32(scene.background_end) * ramp
+        rows = np.array(scene.background, np.float32) * (1 - ramp) + np.array(scene.background_end, np.float32) * ramp
         image[:] = rows[:, None]
     return image
 
@@ -126,7 +126,7 @@ def _pixels(image: np.ndarray, thing: Thing) -> tuple[float, float, float]:
 
 
 def _place(thing: Thing) -> int:
-    return IGNORED if thing.place is None else PLACE_NAMES.index(thing.place)
+    return PLACE_NAMES.index(thing.place) if thing.place else IGNORED
 
 
 def patch_labels(marks: list[Mark], scale: float, grid: int, patch: int) -> np.ndarray:

@@ -122,7 +122,7 @@ def new_encoder() -> VisionEncoder:
     nn.init.trunc_normal_(encoder.class_embedding, std=0.02)
     encoder.position_embedding.data[0, 1:] = sine_positions(grid, width)
     for layer in encoder.layers:
-        attention = layer.attention
+        attention: Any = layer.attention
         attention.k_proj.weight.data.copy_(attention.q_proj.weight.data + 0.3 * attention.k_proj.weight.data)
         attention.v_proj.weight.data.mul_(0.5)
     return encoder

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,9 @@ def _reading(digits: int) -> Callable:
 def _follow_up(rng: random.Random, seed: int) -> Case | None:
     scene = make_scene(seed, True)
     first = ask(rng, scene, ["colour", "shape", "shape_by_colour", "count", "position", "exists", "name"])
-    second = first and first.subject and follow_up(rng, scene, first.subject)
+    if first is None or first.subject is None:
+        return None
+    second = follow_up(rng, scene, first.subject)
     return Case("follow_up", (scene,), (first, second)) if second else None
 
 
@@ -141,7 +144,8 @@ class Evaluator:
             for case, source in zip(chunk, shown, strict=True):
                 shares = (0,) if pictures == "none" else case.a_turn or (len(case.scenes),)
                 rng = random.Random(case.scenes[0].seed)
-                sample = {"sample_id": case.skill, "messages": messages_of(rng, list(case.turns), *shares)}
+                messages = messages_of(rng, list(case.turns), *shares)
+                sample: dict[str, Any] = {"sample_id": case.skill, "messages": messages}
                 if any(shares):
                     sample["image_features"] = self.features(source.scenes)
                 samples.append(sample)

@@ -57,7 +57,7 @@ def new_model(encoder_file: Path) -> tuple[QwenVqaForConditionalGeneration, Qwen
     config = QwenVqaConfig(
         vision_config=ViTConfig(**VISION),
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        image_token_id=tokenizer.get_vocab()["<|image_pad|>"],
     )
     model = QwenVqaForConditionalGeneration(config)
     model.vision_encoder.load_state_dict(torch.load(encoder_file, weights_only=True)["encoder"])

@@ -33,6 +33,13 @@ def ask(rng: random.Random, scene: Scene, skills: Iterable[str] | None = None) -
     return None
 
 
+def ask_anything(rng: random.Random, scene: Scene) -> Turn:
+    """A question that can be asked of a scene without earlier turns; any scene can be described."""
+    turn = ask(rng, scene)
+    assert turn is not None
+    return turn
+
+
 def follow_up(rng: random.Random, scene: Scene, subject: str) -> Turn | None:
     """A question that says 'it' or 'they' of what an earlier turn was about."""
     things = [thing for thing in scene.things if thing.name == subject]
@@ -210,7 +217,7 @@ def _position(rng: random.Random, scene: Scene) -> Turn | None:
 
 def _at_place(rng: random.Random, scene: Scene) -> Turn | None:
     placed = {thing.place: thing for thing in scene.things}
-    if not _seen(scene) or len(scene.things) < 2 or None in placed or len(placed) != len(scene.things):
+    if not _seen(scene) or len(scene.things) < 2 or "" in placed or len(placed) != len(scene.things):
         return None
     place, thing = rng.choice(list(placed.items()))
     where = {"left": "on the left", "right": "on the right", "center": "in the center"}.get(place, f"at the {place}")

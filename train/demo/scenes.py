@@ -25,12 +25,12 @@ class Thing:
     """A shape, an emoji or a number: centre and size as shares of the picture's width, height, shorter side.
 
     `size` is the diameter of a shape, the side of an emoji, the height of an 8 in a number.
-    `style` is the row of the sprite sheet. An emoji has no colour to ask for.
+    `style` is the row of the sprite sheet. An emoji has no colour to ask for: "".
     """
 
     kind: str
     name: str
-    colour: str | None
+    colour: str
     x: float
     y: float
     size: float
@@ -47,10 +47,10 @@ class Thing:
         return f"{self.colour} {self.name}" if self.kind == "shape" else self.name
 
     @property
-    def place(self) -> str | None:
-        """Its place in the picture, or None near a border between two."""
+    def place(self) -> str:
+        """Its place in the picture, or "" near a border between two."""
         column, row = _third(self.x), _third(self.y)
-        return None if column is None or row is None else words.PLACES[row][column]
+        return "" if column is None or row is None else words.PLACES[row][column]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def make_shape(rng, scene, x, y, size, name=None, colour=None, avoid=()) -> Thin
 def make_emoji(rng, scene, x, y, size, name=None, style=None) -> Thing:
     name = name or rng.choice(tuple(words.EMOJI))
     style = rng.choice(sprites.design_indices(scene.held_out)) if style is None else style
-    return Thing("emoji", name, None, x, y, size, rng.uniform(-12, 12), style)
+    return Thing("emoji", name, "", x, y, size, rng.uniform(-12, 12), style)
 
 
 def make_number(rng, scene, x, y, max_width, max_height, digits=None) -> Thing:

@@ -99,7 +99,7 @@ class Results:
         return lines + (["  ..."] if len(self.failed) > FAULTS_SHOWN else [])
 
 
-def _named(reply: Reply) -> dict[str, str]:
+def _named(reply: Reply) -> dict[str, Any]:
     question = reply.prompt.question
     return {
         "data_set": question.data_set,

@@ -1,1 +1,0 @@
-../../../../plugin/vllm_api.py

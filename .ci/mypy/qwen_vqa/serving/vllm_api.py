@@ -1,1 +1,0 @@
-../../../../serving/vllm_api.py
