@@ -11,17 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qwen_vqa.benchmarks.ceiling import Ceiling, measure_ceiling
-from qwen_vqa.benchmarks.cells import Plan, run_cells
-from qwen_vqa.benchmarks.client import Target
-from qwen_vqa.benchmarks.compare import compare
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load_flags import add_flags, extra_body, make_plan
-from qwen_vqa.benchmarks.load_page import page
-from qwen_vqa.benchmarks.load_table import cell_table
-from qwen_vqa.benchmarks.probe import Probed, probe
-from qwen_vqa.benchmarks.progress import Progress
-from qwen_vqa.benchmarks.repeats import repeat_notes
+from qwen_vqa.benchmarks.load_generator.client_overhead import Ceiling, measure_ceiling
+from qwen_vqa.benchmarks.load_generator.image_repeats import repeat_notes
+from qwen_vqa.benchmarks.load_generator.measurement_points import Plan, run_cells
+from qwen_vqa.benchmarks.load_generator.server_probe import Probed, probe
+from qwen_vqa.benchmarks.load_generator.streaming_client import Target
+from qwen_vqa.benchmarks.load_report.compare import compare
+from qwen_vqa.benchmarks.load_report.live_progress import Progress
+from qwen_vqa.benchmarks.load_report.load_page import page
+from qwen_vqa.benchmarks.load_report.load_table import cell_table
 from qwen_vqa.plugin.errors import INTERRUPTED, UserError
 
 FORMAT = "qwen-vqa load 1"

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qwen_vqa.benchmarks.arrivals import Arrivals, read_trace
-from qwen_vqa.benchmarks.cells import Plan
+from qwen_vqa.benchmarks.load_generator.arrivals import Arrivals, read_trace
+from qwen_vqa.benchmarks.load_generator.measurement_points import Plan
+from qwen_vqa.benchmarks.load_generator.user_files import image_files, read_questions
+from qwen_vqa.benchmarks.load_generator.workload import WorkloadSpec
+from qwen_vqa.benchmarks.load_report.summary import Bounds
 from qwen_vqa.benchmarks.number_list import number_list
-from qwen_vqa.benchmarks.own_files import image_files, read_questions
-from qwen_vqa.benchmarks.summary import Bounds
-from qwen_vqa.benchmarks.workload import WorkloadSpec
 from qwen_vqa.plugin.errors import UserError
 
 

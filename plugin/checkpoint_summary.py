@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from qwen_vqa.plugin.checkpoint import PROCESSOR_FILES, adapter_folders
-from qwen_vqa.plugin.decoding import Decoding
+from qwen_vqa.plugin.checkpoint_files import PROCESSOR_FILES, adapter_folders
+from qwen_vqa.plugin.generation_defaults import Decoding
 
 _SETTING = r"\{{%- set {name} = (?P<value>\".*?(?<!\\)\"|\"\") %\}}"
 _POSITIONS = {

@@ -5,8 +5,8 @@ from typing import Any
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from qwen_vqa.plugin.chat_template import CONTROL_TOKENS, IMAGE_TOKEN
-from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
+from qwen_vqa.plugin.chat.chat_template import CONTROL_TOKENS, IMAGE_TOKEN
+from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
 
 
 class QwenVqaProcessorKwargs(ProcessingKwargs, total=False):

@@ -164,7 +164,7 @@ def why_not_served_here(facts: SchemeFacts) -> str | None:
 def _why_not_on_this_cpu(facts: SchemeFacts) -> str | None:
     if not facts.x86 or not _vllm_is_for_cpus():
         return None
-    from qwen_vqa.plugin.cpu_kernels import int8_products_are_right, multiplies_4_bit_weights
+    from qwen_vqa.plugin.cpu.kernel_support import int8_products_are_right, multiplies_4_bit_weights
 
     if facts.name == "int8" and not int8_products_are_right():
         return (

@@ -5,10 +5,10 @@ from importlib.util import find_spec
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
 
 from qwen_vqa.plugin.config import ARCHITECTURE, MODEL_TYPE, QwenVqaConfig
-from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
 from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
 
-VLLM_MODEL = "qwen_vqa.plugin.vllm_model:QwenVqaForConditionalGeneration"
+VLLM_MODEL = "qwen_vqa.plugin.vllm_model.model:QwenVqaForConditionalGeneration"
 
 
 def register_all() -> None:

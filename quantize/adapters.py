@@ -4,15 +4,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER, adapter_folders
-from qwen_vqa.quantize.checkpoint import load_dequantised
-from qwen_vqa.quantize.memory import comparison_device, comparison_dtype
-from qwen_vqa.quantize.quality import compare
-from qwen_vqa.train.adapter import attach_adapter
-from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
-from qwen_vqa.train.collator import Sample
-from qwen_vqa.train.merging import merge_in_place
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER, adapter_folders
+from qwen_vqa.quantize.answer_quality import compare
+from qwen_vqa.quantize.comparison_memory import comparison_device, comparison_dtype
+from qwen_vqa.quantize.quantised_checkpoint import load_dequantised
+from qwen_vqa.train.data.collator import Sample
+from qwen_vqa.train.model.adapter_merging import merge_in_place
+from qwen_vqa.train.model.reference_adapter import attach_adapter
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference, save_checkpoint
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 
 
 def measure_adapter(

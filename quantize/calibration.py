@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.quantize.int4 import Int4, scale_dtype
 from qwen_vqa.quantize.layers import LANGUAGE_MODEL
-from qwen_vqa.quantize.scheme import Tensors
-from qwen_vqa.train.collator import ConversationCollator, Sample
-from qwen_vqa.train.device import CPU
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.quantize.schemes.int4 import Int4, scale_dtype
+from qwen_vqa.quantize.schemes.scheme import Tensors
+from qwen_vqa.train.data.collator import ConversationCollator, Sample
+from qwen_vqa.train.model.compute_device import CPU
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 
 BATCH = 8
 # Below this width, rounding to bfloat16 and back costs more than its faster products save.

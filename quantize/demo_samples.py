@@ -5,11 +5,11 @@ from collections.abc import Collection
 
 from PIL import Image
 
-from qwen_vqa.train.collator import Sample
-from qwen_vqa.train.demo.conversations import make_conversation, messages_of
-from qwen_vqa.train.demo.drawing import draw
-from qwen_vqa.train.demo.evaluate import Case, adapter_cases, cases
-from qwen_vqa.train.demo.scenes import Scene, make_scene
+from qwen_vqa.train.data.collator import Sample
+from qwen_vqa.train.demo.demo_evaluation import Case, adapter_cases, cases
+from qwen_vqa.train.drawn.conversations import make_conversation, messages_of
+from qwen_vqa.train.drawn.drawing import draw
+from qwen_vqa.train.drawn.scenes import Scene, make_scene
 
 # Pictures that neither the demo's training nor its evaluation draws.
 FIRST_SEED = 2_000_000_000

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 
 LANGUAGE_MODEL, ENCODER, CONNECTOR = "language_model", "vision_encoder", "connector"
 OUTPUT_LAYER = "language_model.lm_head"

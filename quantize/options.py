@@ -11,7 +11,7 @@ import psutil
 import torch
 from transformers import AutoConfig
 
-from qwen_vqa.plugin.checkpoint import adapter_folders, check_checkpoint
+from qwen_vqa.plugin.checkpoint_files import adapter_folders, check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import (
     BITSANDBYTES,
@@ -23,10 +23,10 @@ from qwen_vqa.plugin.quantization import (
 )
 from qwen_vqa.plugin.registration import register_for_transformers
 from qwen_vqa.quantize.calibration import BATCH, check_calibrates
-from qwen_vqa.quantize.checkpoint import PARTIAL
 from qwen_vqa.quantize.layers import Selection, meta_model, select_layers, tensor_sizes
-from qwen_vqa.quantize.scheme import Scheme, check_scheme, largest_group_size, make_scheme
-from qwen_vqa.train.device import GIB, chosen_device, device_with_room
+from qwen_vqa.quantize.quantised_checkpoint import PARTIAL
+from qwen_vqa.quantize.schemes.scheme import Scheme, check_scheme, largest_group_size, make_scheme
+from qwen_vqa.train.model.compute_device import GIB, chosen_device, device_with_room
 
 FLOATING = ("float32", "bfloat16", "float16")
 # Libraries and what they keep: with it, a 3B comes to the 11.1 GiB that its calibration was seen to take.

@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_source import is_url, open_image
+from qwen_vqa.plugin.images.image_source import is_url, open_image
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.train.collator import ConversationCollator, Sample
+from qwen_vqa.train.data.collator import ConversationCollator, Sample
 from qwen_vqa.train.data.reading import read_data_set
 from qwen_vqa.train.data.row import Row
 from qwen_vqa.train.data.source import DataSource

@@ -12,28 +12,28 @@ from fastapi import FastAPI
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.serving.adapter_slots import ROUTE_GROUP
-from qwen_vqa.serving.adapters import AdapterChanges, attach_adapter_routes
-from qwen_vqa.serving.api_errors import ApiErrorsMiddleware
-from qwen_vqa.serving.engine import running_engine
-from qwen_vqa.serving.guard import stand_guard
-from qwen_vqa.serving.heap import keep_heap_small
-from qwen_vqa.serving.http_server import serve_http
-from qwen_vqa.serving.image_flags import image_rules
-from qwen_vqa.serving.json_output import guide_json
-from qwen_vqa.serving.lifecycle import Lifecycle, LifecycleMiddleware, attach_ready
-from qwen_vqa.serving.log import say
-from qwen_vqa.serving.media import QwenVqaMediaConnector
-from qwen_vqa.serving.metrics import watch
-from qwen_vqa.serving.model_card import attach_model_card, model_names
-from qwen_vqa.serving.models_in_use import ModelsInUse
-from qwen_vqa.serving.quantised import adapter_note
-from qwen_vqa.serving.request_images import RequestImagesMiddleware
-from qwen_vqa.serving.request_log import RequestLogMiddleware
-from qwen_vqa.serving.token_count import attach_token_count
-from qwen_vqa.serving.validation_errors import attach_validation_errors, request_fields
-from qwen_vqa.serving.verify_routes import attach_verify_routes
-from qwen_vqa.serving.vllm_api import (
+from qwen_vqa.serving.adapters.adapter_loading import AdapterChanges, attach_adapter_routes
+from qwen_vqa.serving.adapters.adapter_slots import ROUTE_GROUP
+from qwen_vqa.serving.adapters.models_in_use import ModelsInUse
+from qwen_vqa.serving.admission.admission import stand_guard
+from qwen_vqa.serving.admission.api_errors import ApiErrorsMiddleware
+from qwen_vqa.serving.admission.validation_errors import attach_validation_errors, request_fields
+from qwen_vqa.serving.http.http_server import serve_http
+from qwen_vqa.serving.observability.log import say
+from qwen_vqa.serving.observability.metrics import watch
+from qwen_vqa.serving.observability.request_log import RequestLogMiddleware
+from qwen_vqa.serving.process.engine import running_engine
+from qwen_vqa.serving.process.heap import keep_heap_small
+from qwen_vqa.serving.process.lifecycle import Lifecycle, LifecycleMiddleware, attach_ready
+from qwen_vqa.serving.requests.json_output import guide_json
+from qwen_vqa.serving.requests.media_connector import QwenVqaMediaConnector
+from qwen_vqa.serving.requests.model_card import attach_model_card, model_names
+from qwen_vqa.serving.requests.request_images import RequestImagesMiddleware
+from qwen_vqa.serving.requests.token_count import attach_token_count
+from qwen_vqa.serving.requests.verify_routes import attach_verify_routes
+from qwen_vqa.serving.startup.image_flags import image_rules
+from qwen_vqa.serving.startup.quantised_check import adapter_note
+from qwen_vqa.serving.vllm_server_api import (
     EngineClient,
     ModelConfig,
     SupportedTask,

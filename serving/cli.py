@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from qwen_vqa.plugin.errors import INTERRUPTED, UserError
-from qwen_vqa.plugin.quiet import quiet_libraries
+from qwen_vqa.plugin.library_warnings import quiet_libraries
 
 
 @dataclass(frozen=True)
@@ -30,34 +30,34 @@ JOBS = {
         passes_flags_on=True,
     ),
     "chat": Job(
-        "qwen_vqa.serving.chat.command",
+        "qwen_vqa.serving.chat.chat",
         "open a page in the browser to talk to a server",
         "qwen-vqa chat --url http://localhost:8000/v1",
     ),
     "assemble": Job(
-        "qwen_vqa.train.assemble",
+        "qwen_vqa.train.assembly.assemble",
         "turn an encoder, a connector, a language model and a LoRA into a checkpoint",
         "qwen-vqa assemble --vision-encoder google/vit-base-patch32-384 --language-model Qwen/Qwen2.5-3B-Instruct "
         "--connector final_connector.pth --adapter final_lora_model --like original -o my-model",
     ),
     "train": Job(
-        "qwen_vqa.train.run",
+        "qwen_vqa.train.train",
         "train connector and LoRA on conversations about images",
         "qwen-vqa train base --data llava=llava_instruct_150k.json,images=coco/train2017 -o runs/mine",
     ),
     "evaluate": Job(
-        "qwen_vqa.train.evaluation.run",
+        "qwen_vqa.train.evaluation.evaluate",
         "score the answers of a checkpoint or a server: VQA accuracy, ANLS, exact match, also blind",
         "qwen-vqa evaluate --url http://localhost:8000/v1 --data vizwiz=Annotations/val.json,images=val -o results",
     ),
     "quantize": Job(
-        "qwen_vqa.quantize.run",
+        "qwen_vqa.quantize.quantize",
         "turn a checkpoint into 8 or 4 bits, and measure what that costs",
         "qwen-vqa quantize my-model --scheme int8 -o my-model-int8",
         passes_flags_on=True,
     ),
     "verify": Job(
-        "qwen_vqa.train.verify",
+        "qwen_vqa.train.verify.verify",
         "show that the served model is the trained one, or where it first differs",
         "qwen-vqa verify my-model --url http://localhost:8000/v1",
     ),

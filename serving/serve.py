@@ -13,25 +13,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from qwen_vqa.plugin.checkpoint import check_checkpoint
+from qwen_vqa.plugin.checkpoint_files import check_checkpoint
 from qwen_vqa.plugin.checkpoint_summary import checkpoint_summary
-from qwen_vqa.plugin.decoding import Decoding
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.generation_defaults import Decoding
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
-from qwen_vqa.serving.adapter_slots import add_adapter_flags, complete_adapters
-from qwen_vqa.serving.compile_cache import keep_kernels
-from qwen_vqa.serving.leftovers import use_own_name
-from qwen_vqa.serving.listener import add_life_flags, check_same_listener, listen_flags
-from qwen_vqa.serving.log import flush, say, set_format
-from qwen_vqa.serving.serve_help import HELP
-from qwen_vqa.serving.shared_memory import choose_image_cache
-from qwen_vqa.serving.threads import no_choice, wait_asleep
-from qwen_vqa.serving.tool_calls import STRICT_LEVEL, complete_tool_calls
+from qwen_vqa.serving.adapters.adapter_slots import add_adapter_flags, complete_adapters
+from qwen_vqa.serving.cpu.compile_cache import keep_kernels
+from qwen_vqa.serving.cpu.threads import no_choice, wait_asleep
+from qwen_vqa.serving.observability.log import flush, say, set_format
+from qwen_vqa.serving.process.leftovers import use_own_name
+from qwen_vqa.serving.process.listener import add_life_flags, check_same_listener, listen_flags
+from qwen_vqa.serving.process.shared_memory import choose_image_cache
+from qwen_vqa.serving.startup.serve_help import HELP
+from qwen_vqa.serving.startup.tool_calls import STRICT_LEVEL, complete_tool_calls
 
 if TYPE_CHECKING:
-    from qwen_vqa.serving.checks import CheckedCheckpoint
-    from qwen_vqa.serving.server_process import ToSupervisor
-    from qwen_vqa.serving.vllm_api import FlexibleArgumentParser
+    from qwen_vqa.serving.process.server_process import ToSupervisor
+    from qwen_vqa.serving.startup.checks import CheckedCheckpoint
+    from qwen_vqa.serving.vllm_server_api import FlexibleArgumentParser
 
 ENGINE_DIED = os.EX_TEMPFAIL  # the exit status that tells the supervisor
 QUIET = "ignore::FutureWarning,ignore::DeprecationWarning,ignore::UserWarning:multiprocessing.resource_tracker"
@@ -47,13 +47,13 @@ def main(argv: list[str]) -> int:
         print(HELP)
         return 0
     if any(argument.startswith("--help=") for argument in argv):
-        from qwen_vqa.serving.server_imports import check_server
+        from qwen_vqa.serving.startup.server_imports import check_server
 
         check_server()
         _parse(argv)  # vLLM's parser answers, and ends the program
     if argv and not argv[0].startswith("-"):
         check_checkpoint(Path(argv[0]))  # before vLLM's import, which takes seconds
-    from qwen_vqa.serving.supervisor import supervise
+    from qwen_vqa.serving.process.supervisor import supervise
 
     return supervise(argv)
 
@@ -83,11 +83,11 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
     say("checking the checkpoint and the installation")
     if moved:
         say(moved)
-    from qwen_vqa.serving.engine_process import hold_to_one_thread
+    from qwen_vqa.serving.cpu.engine_process import hold_to_one_thread
 
     hold_to_one_thread()
-    from qwen_vqa.serving.checks import check_plugin, checked_checkpoint, register_imported_model
-    from qwen_vqa.serving.server_imports import check_server
+    from qwen_vqa.serving.startup.checks import check_plugin, checked_checkpoint, register_imported_model
+    from qwen_vqa.serving.startup.server_imports import check_server
 
     check_plugin()
     check_server()
@@ -103,11 +103,11 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
 
 def server_parser() -> "FlexibleArgumentParser":
     """vLLM's command line of its server, with our flags and defaults."""
-    from qwen_vqa.serving.cpu_choices import add_cpu_flags
-    from qwen_vqa.serving.guard import add_guard_flags
-    from qwen_vqa.serving.http_protocol import HEAD_BYTES, HEADERS
-    from qwen_vqa.serving.image_flags import add_image_flags
-    from qwen_vqa.serving.vllm_api import FlexibleArgumentParser, make_arg_parser
+    from qwen_vqa.serving.admission.admission import add_guard_flags
+    from qwen_vqa.serving.cpu.cpu_choices import add_cpu_flags
+    from qwen_vqa.serving.http.http_protocol import HEAD_BYTES, HEADERS
+    from qwen_vqa.serving.startup.image_flags import add_image_flags
+    from qwen_vqa.serving.vllm_server_api import FlexibleArgumentParser, make_arg_parser
 
     parser = make_arg_parser(FlexibleArgumentParser(prog="qwen-vqa serve"))
     parser.add_argument("--verify", action="store_true", help="open the route that `qwen-vqa verify` uses")
@@ -128,8 +128,8 @@ def server_parser() -> "FlexibleArgumentParser":
 
 
 def _parse(argv: list[str]) -> Namespace:
-    from qwen_vqa.serving.image_flags import image_rules
-    from qwen_vqa.serving.vllm_api import LoggingConfig, cli_env_setup, validate_parsed_serve_args
+    from qwen_vqa.serving.startup.image_flags import image_rules
+    from qwen_vqa.serving.vllm_server_api import LoggingConfig, cli_env_setup, validate_parsed_serve_args
 
     cli_env_setup()
     args = server_parser().parse_args(argv)
@@ -156,7 +156,7 @@ def _check_one_server(args: Namespace) -> None:
 
 
 def _complete_guard(args: Namespace) -> None:
-    from qwen_vqa.serving.guard import bound_answers, exposed_without_keys, take_guard
+    from qwen_vqa.serving.admission.admission import bound_answers, exposed_without_keys, take_guard
 
     args.guard = take_guard(args)
     bound_answers(args, args.guard)
@@ -166,12 +166,12 @@ def _complete_guard(args: Namespace) -> None:
 
 def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Mapping[str, str]) -> None:
     """Fill in what the checkpoint and the machine say, where the user said nothing, in `environment` neither."""
-    from qwen_vqa.serving.cpu_choices import complete_for_cpu
-    from qwen_vqa.serving.engine import choose_executor
-    from qwen_vqa.serving.float_type import choose_gpu_float_type
-    from qwen_vqa.serving.gpu_memory import check_gpu_memory, gpu_memory
-    from qwen_vqa.serving.quantised import check_quantised, scheme_in_memory
-    from qwen_vqa.serving.vllm_api import current_platform
+    from qwen_vqa.serving.cpu.cpu_choices import complete_for_cpu
+    from qwen_vqa.serving.cpu.float_type import choose_gpu_float_type
+    from qwen_vqa.serving.process.engine import choose_executor
+    from qwen_vqa.serving.startup.gpu_memory import check_gpu_memory, gpu_memory
+    from qwen_vqa.serving.startup.quantised_check import check_quantised, scheme_in_memory
+    from qwen_vqa.serving.vllm_server_api import current_platform
 
     args.scheme = scheme_in_memory(args, checkpoint)
     for note in check_quantised(args, checkpoint):
@@ -190,7 +190,7 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Map
             say(f"{name}: {value}")
     if args.verify:
         args.enable_scale_out = True  # vLLM's /v1/chat/completions/render, which shows prompt and pixels
-        args.worker_extension_cls = "qwen_vqa.plugin.worker_extension.VerifyExtension"
+        args.worker_extension_cls = "qwen_vqa.plugin.vllm_model.worker_extension.VerifyExtension"
     args.threads, args.engine_copied = no_choice(environment), False
     if current_platform.is_cpu():
         complete_for_cpu(args, checkpoint, environment, say)
@@ -215,9 +215,9 @@ def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", start
 
     use_own_name(os.environ)
 
-    import qwen_vqa.serving.media  # noqa: F401 - registers the media connector
+    import qwen_vqa.serving.requests.media_connector  # noqa: F401 - registers the media connector
     from qwen_vqa.serving.app import run_server
-    from qwen_vqa.serving.welcome import welcome
+    from qwen_vqa.serving.startup.ready_message import welcome
 
     # All that is imported stays: looking through it again takes time, and in an engine that is a copy of this process
     # it takes the memory, too, that both share until one of them writes to it.

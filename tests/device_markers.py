@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from qwen_vqa.train.device import Gpus
+from qwen_vqa.train.model.compute_device import Gpus
 
 ASSUMES_CPU = "assume a CPU's kernels, packed layers, threads and float32"
 NEEDS_GPU = "need a GPU"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from qwen_vqa.train.demo.conversations import messages_of
-from qwen_vqa.train.demo.drawing import draw
-from qwen_vqa.train.demo.evaluate import cases
+from qwen_vqa.train.demo.demo_evaluation import cases
+from qwen_vqa.train.drawn.conversations import messages_of
+from qwen_vqa.train.drawn.drawing import draw
 
 
 def write_questions(folder: Path, number: int, skills: tuple[str, ...] = ("colour", "count", "unanswerable")) -> str:

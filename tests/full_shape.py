@@ -15,12 +15,12 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from qwen_vqa.benchmarks.shapes import SHAPES, random_model, shape_config
-from qwen_vqa.plugin.chat_template import chat_template
-from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
+from qwen_vqa.benchmarks.machine.model_shapes import SHAPES, random_model, shape_config
+from qwen_vqa.plugin.chat.chat_template import chat_template
 from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
 from qwen_vqa.serving.cli import main as qwen_vqa
-from qwen_vqa.train.checkpoint import save_checkpoint
+from qwen_vqa.train.model.reference_checkpoint import save_checkpoint
 from tests.tiny import DEMO
 
 

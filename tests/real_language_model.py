@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from qwen_vqa.benchmarks.environment import environment
-from qwen_vqa.plugin.chat_template import CONTROL_TOKENS
+from qwen_vqa.plugin.chat.chat_template import CONTROL_TOKENS
 from qwen_vqa.serving.cli import main as qwen_vqa
 from tests.original import TRAIN_SYSTEM, Answer, OriginalModel, make_vision_side
 from tests.server import serving

@@ -14,7 +14,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from qwen_vqa.plugin.image_fetch import fetch_image_bytes
+from qwen_vqa.plugin.images.image_fetch import fetch_image_bytes
 from tests.image_server import png
 
 PUBLIC, PRIVATE = "93.184.216.34", "127.0.0.1"

@@ -10,7 +10,7 @@ from pathlib import Path
 from openai import OpenAI
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.train.server_process import SERVE, free_port, started_server
+from qwen_vqa.train.verify.local_server import SERVE, free_port, started_server
 
 __all__ = ["SERVE", "Server", "free_port", "serving"]
 START_SECONDS = 300

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from qwen_vqa.train.device import Gpus
+from qwen_vqa.train.model.compute_device import Gpus
 from tests.device_markers import reason_to_skip
 from tests.tiny import REPOSITORY
 

@@ -10,10 +10,10 @@ from tests.tiny import REPOSITORY
 ACROSS = """
 import qwen_vqa.plugin.errors
 import qwen_vqa.plugin.config
-import qwen_vqa.train.checkpoint
+import qwen_vqa.train.model.reference_checkpoint
 reveal_type(qwen_vqa.plugin.errors.INTERRUPTED)
 reveal_type(qwen_vqa.plugin.config.square_sizes)
-reveal_type(qwen_vqa.train.checkpoint.load_processor)
+reveal_type(qwen_vqa.train.model.reference_checkpoint.load_processor)
 """
 
 

@@ -213,12 +213,21 @@ def test_the_releases_that_are_compared_are_those_that_can_be_installed():
 
 def test_vllm_is_imported_in_few_files_of_ours():
     """Where a name's place may differ by release, there is one file for it on each side."""
-    doors = {"plugin/vllm_api.py", "serving/vllm_api.py"}
-    # Without the layers that plugin/vllm_api.py brings, when they are called: vLLM's front, the same in all releases.
-    light = {"plugin/registration.py", "plugin/quantization.py", "plugin/cpu_kernels.py", "serving/server_imports.py"}
-    light |= {"plugin/worker_extension.py"}  # for mypy alone
-    light |= {"train/served_model.py", "benchmarks/output_layer.py", "benchmarks/vllm_bench.py"}
-    light |= {"benchmarks/instant_executor.py"}  # an executor, which vLLM takes by its class's name
+    doors = {"plugin/vllm_model/vllm_model_api.py", "serving/vllm_server_api.py"}
+    # Without the layers that vllm_model_api.py brings, when they are called: vLLM's front, the same in all releases.
+    light = {
+        "plugin/registration.py",
+        "plugin/quantization.py",
+        "plugin/cpu/kernel_support.py",
+        "serving/startup/server_imports.py",
+    }
+    light |= {"plugin/vllm_model/worker_extension.py"}  # for mypy alone
+    light |= {
+        "train/verify/served_stages.py",
+        "benchmarks/machine/output_layer_speed.py",
+        "benchmarks/comparison/vllm_bench.py",
+    }
+    light |= {"benchmarks/server_cost/instant_executor.py"}  # an executor, which vLLM takes by its class's name
     importing = {
         file
         for file in command.tracked_python(command.HERE)

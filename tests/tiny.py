@@ -8,12 +8,12 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import AutoTokenizer, LlamaConfig, Qwen2Config, ViTConfig
 
-from qwen_vqa.plugin.chat_template import ImagePosition, chat_template
+from qwen_vqa.plugin.chat.chat_template import ImagePosition, chat_template
 from qwen_vqa.plugin.config import QwenVqaConfig
-from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.train.checkpoint import load_reference, save_checkpoint
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
+from qwen_vqa.train.model.reference_checkpoint import load_reference, save_checkpoint
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 
 REPOSITORY = Path(__file__).parents[1]
 DEMO = REPOSITORY / "serving" / "demo_checkpoint"

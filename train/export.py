@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
-from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER
+from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
-from qwen_vqa.train.connector_file import save_connector
-from qwen_vqa.train.merging import merge_in_place
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.assembly.connector_file import save_connector
+from qwen_vqa.train.model.adapter_merging import merge_in_place
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference, save_checkpoint
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.trainer import load_trained, prepare_model
 from qwen_vqa.train.training_config import TrainingConfig
 

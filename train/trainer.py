@@ -15,8 +15,8 @@ from transformers import AutoConfig, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.train.checkpoint import load_reference
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.model.reference_checkpoint import load_reference
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.ranks import any_rank, cores, gathered
 from qwen_vqa.train.recipe import save_config
 from qwen_vqa.train.run_checkpoints import STAGING, publish

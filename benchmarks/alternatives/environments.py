@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from qwen_vqa.benchmarks.command import run
+from qwen_vqa.benchmarks.script import run
 from qwen_vqa.plugin.errors import UserError
 
 FOLDER = Path("runs/environments")

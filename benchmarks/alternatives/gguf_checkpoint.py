@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from qwen_vqa.benchmarks.command import run
+from qwen_vqa.benchmarks.script import run
 
 PREFIX = "language_model.model."
 # GGUF's names of Qwen2's tensors in a block.

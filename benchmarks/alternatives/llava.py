@@ -19,12 +19,12 @@ from transformers import (
     LlavaProcessor,
 )
 
-from qwen_vqa.benchmarks.command import run
-from qwen_vqa.benchmarks.shapes import SHAPES, answer_in_text, shape_config
-from qwen_vqa.plugin.chat_template import chat_template
+from qwen_vqa.benchmarks.machine.model_shapes import SHAPES, answer_in_text, shape_config
+from qwen_vqa.benchmarks.script import run
+from qwen_vqa.plugin.chat.chat_template import chat_template
 from qwen_vqa.plugin.config import QwenVqaConfig
-from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
 from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
 from qwen_vqa.serving import DEMO_CHECKPOINT
 
 

@@ -33,7 +33,7 @@ def register() -> None:
     from transformers.models.auto import modeling_auto
 
     from qwen_vqa.plugin.config import QwenVqaConfig
-    from qwen_vqa.train.model import QwenVqaForConditionalGeneration, register_model
+    from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration, register_model
 
     register_model()
     name = QwenVqaForConditionalGeneration.__name__

@@ -27,8 +27,8 @@ from fastapi.responses import StreamingResponse
 from PIL import Image
 from transformers.generation.streamers import BaseStreamer
 
-from qwen_vqa.plugin.checkpoint import check_checkpoint
-from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.plugin.checkpoint_files import check_checkpoint
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
 
 @dataclass

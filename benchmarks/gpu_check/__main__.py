@@ -84,7 +84,7 @@ def _check(args: argparse.Namespace, folder: Path) -> int:
     from qwen_vqa.benchmarks.gpu_check.runner import run_rows
     from qwen_vqa.benchmarks.gpu_check.table import heading, line
     from qwen_vqa.plugin.errors import UserError
-    from qwen_vqa.train.device import GIB, chosen_device
+    from qwen_vqa.train.model.compute_device import GIB, chosen_device
 
     try:
         device = chosen_device(args.device)

@@ -6,8 +6,8 @@ from typing import Any
 
 from qwen_vqa.benchmarks.gpu_check.row import Setting, check
 from qwen_vqa.benchmarks.gpu_check.training import processor_of_the_shape, shape_of
-from qwen_vqa.benchmarks.shapes import random_model, shape_config
-from qwen_vqa.train.verify_cases import built_in_cases
+from qwen_vqa.benchmarks.machine.model_shapes import random_model, shape_config
+from qwen_vqa.train.verify.verify_cases import built_in_cases
 
 ITERATIONS, FULL_ITERATIONS = 20, 200
 
@@ -19,7 +19,7 @@ def one_layer(setting: Setting) -> dict[str, Any]:
     import torch
 
     from qwen_vqa.quantize.calibration import calibrate
-    from qwen_vqa.quantize.int4 import Int4
+    from qwen_vqa.quantize.schemes.int4 import Int4
 
     processor, shape = processor_of_the_shape(), shape_of(setting)
     model = random_model(shape_config(replace(shape, layers=1), processor), 0).eval()

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from qwen_vqa.benchmarks.gpu_check.row import Row, Setting
-from qwen_vqa.train.device import chosen_device
+from qwen_vqa.train.model.compute_device import chosen_device
 
 
 def main() -> None:

@@ -8,10 +8,10 @@ import torch
 from qwen_vqa.benchmarks.gpu_check.row import Setting, check, checkpoint_of
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.serving import DEMO_CHECKPOINT
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.comparison import Tolerance
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
-from qwen_vqa.train.verify_cases import Case, built_in_cases
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.verify.stage_comparison import Tolerance
+from qwen_vqa.train.verify.verify_cases import Case, built_in_cases
 
 NEW_TOKENS = 16
 

@@ -40,13 +40,13 @@ def load(setting: Setting, users: int) -> dict[str, Any]:
 
 
 def second_question(setting: Setting) -> dict[str, Any]:
-    """TTFT of a second question about the same picture beside the first one's, by benchmarks/second_question.py."""
+    """TTFT of a second question about the same picture beside the first one's, by comparison/second_question.py."""
     setting.needs("vllm")
-    from qwen_vqa.train.server_process import started_server
+    from qwen_vqa.train.verify.local_server import started_server
 
     file = setting.folder / "second.json"
     with started_server([str(DEMO_CHECKPOINT)], stdout=subprocess.DEVNULL) as (address, _):
-        words = ["-m", "qwen_vqa.benchmarks.second_question", "--url", f"{address}/v1", "--json", str(file)]
+        words = ["-m", "qwen_vqa.benchmarks.comparison.second_question", "--url", f"{address}/v1", "--json", str(file)]
         _checked([sys.executable, *words])
     found = json.loads(file.read_text())
     return {name: found[name] for name in ("first_ms", "second_ms", "ratio", "cached_tokens")}
@@ -61,7 +61,7 @@ def _verified(setting: Setting, folder: Path) -> dict[str, Any]:
 
 
 def _load(setting: Setting, folder: Path, users: int, *flags: str) -> dict[str, Any]:
-    from qwen_vqa.train.server_process import started_server
+    from qwen_vqa.train.verify.local_server import started_server
 
     file = setting.folder / "load.json"
     with started_server([str(folder), *flags], stdout=subprocess.DEVNULL) as (address, _):

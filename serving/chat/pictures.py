@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_loader import load_image
+from qwen_vqa.plugin.images.image_loader import load_image
 
 # A file within both goes to the server byte for byte; a larger one is scaled, since every question sends it again.
 LARGEST_SIDE = 2048

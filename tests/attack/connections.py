@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from qwen_vqa.serving.http_protocol import HEAD_SECONDS
-from qwen_vqa.serving.listener import SLOW_CONNECTIONS_PER_ADDRESS
+from qwen_vqa.serving.http.http_protocol import HEAD_SECONDS
+from qwen_vqa.serving.process.listener import SLOW_CONNECTIONS_PER_ADDRESS
 from tests.image_server import image_server
 from tests.raw_http import START, answer_to, error_of, is_open, opened, place
 

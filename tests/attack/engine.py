@@ -9,7 +9,7 @@ from collections import Counter
 import httpx
 import psutil
 
-from qwen_vqa.serving.lifecycle import ENGINE_DIED
+from qwen_vqa.serving.process.lifecycle import ENGINE_DIED
 
 RESTART_SECONDS = 180
 CLIENTS = 20

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from qwen_vqa.benchmarks.alternatives.gguf_checkpoint import gguf_name
 from qwen_vqa.benchmarks.alternatives.llava import llava_checkpoint
 from qwen_vqa.benchmarks.alternatives.transformers_serve import link_into
-from qwen_vqa.benchmarks.read_bandwidth import read_bandwidth
+from qwen_vqa.benchmarks.machine.read_bandwidth import read_bandwidth
 from qwen_vqa.serving import DEMO_CHECKPOINT
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from qwen_vqa.benchmarks.check_against import FIGURES, compared, medians, ratios
-from qwen_vqa.benchmarks.load_tools import read_guidellms, read_vllms, tool_versions
+from qwen_vqa.benchmarks.comparison.check_against import FIGURES, compared, medians, ratios
+from qwen_vqa.benchmarks.comparison.load_tools import read_guidellms, read_vllms, tool_versions
 from qwen_vqa.plugin.errors import UserError
 
 # As vllm.benchmarks.serve writes it (0.32.0), without the single requests.

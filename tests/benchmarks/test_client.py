@@ -6,8 +6,8 @@ import time
 import aiohttp
 import pytest
 
-from qwen_vqa.benchmarks.client import Abilities, Client, Target
-from qwen_vqa.benchmarks.records import Record
+from qwen_vqa.benchmarks.load_generator.records import Record
+from qwen_vqa.benchmarks.load_generator.streaming_client import Abilities, Client, Target
 from tests.benchmarks.fault_server import FaultServer
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_vqa.benchmarks.command import run
+from qwen_vqa.benchmarks.script import run
 from qwen_vqa.plugin.errors import UserError
 from tests.tiny import REPOSITORY
 

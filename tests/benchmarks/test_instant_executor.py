@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_vqa.benchmarks.server_work import INSTANT
+from qwen_vqa.benchmarks.server_cost.server_work import INSTANT
 from tests.image_server import png
 from tests.server import serving
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from qwen_vqa.benchmarks.limits import (
+from qwen_vqa.benchmarks.machine.flop_counts import WORK, Work
+from qwen_vqa.benchmarks.machine.machine_limits import (
     MATRICES,
     arithmetic_seconds,
     decode_share,
@@ -16,8 +17,7 @@ from qwen_vqa.benchmarks.limits import (
     prefill_share,
     share_lines,
 )
-from qwen_vqa.benchmarks.schemes import SCHEMES, scheme_of
-from qwen_vqa.benchmarks.work import WORK, Work
+from qwen_vqa.benchmarks.machine.part_formats import SCHEMES, scheme_of
 from qwen_vqa.serving import DEMO_CHECKPOINT
 
 # Width 4 everywhere, 8 between; 100 tokens in the vocabulary; an image of 2 tokens and 3 of text.
@@ -149,6 +149,6 @@ def test_a_type_that_is_emulated_is_multiplied_at_the_smallest_size_alone(
         assert operations == 2 * len(left) ** 3
         return rates[name]
 
-    monkeypatch.setattr("qwen_vqa.benchmarks.limits.best_rate", rate)
+    monkeypatch.setattr("qwen_vqa.benchmarks.machine.machine_limits.best_rate", rate)
     assert matmul_rates() == {"float32": 100.0, "bfloat16": 200.0, "int8": 100.0}
     assert asked == {"float32": list(MATRICES), "bfloat16": list(MATRICES), "int8": expected}

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from qwen_vqa.benchmarks.ceiling import null_server
 from qwen_vqa.benchmarks.load import read_result
-from qwen_vqa.benchmarks.pictures import draw
+from qwen_vqa.benchmarks.load_generator.client_overhead import null_server
+from qwen_vqa.benchmarks.load_generator.sample_images import draw
 from qwen_vqa.plugin.errors import UserError
 from tests.benchmarks.conftest import Load
 from tests.benchmarks.fault_server import FaultServer
@@ -54,7 +54,7 @@ def test_a_server_that_answers_to_the_clock_is_measured_as_what_it_is(load: Load
 
 
 def test_the_null_server_ends_with_a_client_that_is_killed() -> None:
-    code = "import time\nfrom qwen_vqa.benchmarks.ceiling import null_server\n"
+    code = "import time\nfrom qwen_vqa.benchmarks.load_generator.client_overhead import null_server\n"
     code += "with null_server() as url:\n print(url, flush=True)\n time.sleep(600)"
     client = subprocess.Popen((sys.executable, "-c", code), stdout=subprocess.PIPE, text=True)
     assert client.stdout is not None

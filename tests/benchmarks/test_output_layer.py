@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from qwen_vqa.benchmarks.output_layer import products
-from qwen_vqa.plugin.output_layer import FEW
+from qwen_vqa.benchmarks.machine.output_layer_speed import products
+from qwen_vqa.plugin.cpu.output_layout import FEW
 
 
 def test_each_number_of_answers_is_measured_in_turns():

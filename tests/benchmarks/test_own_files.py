@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from qwen_vqa.benchmarks.own_files import image_files, read_questions
-from qwen_vqa.benchmarks.pictures import Picture
-from qwen_vqa.benchmarks.workload import Question
-from qwen_vqa.plugin.data_url import data_url_bytes
+from qwen_vqa.benchmarks.load_generator.sample_images import Picture
+from qwen_vqa.benchmarks.load_generator.user_files import image_files, read_questions
+from qwen_vqa.benchmarks.load_generator.workload import Question
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_limits import DEFAULT_LIMITS
-from qwen_vqa.plugin.image_loader import load_image
+from qwen_vqa.plugin.images.data_url import data_url_bytes
+from qwen_vqa.plugin.images.image_limits import DEFAULT_LIMITS
+from qwen_vqa.plugin.images.image_loader import load_image
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,15 @@
 
 import pytest
 
-from qwen_vqa.benchmarks import cells
-from qwen_vqa.benchmarks.arrivals import Arrivals
-from qwen_vqa.benchmarks.ceiling import _check
-from qwen_vqa.benchmarks.cells import Plan, run_cells
-from qwen_vqa.benchmarks.client import Target
-from qwen_vqa.benchmarks.processes import run_shares
-from qwen_vqa.benchmarks.records import Record
-from qwen_vqa.benchmarks.share import Share
-from qwen_vqa.benchmarks.workload import WorkloadSpec, conversations
+from qwen_vqa.benchmarks.load_generator import measurement_points
+from qwen_vqa.benchmarks.load_generator.arrivals import Arrivals
+from qwen_vqa.benchmarks.load_generator.client_overhead import _check
+from qwen_vqa.benchmarks.load_generator.client_processes import run_shares
+from qwen_vqa.benchmarks.load_generator.conversation_runner import Share
+from qwen_vqa.benchmarks.load_generator.measurement_points import Plan, run_cells
+from qwen_vqa.benchmarks.load_generator.records import Record
+from qwen_vqa.benchmarks.load_generator.streaming_client import Target
+from qwen_vqa.benchmarks.load_generator.workload import WorkloadSpec, conversations
 from qwen_vqa.plugin.errors import UserError
 from tests.benchmarks.fault_server import FaultServer
 
@@ -27,7 +27,7 @@ def test_ctrl_c_after_the_last_answer_keeps_the_cell(faults: FaultServer, monkey
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cells.ServerWatch, "finish", interrupted)
+    monkeypatch.setattr(measurement_points.ServerWatch, "finish", interrupted)
     plan = Plan(SPEC, (Arrivals("closed", concurrency=1),) * 2, requests=4, seed=1, warm_up=0)
     found = list(run_cells(plan, Target(faults.url, None, 10.0), lambda *_: None))
     assert [(cell["summary"]["completed"], cell["interrupted"]) for cell in found] == [(4, True)]
@@ -37,8 +37,8 @@ def test_a_repetition_that_is_cut_off_leaves_the_finished_cell(
     faults: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Always too busy for one process; the cell's repetition with two gets Ctrl-C in its warm-up.
-    monkeypatch.setattr(cells, "SATURATED", -1.0)
-    monkeypatch.setattr(cells, "_cores", lambda: 2)
+    monkeypatch.setattr(measurement_points, "SATURATED", -1.0)
+    monkeypatch.setattr(measurement_points, "_cores", lambda: 2)
     measured = []
 
     def progress(title: str, *_: object) -> None:

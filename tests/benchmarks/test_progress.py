@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from qwen_vqa.benchmarks.progress import Progress
-from qwen_vqa.benchmarks.records import Record
+from qwen_vqa.benchmarks.load_generator.records import Record
+from qwen_vqa.benchmarks.load_report.live_progress import Progress
 
 
 class Terminal:
@@ -44,7 +44,7 @@ def record(number: int) -> Record:
 
 
 def test_each_record_is_looked_at_once_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_vqa.benchmarks.progress.LIVE_SECONDS", 0.0)
+    monkeypatch.setattr("qwen_vqa.benchmarks.load_report.live_progress.LIVE_SECONDS", 0.0)
     terminal, records = Terminal(), Watched()
     monkeypatch.setattr(sys, "stderr", terminal)
     progress = Progress()

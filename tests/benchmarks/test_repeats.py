@@ -2,10 +2,10 @@
 
 import pytest
 
-from qwen_vqa.benchmarks.arrivals import Arrivals
-from qwen_vqa.benchmarks.cells import Plan
-from qwen_vqa.benchmarks.repeats import repeat_notes, warm_remark
-from qwen_vqa.benchmarks.workload import Question, WorkloadSpec
+from qwen_vqa.benchmarks.load_generator.arrivals import Arrivals
+from qwen_vqa.benchmarks.load_generator.image_repeats import repeat_notes, warm_remark
+from qwen_vqa.benchmarks.load_generator.measurement_points import Plan
+from qwen_vqa.benchmarks.load_generator.workload import Question, WorkloadSpec
 
 CELLS = (Arrivals("closed", concurrency=1), Arrivals("closed", concurrency=2))
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qwen_vqa.benchmarks import second_question
-from qwen_vqa.benchmarks.second_question import QUESTIONS, second_questions
+from qwen_vqa.benchmarks.comparison import second_question
+from qwen_vqa.benchmarks.comparison.second_question import QUESTIONS, second_questions
 from qwen_vqa.plugin.errors import UserError
 from tests.benchmarks.fault_server import FaultServer
 

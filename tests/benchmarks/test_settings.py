@@ -4,8 +4,8 @@ from argparse import Namespace
 
 import pytest
 
-from qwen_vqa.benchmarks.ceiling import null_server
-from qwen_vqa.benchmarks.settings import Setting, ask_in_turns, means, table
+from qwen_vqa.benchmarks.comparison.settings import Setting, ask_in_turns, means, table
+from qwen_vqa.benchmarks.load_generator.client_overhead import null_server
 from qwen_vqa.plugin.errors import UserError
 
 

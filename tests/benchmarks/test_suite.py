@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from qwen_vqa.benchmarks import servers
-from qwen_vqa.benchmarks.candidates import Candidate, Launch, Maker
-from qwen_vqa.benchmarks.measurement import SECOND_PICTURES, Setting, kept, measure
-from qwen_vqa.benchmarks.pictures import draw
-from qwen_vqa.benchmarks.servers import running
-from qwen_vqa.benchmarks.workload import WorkloadSpec, conversations
+from qwen_vqa.benchmarks.comparison import servers
+from qwen_vqa.benchmarks.comparison.candidates import Candidate, Launch, Maker
+from qwen_vqa.benchmarks.comparison.measurement import SECOND_PICTURES, Setting, kept, measure
+from qwen_vqa.benchmarks.comparison.servers import running
+from qwen_vqa.benchmarks.load_generator.sample_images import draw
+from qwen_vqa.benchmarks.load_generator.workload import WorkloadSpec, conversations
 from qwen_vqa.plugin.errors import UserError
 
 SETTING = Setting(cells=((1, 2), (2, 4)), output_tokens=3, seed=1, warm_up=0, words=0)
-NULL = Launch((sys.executable, "-m", "qwen_vqa.benchmarks.null_server"))
+NULL = Launch((sys.executable, "-m", "qwen_vqa.benchmarks.load_generator.null_server"))
 
 
 def test_a_candidate_is_started_asked_and_kept(tmp_path: Path) -> None:
@@ -39,7 +39,8 @@ def test_what_a_server_started_is_stopped_with_it(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(servers, "STOP_SECONDS", 1)
     # One that ignores SIGTERM.
     code = "import signal, sys; signal.signal(15, signal.SIG_IGN); sys.argv[1:1] = []; "
-    code += "from qwen_vqa.benchmarks.null_server import *; web.run_app(application(), port=int(sys.argv[-1]), "
+    code += "from qwen_vqa.benchmarks.load_generator.null_server import *; "
+    code += "web.run_app(application(), port=int(sys.argv[-1]), "
     code += "host='127.0.0.1', handle_signals=False)"
     with running(Launch((sys.executable, "-c", code)), tmp_path / "log") as url:
         port = int(url.rsplit(":", 1)[1].removesuffix("/v1"))

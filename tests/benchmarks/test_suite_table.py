@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from qwen_vqa.benchmarks import suite
-from qwen_vqa.benchmarks.suite_table import caption, table
-from qwen_vqa.benchmarks.targets import Measured
+from qwen_vqa.benchmarks.comparison import suite
+from qwen_vqa.benchmarks.comparison.suite_table import caption, table
+from qwen_vqa.benchmarks.comparison.targets import Measured
 from tests.benchmarks.test_targets import candidate, cell
 from tests.tiny import REPOSITORY
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from qwen_vqa.benchmarks.records import Record
-from qwen_vqa.benchmarks.summary import Bounds, distribution, summarise
+from qwen_vqa.benchmarks.load_generator.records import Record
+from qwen_vqa.benchmarks.load_report.summary import Bounds, distribution, summarise
 from qwen_vqa.plugin.errors import UserError
 
 

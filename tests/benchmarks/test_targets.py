@@ -1,6 +1,6 @@
 """Targets are computed from what was measured, and say so where nothing was."""
 
-from qwen_vqa.benchmarks.targets import Measured, target_rows
+from qwen_vqa.benchmarks.comparison.targets import Measured, target_rows
 
 LIMIT = {"decode_tokens_per_second": 50.0, "requests_per_second": 2.0}
 

@@ -9,8 +9,8 @@ import torch
 from fastapi.testclient import TestClient
 
 from qwen_vqa.benchmarks.alternatives.transformers_server import Worker, application
-from qwen_vqa.benchmarks.pictures import Picture
-from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.benchmarks.load_generator.sample_images import Picture
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
 
 def body(seed: int, text: str, tokens: int) -> dict:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qwen_vqa.benchmarks.arrivals import Arrivals, read_trace
-from qwen_vqa.benchmarks.pictures import Picture
-from qwen_vqa.benchmarks.workload import Question, Shown, WorkloadSpec, conversations, known_pictures
+from qwen_vqa.benchmarks.load_generator.arrivals import Arrivals, read_trace
+from qwen_vqa.benchmarks.load_generator.sample_images import Picture
+from qwen_vqa.benchmarks.load_generator.workload import Question, Shown, WorkloadSpec, conversations, known_pictures
 from qwen_vqa.plugin.errors import UserError
 
 SPEC = WorkloadSpec((("base", 0.7), ("adapter", 0.3)), sizes=((64, 48), (32, 32)), output_tokens=(8, 24))

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from qwen_vqa.quantize.calibration import calibrate
-from qwen_vqa.quantize.int4 import Int4
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.device import chosen_device
-from qwen_vqa.train.run import train
+from qwen_vqa.quantize.schemes.int4 import Int4
+from qwen_vqa.train.model.compute_device import chosen_device
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
+from qwen_vqa.train.train import train
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.tiny import picture, user
 from tests.train import releases

@@ -28,7 +28,7 @@ OPTIONS = {
     "kv_cache_memory_bytes": 2**26,
     "limit_mm_per_prompt": {"image": 8},
     "disable_log_stats": True,
-    "worker_extension_cls": "qwen_vqa.plugin.worker_extension.VerifyExtension",
+    "worker_extension_cls": "qwen_vqa.plugin.vllm_model.worker_extension.VerifyExtension",
 }
 # On GPUs vLLM's default, and there without the interpreter; on a CPU its runner V2 is refused for want of a Triton.
 MODEL_RUNNER_V2 = {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}

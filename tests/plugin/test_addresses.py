@@ -2,7 +2,7 @@
 
 import pytest
 
-from qwen_vqa.plugin.addresses import refusal
+from qwen_vqa.plugin.images.addresses import refusal
 
 # fmt: off
 REFUSED = [

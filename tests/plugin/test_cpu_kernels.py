@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwen_vqa.plugin.cpu_kernels import int8_products_are_right, multiplies_4_bit_weights
+from qwen_vqa.plugin.cpu.kernel_support import int8_products_are_right, multiplies_4_bit_weights
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import FACTS, INT8_INSTRUCTIONS, why_not_served_here
 from qwen_vqa.quantize.options import Options
-from qwen_vqa.quantize.run import quantise
+from qwen_vqa.quantize.quantize import quantise
 from tests.quantize.anywhere import anywhere
 
 pytestmark = pytest.mark.cpu
@@ -25,11 +25,11 @@ OLD_PROCESSOR = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 ASK = """
 import sys
 from pathlib import Path
-from qwen_vqa.plugin.cpu_kernels import int8_products_are_right
+from qwen_vqa.plugin.cpu.kernel_support import int8_products_are_right
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.quantize.options import Options
-from qwen_vqa.quantize.run import quantise
-from qwen_vqa.serving.checks import checked_checkpoint
+from qwen_vqa.quantize.quantize import quantise
+from qwen_vqa.serving.startup.checks import checked_checkpoint
 
 original, quantised, output = map(Path, sys.argv[1:])
 print(int8_products_are_right(63), int8_products_are_right(127))
@@ -69,7 +69,7 @@ def test_int8_is_refused_where_its_products_overflow(tiny_checkpoint: Path, tmp_
 def test_int4_is_refused_where_vllm_has_no_product_for_it(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwen_vqa.plugin.cpu_kernels.multiplies_4_bit_weights", lambda: False)
+    monkeypatch.setattr("qwen_vqa.plugin.cpu.kernel_support.multiplies_4_bit_weights", lambda: False)
     with pytest.raises(UserError, match=r"int4 needs a product of 4-bit weights.*x86: AVX-512.*nf4.*--elsewhere"):
         quantise(Options(tiny_checkpoint, tmp_path / "out", "int4"))
 

@@ -5,8 +5,8 @@ import textwrap
 
 import pytest
 
-from qwen_vqa.plugin.data_url import data_url_bytes
-from qwen_vqa.plugin.image_limits import ImageError, ImageLimits
+from qwen_vqa.plugin.images.data_url import data_url_bytes
+from qwen_vqa.plugin.images.image_limits import ImageError, ImageLimits
 
 DATA = bytes(range(256)) * 4 + b"?>~"  # every letter of base64, and padding
 CODE = base64.b64encode(DATA + b"\xff").decode()

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from qwen_vqa.plugin.few_rows import compile_products, compiled_products, exact_halves, multiply
-from qwen_vqa.plugin.output_layer import FEW
+from qwen_vqa.plugin.cpu.output_layout import FEW
+from qwen_vqa.plugin.cpu.small_batch_matmul import compile_products, compiled_products, exact_halves, multiply
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])

@@ -9,9 +9,9 @@ from urllib.parse import quote
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_fetch import FetchRules, fetch_image_bytes
-from qwen_vqa.plugin.image_limits import ImageError, ImageLimits
-from qwen_vqa.plugin.image_source import open_image
+from qwen_vqa.plugin.images.image_fetch import FetchRules, fetch_image_bytes
+from qwen_vqa.plugin.images.image_limits import ImageError, ImageLimits
+from qwen_vqa.plugin.images.image_source import open_image
 from tests.image_server import HOPPER, ImageServer, image_server
 
 

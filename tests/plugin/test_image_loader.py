@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_limits import ImageError, ImageLimits
-from qwen_vqa.plugin.image_loader import load_image, to_rgb
+from qwen_vqa.plugin.images.image_limits import ImageError, ImageLimits
+from qwen_vqa.plugin.images.image_loader import load_image, to_rgb
 
 IMAGES = Path(__file__).parents[1] / "images"
 

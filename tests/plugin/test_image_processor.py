@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from transformers import ViTImageProcessorPil
 
-from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor, scaled_size
+from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor, scaled_size
 
 
 def noise(width: int, height: int) -> np.ndarray:

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from qwen_vqa.plugin.image_limits import ImageError, ImageLimits
-from qwen_vqa.plugin.image_loader import load_image
-from qwen_vqa.plugin.image_source import open_image
+from qwen_vqa.plugin.images.image_limits import ImageError, ImageLimits
+from qwen_vqa.plugin.images.image_loader import load_image
+from qwen_vqa.plugin.images.image_source import open_image
 from tests.browser import chromium
 from tests.hostile_images import jpeg_of_many_scans
 

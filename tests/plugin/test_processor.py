@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from qwen_vqa.plugin.chat_template import QWEN_SYSTEM_PROMPT, chat_template
-from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
+from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT, chat_template
 from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
 from tests.tiny import DEMO, picture, tiny_processor, user
 
 # Qwen2.5-3B-Instruct's own chat template, from its tokenizer_config.json (Apache-2.0).

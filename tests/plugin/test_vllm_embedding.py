@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from qwen_vqa.plugin import few_rows
-from qwen_vqa.plugin.output_layer import FEW, LEAST_TABLE_BYTES, MIXED, SETTING, SHARED
-from qwen_vqa.train.checkpoint import load_reference
+from qwen_vqa.plugin.cpu import small_batch_matmul
+from qwen_vqa.plugin.cpu.output_layout import FEW, LEAST_TABLE_BYTES, MIXED, SETTING, SHARED
+from qwen_vqa.train.model.reference_checkpoint import load_reference
 from tests.plugin.engine import Answer, Engine, Request
 from tests.tiny import make_checkpoint
 
@@ -65,7 +65,7 @@ def test_a_few_answers_meet_the_16_bit_table_where_models_are_compiled(tmp_path:
 
 def compiled_products(_: nn.Module) -> int:
     """Of two types, so far in the engine's process."""
-    return few_rows.compiled_products()
+    return small_batch_matmul.compiled_products()
 
 
 def assert_as_reference(reference: nn.Module, answers: list[Answer]) -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from qwen_vqa.plugin import few_rows, vllm_linear
-from qwen_vqa.plugin.linear_layers import LEAST_MATRIX_BYTES, MIXED, PACKED, SETTING
-from qwen_vqa.plugin.output_layer import FEW
-from qwen_vqa.train.adapter import attach_adapter
-from qwen_vqa.train.checkpoint import load_reference
+from qwen_vqa.plugin.cpu import linear, small_batch_matmul
+from qwen_vqa.plugin.cpu.linear_layout import LEAST_MATRIX_BYTES, MIXED, PACKED, SETTING
+from qwen_vqa.plugin.cpu.output_layout import FEW
+from qwen_vqa.train.model.reference_adapter import attach_adapter
+from qwen_vqa.train.model.reference_checkpoint import load_reference
 from tests.plugin.engine import Engine, Request
 from tests.plugin.test_vllm_embedding import PROMPT, TOLERANCE, assert_as_reference
 from tests.tiny import make_adapter, make_checkpoint
@@ -24,16 +24,16 @@ INTERMEDIATE = LEAST_MATRIX_BYTES // (2 * 2 * HIDDEN)
 
 def mixed(model: nn.Module) -> list[tuple[torch.dtype, list[int]]]:
     """What is held in 16 bits beside the packed weight."""
-    return [(layer.halves.dtype, list(layer.halves.shape)) for layer in vllm_linear.mixed_layers(model.language_model)]
+    return [(layer.halves.dtype, list(layer.halves.shape)) for layer in linear.mixed_layers(model.language_model)]
 
 
 def compiled_products(_: nn.Module) -> int:
     """So far in the engine's process."""
-    return few_rows.compiled_products()
+    return small_batch_matmul.compiled_products()
 
 
 def forget_halves(model: nn.Module) -> None:
-    for layer in vllm_linear.mixed_layers(model.language_model):
+    for layer in linear.mixed_layers(model.language_model):
         layer.halves.zero_()
 
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.train.adapter import attach_adapter
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.model.reference_adapter import attach_adapter
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from tests.plugin.engine import MODEL_RUNNER_V2, Answer, Engine, EngineError, Request
 from tests.tiny import make_adapter, make_checkpoint, picture, tiny_config, tiny_model, tiny_processor
 

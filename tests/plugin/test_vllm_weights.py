@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.registration import register_all
-from qwen_vqa.train.checkpoint import load_reference
+from qwen_vqa.train.model.reference_checkpoint import load_reference
 from tests.tiny import make_checkpoint
 
 vllm = pytest.importorskip("vllm")
@@ -24,7 +24,7 @@ from vllm.engine.arg_utils import EngineArgs  # noqa: E402
 from vllm.model_executor.model_loader.utils import process_weights_after_loading  # noqa: E402
 from vllm.utils.torch_utils import set_default_torch_dtype  # noqa: E402
 
-from qwen_vqa.plugin.vllm_model import QwenVqaForConditionalGeneration, check_tensor_parallel  # noqa: E402
+from qwen_vqa.plugin.vllm_model.model import QwenVqaForConditionalGeneration, check_tensor_parallel  # noqa: E402
 
 Weights = dict[str, torch.Tensor]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwen_vqa.quantize.run import quantise
+from qwen_vqa.quantize.quantize import quantise
 from tests.quantize.anywhere import anywhere
 from tests.tiny import make_adapter, make_checkpoint, picture
 

@@ -11,11 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from qwen_vqa.plugin.quantization import RECORD_FILE
-from qwen_vqa.quantize.quality import answers
-from qwen_vqa.quantize.run import quantise
+from qwen_vqa.quantize.answer_quality import answers
+from qwen_vqa.quantize.quantize import quantise
 from qwen_vqa.quantize.samples import UserSamples
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.collator import ConversationCollator, Sample
+from qwen_vqa.train.data.collator import ConversationCollator, Sample
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from tests.quantize.anywhere import anywhere, eight_bits
 from tests.server import serving
 

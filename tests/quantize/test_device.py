@@ -8,13 +8,13 @@ import torch
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.quantize import options
+from qwen_vqa.quantize.answer_quality import compare, layer_errors
 from qwen_vqa.quantize.calibration import DecoderBlock, first_inputs
-from qwen_vqa.quantize.checkpoint import DequantisedLayers, load_dequantised
 from qwen_vqa.quantize.layers import select_layers
 from qwen_vqa.quantize.options import calibration_bytes, calibration_device, tuning_bytes
-from qwen_vqa.quantize.quality import compare, layer_errors
+from qwen_vqa.quantize.quantised_checkpoint import DequantisedLayers, load_dequantised
 from qwen_vqa.quantize.samples import UserSamples
-from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from tests.other_device import other_device
 from tests.quantize.anywhere import anywhere
 
@@ -67,7 +67,7 @@ def test_calibration_takes_a_gpu_that_has_the_room(
 ) -> None:
     """The decision, with the numbers that it gets."""
     gpu, free = torch.device("cuda", 0), 0
-    monkeypatch.setattr("qwen_vqa.train.device.chosen_device", lambda asked: gpu)
+    monkeypatch.setattr("qwen_vqa.train.model.compute_device.chosen_device", lambda asked: gpu)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
     job, selection = anywhere(with_adapter, tmp_path / "out", "int4", samples=100), select_layers(with_adapter)
     needed = calibration_bytes(job, selection, 512)[0] + tuning_bytes(job, selection, 512) + options.GIB

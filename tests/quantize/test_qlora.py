@@ -9,7 +9,7 @@ from bitsandbytes.nn import Linear4bit
 
 from qwen_vqa.plugin.quantization import quantization_config
 from qwen_vqa.quantize.layers import select_layers, tensors_of
-from qwen_vqa.train.checkpoint import load_reference
+from qwen_vqa.train.model.reference_checkpoint import load_reference
 
 
 @pytest.fixture(scope="module")

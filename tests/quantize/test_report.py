@@ -13,18 +13,19 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from qwen_vqa.benchmarks.quantisation import report, speed
+from qwen_vqa.benchmarks.quantisation.served_accuracy import prompts_of, served_accuracy, served_label
+from qwen_vqa.benchmarks.quantisation.speed import Load, Side, measure, servable
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.quantize import memory, quality, report, speed
+from qwen_vqa.quantize import answer_quality, comparison_memory
+from qwen_vqa.quantize.answer_quality import LOGITS_AT_ONCE, Answer, accuracy_row, answers, divergence, wilson
 from qwen_vqa.quantize.demo_samples import DemoSamples
-from qwen_vqa.quantize.quality import LOGITS_AT_ONCE, Answer, accuracy_row, answers, divergence, wilson
 from qwen_vqa.quantize.samples import UserSamples
-from qwen_vqa.quantize.served import prompts_of, served_accuracy, served_label
-from qwen_vqa.quantize.speed import Load, Side, measure, servable
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.collator import ConversationCollator
+from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.evaluation.metrics import vqa_accuracy
 from qwen_vqa.train.evaluation.replies import Reply
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from tests.quantize.anywhere import eight_bits, skip_unless_served_here
 
 
@@ -102,7 +103,7 @@ def test_one_model_is_in_memory_at_a_time(
 
         return loaded
 
-    monkeypatch.setattr(quality, "LOGITS_AT_ONCE", 2)
+    monkeypatch.setattr(answer_quality, "LOGITS_AT_ONCE", 2)
     for name in ("load_reference", "load_dequantised"):
         monkeypatch.setattr(report, name, watched(getattr(report, name)))
     samples = {"questions": UserSamples(str(questions)).calibration(12)}
@@ -115,15 +116,15 @@ def test_one_model_is_in_memory_at_a_time(
 def test_too_little_memory_is_said_first(
     with_adapter: Path, in_16_bits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    needed = {dtype: memory.comparison_bytes(in_16_bits, dtype) for dtype in ("float32", "bfloat16")}
-    assert memory.comparison_dtype(in_16_bits) == torch.float32
-    monkeypatch.setattr(memory, "free_bytes", lambda: needed["float32"] - 1)
-    assert memory.comparison_dtype(in_16_bits) == torch.bfloat16
+    needed = {dtype: comparison_memory.comparison_bytes(in_16_bits, dtype) for dtype in ("float32", "bfloat16")}
+    assert comparison_memory.comparison_dtype(in_16_bits) == torch.float32
+    monkeypatch.setattr(comparison_memory, "free_bytes", lambda: needed["float32"] - 1)
+    assert comparison_memory.comparison_dtype(in_16_bits) == torch.bfloat16
     assert "answers are compared in bfloat16: there is no memory for float32" in capsys.readouterr().out
-    for module in (memory, speed):
+    for module in (comparison_memory, speed):
         monkeypatch.setattr(module, "free_bytes", lambda: needed["bfloat16"] - 1)
     with pytest.raises(UserError, match=r"not enough memory to compare answers: 1\.0 GiB are needed"):
-        memory.comparison_dtype(in_16_bits)
+        comparison_memory.comparison_dtype(in_16_bits)
     with pytest.raises(UserError, match="not enough memory to serve"):
         servable([Side(in_16_bits)])
 
@@ -216,7 +217,7 @@ def test_servers_that_do_not_fit_are_measured_one_after_the_other(
         return read(process)
 
     sides = [Side(folder, "float32", ("--enforce-eager",)) for folder in (with_adapter, quantised(eight_bits()))]
-    needed = [memory.server_bytes(side.folder, "float32", speed.KV_CACHE_BYTES) for side in sides]
+    needed = [comparison_memory.server_bytes(side.folder, "float32", speed.KV_CACHE_BYTES) for side in sides]
     monkeypatch.setattr(speed, "started_server", started)
     monkeypatch.setattr(speed, "resident_bytes", memory_of)
     monkeypatch.setattr(speed, "free_bytes", lambda: sum(needed) - 1)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from qwen_vqa.benchmarks.quantisation.report import main as report
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.quantize.report import main as report
-from qwen_vqa.quantize.run import quantise
+from qwen_vqa.quantize.quantize import quantise
 from qwen_vqa.quantize.samples import UserSamples
 from tests.quantize.anywhere import anywhere, eight_bits
 
@@ -25,7 +25,8 @@ def test_questions_are_others_than_calibrated(
     shuffled.write_text("\n".join(reversed(questions.read_text().splitlines())) + "\n")
     asked: list[dict] = []
     monkeypatch.setattr(
-        "qwen_vqa.quantize.report.quality", lambda before, after, groups, device: asked.append(groups) or {}
+        "qwen_vqa.benchmarks.quantisation.report.quality",
+        lambda before, after, groups, device: asked.append(groups) or {},
     )
     arguments = [str(with_adapter), str(output), "--no-speed", "-o", str(tmp_path / "report")]
     for more in ([], ["--seed", "0"], ["--seed", "1"]):
@@ -61,7 +62,7 @@ def test_quality_is_kept_when_the_servers_fail(
     def fails(*args: object) -> None:
         raise UserError("the server stopped with status 1")
 
-    monkeypatch.setattr("qwen_vqa.quantize.report.measure", fails)
+    monkeypatch.setattr("qwen_vqa.benchmarks.quantisation.report.measure", fails)
     with pytest.raises(UserError, match="stopped with status 1"):
         report(
             [str(with_adapter), str(quantised(eight_bits())), "--data", str(questions), "-o", str(tmp_path / "report")]

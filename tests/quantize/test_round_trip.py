@@ -9,13 +9,13 @@ import pytest
 import torch
 from openai import OpenAI
 
-from qwen_vqa.quantize.checkpoint import load_dequantised
-from qwen_vqa.train.adapter import attach_adapter
-from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.quantize.quantised_checkpoint import load_dequantised
 from qwen_vqa.train.data.row import Picture
 from qwen_vqa.train.evaluation.server_model import data_url
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
-from qwen_vqa.train.server_process import started_server
+from qwen_vqa.train.model.reference_adapter import attach_adapter
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.verify.local_server import started_server
 from tests.plugin.engine import Answer, Engine, Request
 from tests.quantize.anywhere import skip_unless_served_here
 from tests.tiny import picture, user

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from qwen_vqa.plugin.quantization import RECORD_FILE, quantization_config
+from qwen_vqa.quantize.answer_quality import compare, layer_errors
 from qwen_vqa.quantize.calibration import calibrate
-from qwen_vqa.quantize.checkpoint import DequantisedLayers, RoundedLinear, load_dequantised
-from qwen_vqa.quantize.int4 import Int4
 from qwen_vqa.quantize.layers import select_layers, tensor_sizes
 from qwen_vqa.quantize.options import output_bytes
-from qwen_vqa.quantize.quality import compare, layer_errors
-from qwen_vqa.quantize.run import main, quantise
+from qwen_vqa.quantize.quantised_checkpoint import DequantisedLayers, RoundedLinear, load_dequantised
+from qwen_vqa.quantize.quantize import main, quantise
 from qwen_vqa.quantize.samples import UserSamples
-from qwen_vqa.quantize.scheme import GROUP_SIZES, largest_group_size, make_scheme, scheme_from_config
-from qwen_vqa.train.adapter import attach_adapter
-from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.quantize.schemes.int4 import Int4
+from qwen_vqa.quantize.schemes.scheme import GROUP_SIZES, largest_group_size, make_scheme, scheme_from_config
+from qwen_vqa.train.model.reference_adapter import attach_adapter
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from tests.quantize.anywhere import anywhere
 
 # The largest error of each scheme, relative to the largest weight that shares a scale with the one rounded: half a

@@ -10,13 +10,13 @@ import httpx
 from openai import OpenAI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from qwen_vqa.serving.access import STATE, Admitted
-from qwen_vqa.serving.api_keys import ApiKey, sha256
-from qwen_vqa.serving.fair_queue import FairQueue
-from qwen_vqa.serving.models_in_use import ModelsInUse
-from qwen_vqa.serving.request_bounds import RequestBounds
-from qwen_vqa.serving.route_rules import Rule
-from qwen_vqa.serving.usage import CallerLimits, UsageMiddleware
+from qwen_vqa.serving.adapters.models_in_use import ModelsInUse
+from qwen_vqa.serving.admission.api_keys import ApiKey, sha256
+from qwen_vqa.serving.admission.authentication import STATE, Admitted
+from qwen_vqa.serving.admission.fair_queue import FairQueue
+from qwen_vqa.serving.admission.request_bounds import RequestBounds
+from qwen_vqa.serving.admission.route_rules import Rule
+from qwen_vqa.serving.admission.usage_limits import CallerLimits, UsageMiddleware
 from tests.tiny import picture
 
 

@@ -3,13 +3,13 @@
 import asyncio
 import sys
 
-from qwen_vqa.serving.connections import check_file_limit, raise_file_limit
-from qwen_vqa.serving.listener import listen_flags, listening
-from qwen_vqa.serving.supervisor import Supervisor
+from qwen_vqa.serving.http.connections import check_file_limit, raise_file_limit
+from qwen_vqa.serving.process.listener import listen_flags, listening
+from qwen_vqa.serving.process.supervisor import Supervisor
 
 
 def main(behaviour: str, *arguments: str) -> int:
-    """As `qwen_vqa.serving.supervisor.supervise`, with another child."""
+    """As `qwen_vqa.serving.process.supervisor.supervise`, with another child."""
     flags = listen_flags(arguments)
     raise_file_limit()
     check_file_limit(flags)

@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from qwen_vqa.serving.access import AccessMiddleware
-from qwen_vqa.serving.api_keys import KeyRing
-from qwen_vqa.serving.route_rules import GROUPS, RouteRules
+from qwen_vqa.serving.admission.api_keys import KeyRing
+from qwen_vqa.serving.admission.authentication import AccessMiddleware
+from qwen_vqa.serving.admission.route_rules import GROUPS, RouteRules
 from tests.serving.asgi import echo
 
 

@@ -13,14 +13,14 @@ import torch
 from openai import NotFoundError
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.adapter_slots import DEFAULT_ADAPTERS, DEFAULT_RANK, complete_adapters
-from qwen_vqa.serving.checks import checked_checkpoint
+from qwen_vqa.serving.adapters.adapter_slots import DEFAULT_ADAPTERS, DEFAULT_RANK, complete_adapters
 from qwen_vqa.serving.serve import _complete_guard, _parse
-from qwen_vqa.train.adapter import attach_adapter
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.comparison import Reference, Tolerance, compare_answer
-from qwen_vqa.train.served_model import ServedAnswer, ServedModel
-from qwen_vqa.train.verify_cases import Case, case, picture
+from qwen_vqa.serving.startup.checks import checked_checkpoint
+from qwen_vqa.train.model.reference_adapter import attach_adapter
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
+from qwen_vqa.train.verify.served_stages import ServedAnswer, ServedModel
+from qwen_vqa.train.verify.stage_comparison import Reference, Tolerance, compare_answer
+from qwen_vqa.train.verify.verify_cases import Case, case, picture
 from tests.serving.conftest import GuardedServer
 from tests.tiny import make_adapter
 

@@ -11,7 +11,7 @@ import pytest
 from openai import APIStatusError, BadRequestError, NotFoundError
 from PIL import Image
 
-from qwen_vqa.plugin.image_loader import load_image
+from qwen_vqa.plugin.images.image_loader import load_image
 from tests.server import Server
 from tests.tiny import picture, tiny_processor
 

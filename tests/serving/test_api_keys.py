@@ -11,11 +11,11 @@ import pytest
 from openai import AuthenticationError, NotFoundError, PermissionDeniedError
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving import api_keys
-from qwen_vqa.serving.access import AccessMiddleware
-from qwen_vqa.serving.api_keys import KeyRing, read_key_file, sha256
-from qwen_vqa.serving.guard import exposed_without_keys, take_guard
-from qwen_vqa.serving.route_rules import RouteRules
+from qwen_vqa.serving.admission import api_keys
+from qwen_vqa.serving.admission.admission import exposed_without_keys, take_guard
+from qwen_vqa.serving.admission.api_keys import KeyRing, read_key_file, sha256
+from qwen_vqa.serving.admission.authentication import AccessMiddleware
+from qwen_vqa.serving.admission.route_rules import RouteRules
 from tests.serving.asgi import client_of, echo
 
 ALICE = "alice-secret-0123456789"
@@ -205,7 +205,7 @@ def test_a_server_for_everybody_without_keys_is_noticed(keys_file: Path, host, e
 def _arguments(file: Path | None, **others) -> Namespace:
     from argparse import ArgumentParser
 
-    from qwen_vqa.serving.guard import add_guard_flags
+    from qwen_vqa.serving.admission.admission import add_guard_flags
 
     parser = ArgumentParser()
     add_guard_flags(parser)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.chat.command import _command, _environment, build_parser
+from qwen_vqa.serving.chat.chat import _command, _environment, build_parser
 from qwen_vqa.serving.chat.conversation import Conversation, Turn
 from qwen_vqa.serving.chat.pictures import LARGEST_BYTES, LARGEST_SIDE, picture_from_file, picture_from_url
 from qwen_vqa.serving.chat.server import ChatServer, Reply

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.http_protocol import HEAD_BYTES, HEAD_SECONDS, HEADERS
-from qwen_vqa.serving.listener import SLOW_CONNECTIONS_PER_ADDRESS, listen_flags
+from qwen_vqa.serving.http.http_protocol import HEAD_BYTES, HEAD_SECONDS, HEADERS
+from qwen_vqa.serving.process.listener import SLOW_CONNECTIONS_PER_ADDRESS, listen_flags
 from tests.attack.watch import health as health_of
 from tests.certificate import self_signed
 from tests.raw_http import START, answer_to, error_of, is_open, opened, place

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from qwen_vqa.plugin.image_limits import ImageLimits
-from qwen_vqa.plugin.image_loader import load_image
-from qwen_vqa.serving.decoders import Decoders, DecodingEndedError
+from qwen_vqa.plugin.images.image_limits import ImageLimits
+from qwen_vqa.plugin.images.image_loader import load_image
+from qwen_vqa.serving.requests.decoders import Decoders, DecodingEndedError
 from tests.hostile_images import jpeg_of_many_scans
 
 

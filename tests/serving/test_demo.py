@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from qwen_vqa.serving import DEMO_IMAGES
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.demo.conversations import messages_of
-from qwen_vqa.train.demo.drawing import draw
-from qwen_vqa.train.demo.evaluate import Case, Evaluator, adapter_cases, cases
-from qwen_vqa.train.demo.scenes import Scene
+from qwen_vqa.train.demo.demo_evaluation import Case, Evaluator, adapter_cases, cases
+from qwen_vqa.train.drawn.conversations import messages_of
+from qwen_vqa.train.drawn.drawing import draw
+from qwen_vqa.train.drawn.scenes import Scene
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from tests.server import Server
 
 EXAMPLES = json.loads((DEMO_IMAGES / "examples.json").read_text())

@@ -8,8 +8,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from qwen_vqa.serving.fair_queue import FairQueue
-from qwen_vqa.serving.lifecycle import Lifecycle, LifecycleMiddleware, attach_ready
+from qwen_vqa.serving.admission.fair_queue import FairQueue
+from qwen_vqa.serving.process.lifecycle import Lifecycle, LifecycleMiddleware, attach_ready
 from tests.serving.asgi import admitted_as, client_of, usage
 
 PIECES = 5

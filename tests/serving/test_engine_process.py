@@ -10,9 +10,9 @@ import psutil
 import pytest
 import torch
 
-from qwen_vqa.serving.engine_process import METHOD, may_copy
-from qwen_vqa.serving.threads import ThreadChoice
-from qwen_vqa.train.server_process import started_server
+from qwen_vqa.serving.cpu.engine_process import METHOD, may_copy
+from qwen_vqa.serving.cpu.threads import ThreadChoice
+from qwen_vqa.train.verify.local_server import started_server
 from tests.server import ONE_CORE, Server
 
 pytestmark = pytest.mark.cpu
@@ -23,7 +23,7 @@ COPY = """
 import asyncio, multiprocessing, os, signal, sys
 import torch
 from torch._inductor import config
-from qwen_vqa.serving.engine_process import METHOD, copied, hold_to_one_thread
+from qwen_vqa.serving.cpu.engine_process import METHOD, copied, hold_to_one_thread
 
 hold_to_one_thread()
 matrix = torch.randn(400, 400)

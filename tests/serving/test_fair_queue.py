@@ -8,7 +8,7 @@ import time
 import pytest
 from openai import APITimeoutError, RateLimitError
 
-from qwen_vqa.serving.fair_queue import FairQueue, QueueFullError
+from qwen_vqa.serving.admission.fair_queue import FairQueue, QueueFullError
 from tests.fairness import milliseconds, watch
 from tests.serving.asgi import admitted_as, ask, client_of, usage
 

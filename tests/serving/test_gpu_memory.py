@@ -10,9 +10,9 @@ import pytest
 from qwen_vqa.plugin import quantization
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import FACTS, why_not_served_here
-from qwen_vqa.serving.checks import CheckedCheckpoint, checked_checkpoint
-from qwen_vqa.serving.gpu_memory import GpuMemory, check_gpu_memory
-from qwen_vqa.serving.memory import kv_bytes_per_token, weight_bytes
+from qwen_vqa.serving.cpu.cpu_memory import kv_bytes_per_token, weight_bytes
+from qwen_vqa.serving.startup.checks import CheckedCheckpoint, checked_checkpoint
+from qwen_vqa.serving.startup.gpu_memory import GpuMemory, check_gpu_memory
 
 ARGS = {
     "gpu_memory_utilization": 0.5, "tensor_parallel_size": 1, "pipeline_parallel_size": 1, "dtype": "bfloat16",

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.listener import KEEP_ALIVE_SECONDS, listen_flags
+from qwen_vqa.serving.process.listener import KEEP_ALIVE_SECONDS, listen_flags
 from tests.server import Server
 
 BODY = json.dumps({"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "hi"}]})

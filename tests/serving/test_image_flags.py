@@ -5,9 +5,9 @@ from argparse import ArgumentParser
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_fetch import FetchRules
+from qwen_vqa.plugin.images.image_fetch import FetchRules
 from qwen_vqa.serving.cli import main
-from qwen_vqa.serving.image_flags import add_image_flags, image_rules
+from qwen_vqa.serving.startup.image_flags import add_image_flags, image_rules
 
 
 def rules(*flags: str, local: str = "", domains: tuple[str, ...] = ()) -> FetchRules:

@@ -11,7 +11,7 @@ import pytest
 from openai import BadRequestError
 from PIL import Image
 
-from qwen_vqa.plugin.image_loader import load_image
+from qwen_vqa.plugin.images.image_loader import load_image
 from tests.hostile_images import jpeg_of_many_scans
 from tests.image_server import HOPPER, ImageServer, png
 from tests.server import Server
@@ -260,7 +260,7 @@ def part_ids(server: Server, *parts: dict | str) -> list[int]:
 
 
 def test_routes_that_take_messages_are_all_looked_at(tiny_server: Server):
-    from qwen_vqa.serving.request_images import CHECKS
+    from qwen_vqa.serving.requests.request_images import CHECKS
 
     document = httpx.get(tiny_server.url.removesuffix("/v1") + "/openapi.json").json()
     taking = {path for path, methods in document["paths"].items() if _takes_messages(document, methods.get("post"))}

@@ -18,7 +18,7 @@ import pytest
 from openai import APIError, DefaultHttpxClient, InternalServerError, OpenAI
 from safetensors.torch import load_file, save_file
 
-from qwen_vqa.serving.lifecycle import ENGINE_DIED
+from qwen_vqa.serving.process.lifecycle import ENGINE_DIED
 from tests.certificate import self_signed
 from tests.server import ONE_CORE, SERVE, free_port
 

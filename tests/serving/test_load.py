@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from qwen_vqa.benchmarks.load import read_result
-from qwen_vqa.benchmarks.load_table import remarks
+from qwen_vqa.benchmarks.load_report.load_table import remarks
 from qwen_vqa.serving.cli import main as qwen_vqa
 from tests.server import Server
 

@@ -9,7 +9,7 @@ import pytest
 LINES = 2000
 WRITERS = f"""
 import sys, threading
-from qwen_vqa.serving.log import say, set_format, write_request
+from qwen_vqa.serving.observability.log import say, set_format, write_request
 
 set_format(sys.argv[1])
 sys.setswitchinterval(1e-6)
@@ -31,7 +31,7 @@ for thread in threads:
 """
 
 
-LISTENERS = "import sys\nfrom qwen_vqa.serving.log import say, show\n"
+LISTENERS = "import sys\nfrom qwen_vqa.serving.observability.log import say, show\n"
 LISTENERS += "for number in range(3):\n    show('x' * 100_000)\n    say('still here')\n"
 LISTENERS += "print('and here')\nsys.exit(7)"
 

@@ -15,13 +15,13 @@ from vllm.multimodal.hasher import MultiModalHasher
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY
 from vllm.multimodal.processing import ProcessorInputs, TimingContext
 
-from qwen_vqa.plugin.image_detail import detail_of, with_detail
-from qwen_vqa.plugin.image_fetch import FetchRules
-from qwen_vqa.plugin.image_limits import ImageLimits
-from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
+from qwen_vqa.plugin.images.image_detail import detail_of, with_detail
+from qwen_vqa.plugin.images.image_fetch import FetchRules
+from qwen_vqa.plugin.images.image_limits import ImageLimits
 from qwen_vqa.plugin.registration import register_all
-from qwen_vqa.serving import media
-from qwen_vqa.serving.request_images import RequestImagesMiddleware
+from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
+from qwen_vqa.serving.requests import media_connector
+from qwen_vqa.serving.requests.request_images import RequestImagesMiddleware
 from tests.image_server import png
 from tests.tiny import picture, tiny_processor
 
@@ -36,7 +36,7 @@ def fetched(*details: str | None, url: str = URL) -> list:
 
     async def app(scope, receive, send) -> None:
         assert (await receive())["body"] == body
-        connector = MEDIA_CONNECTOR_REGISTRY.load(media.NAME)
+        connector = MEDIA_CONNECTOR_REGISTRY.load(media_connector.NAME)
         found.extend(await asyncio.gather(*(connector.fetch_image_async(url) for _ in details)))
 
     async def receive() -> dict:
@@ -66,7 +66,7 @@ def test_details_of_one_view_share_a_cache_entry():
 
 
 def test_details_of_different_views_share_none(monkeypatch):
-    monkeypatch.setattr(media, "view_of", lambda detail: "tiles" if detail == "high" else "whole")
+    monkeypatch.setattr(media_connector, "view_of", lambda detail: "tiles" if detail == "high" else "whole")
     low, high, auto = fetched("low", "high", "auto")
     assert key(low) == key(auto) != key(high)
 
@@ -94,7 +94,7 @@ def test_an_unknown_detail_is_the_image_processors_to_refuse():
 
 
 def test_the_connector_fetches_nothing_but_images():
-    connector = MEDIA_CONNECTOR_REGISTRY.load(media.NAME)
+    connector = MEDIA_CONNECTOR_REGISTRY.load(media_connector.NAME)
     for fetch in (connector.fetch_audio, connector.fetch_video):
         with pytest.raises(VLLMValidationError, match="only images are taken"):
             fetch("http://127.0.0.1:9/a")
@@ -104,7 +104,7 @@ def test_the_connector_fetches_nothing_but_images():
 
 
 def test_offline_the_connector_gives_the_same_picture():
-    connector = MEDIA_CONNECTOR_REGISTRY.load(media.NAME)
+    connector = MEDIA_CONNECTOR_REGISTRY.load(media_connector.NAME)
     assert key(connector.fetch_image(URL)) == key(fetched("auto")[0])
 
 
@@ -112,7 +112,7 @@ def test_offline_the_connector_gives_the_same_picture():
 @pytest.mark.parametrize("size", [(90, 60), (1201, 800), (61, 977), (384, 384), (2, 1)])
 def test_what_waits_for_the_model_is_small_and_gives_the_pixels_of_the_whole_picture(size, fit: str, monkeypatch):
     processor = QwenVqaImageProcessor(image_size=96, patch_size=12, fit=fit)
-    monkeypatch.setattr(media.QwenVqaMediaConnector, "processor", processor)
+    monkeypatch.setattr(media_connector.QwenVqaMediaConnector, "processor", processor)
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
     buffer = BytesIO()
     Image.fromarray(noise).save(buffer, "PNG")
@@ -125,7 +125,7 @@ def test_what_waits_for_the_model_is_small_and_gives_the_pixels_of_the_whole_pic
     ("limits", "unit"), [(ImageLimits(max_pixels=90 * 60), "pixels"), (ImageLimits(max_bytes=len(png())), "bytes")]
 )
 def test_a_requests_images_together_are_limited_too(limits: ImageLimits, unit: str, monkeypatch):
-    monkeypatch.setattr(media.QwenVqaMediaConnector, "rules", FetchRules(limits))
+    monkeypatch.setattr(media_connector.QwenVqaMediaConnector, "rules", FetchRules(limits))
     assert len(fetched(*["auto"] * 4)) == 4
     with pytest.raises(
         VLLMValidationError, match=rf"\] *: with it, the request's images have more than .* {unit} together"

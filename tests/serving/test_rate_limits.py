@@ -6,9 +6,9 @@ import time
 import pytest
 from openai import BadRequestError, RateLimitError
 
-from qwen_vqa.serving.rate_limits import RateLimits
-from qwen_vqa.serving.refusals import RefusedError
-from qwen_vqa.serving.usage import CallerLimits
+from qwen_vqa.serving.admission.rate_limits import RateLimits
+from qwen_vqa.serving.admission.refusals import RefusedError
+from qwen_vqa.serving.admission.usage_limits import CallerLimits
 from tests.serving.asgi import admitted_as, ask, image, image_part, post, usage
 
 

@@ -7,9 +7,9 @@ import httpx
 import pytest
 from openai import APIStatusError
 
-from qwen_vqa.serving import request_body
-from qwen_vqa.serving.fair_queue import FairQueue
-from qwen_vqa.serving.usage import CallerLimits
+from qwen_vqa.serving.admission import request_body
+from qwen_vqa.serving.admission.fair_queue import FairQueue
+from qwen_vqa.serving.admission.usage_limits import CallerLimits
 from tests.serving.asgi import admitted_as, ask, client_of, echo, post, usage
 
 

@@ -6,8 +6,8 @@ import json
 import httpx
 import pytest
 
-from qwen_vqa.serving.request_forms import FORMS, chat_forms, responses_forms
-from qwen_vqa.serving.request_images import CHECKS
+from qwen_vqa.serving.requests.request_forms import FORMS, chat_forms, responses_forms
+from qwen_vqa.serving.requests.request_images import CHECKS
 from tests.server import Server
 from tests.serving.test_api import data_url
 from tests.tiny import picture

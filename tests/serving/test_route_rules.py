@@ -8,11 +8,11 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute, Mount
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.access import AccessMiddleware
-from qwen_vqa.serving.api_keys import KeyRing
-from qwen_vqa.serving.refusals import RefusedError
-from qwen_vqa.serving.route_rules import GROUPS, RULES, Access, RouteRules
-from qwen_vqa.serving.serve_help import HELP
+from qwen_vqa.serving.admission.api_keys import KeyRing
+from qwen_vqa.serving.admission.authentication import AccessMiddleware
+from qwen_vqa.serving.admission.refusals import RefusedError
+from qwen_vqa.serving.admission.route_rules import GROUPS, RULES, Access, RouteRules
+from qwen_vqa.serving.startup.serve_help import HELP
 from tests.serving.asgi import client_of
 from tests.tiny import tiny_config, tiny_processor
 
@@ -29,7 +29,7 @@ EVERYTHING = [
 def real_app(*flags: str) -> FastAPI:
     """The app as `serve` builds it, guard included, without an engine."""
     from qwen_vqa.serving.app import build_server_app
-    from qwen_vqa.serving.lifecycle import Lifecycle
+    from qwen_vqa.serving.process.lifecycle import Lifecycle
     from qwen_vqa.serving.serve import _complete_guard, _parse
 
     args = _parse(["--api-key", KEY, *flags])
@@ -72,7 +72,7 @@ def test_every_route_of_the_app_has_a_rule(full_app: FastAPI, plain_app: FastAPI
 
 
 def _routes_of_newer_releases() -> set[tuple[str, str]]:
-    from qwen_vqa.serving.vllm_api import SINCE_0_33
+    from qwen_vqa.serving.vllm_server_api import SINCE_0_33
 
     return set() if SINCE_0_33 else {("POST", "/v1/decisions")}
 

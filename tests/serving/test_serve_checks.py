@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.adapter_slots import add_adapter_flags, slot_bytes
-from qwen_vqa.serving.checks import checked_checkpoint
+from qwen_vqa.serving.adapters.adapter_slots import add_adapter_flags, slot_bytes
+from qwen_vqa.serving.admission.admission import add_guard_flags
 from qwen_vqa.serving.cli import JOBS, main
-from qwen_vqa.serving.guard import add_guard_flags
-from qwen_vqa.serving.image_flags import add_image_flags
-from qwen_vqa.serving.listener import add_life_flags
+from qwen_vqa.serving.process.listener import add_life_flags
+from qwen_vqa.serving.startup.checks import checked_checkpoint
+from qwen_vqa.serving.startup.image_flags import add_image_flags
 from tests.server import SERVE, free_port
 
 
@@ -54,7 +54,7 @@ def test_an_unknown_flag_is_vllms_to_refuse(tiny_checkpoint: Path):
 def test_a_plugin_that_does_not_load_is_said_with_the_reason(tiny_checkpoint: Path):
     # An installed package of another version: the import of something that it no longer has. In a process of its own,
     # for `serve` sets its process up: threads, environment, warnings.
-    code = "import socket, sys; sys.modules['qwen_vqa.plugin.vllm_model'] = None; "
+    code = "import socket, sys; sys.modules['qwen_vqa.plugin.vllm_model.model'] = None; "
     code += "from qwen_vqa.serving.serve import serve; serve(sys.argv[1:], socket.socket(), None)"
     command = [sys.executable, "-c", code, str(tiny_checkpoint)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -63,7 +63,8 @@ def test_a_plugin_that_does_not_load_is_said_with_the_reason(tiny_checkpoint: Pa
 
 
 def test_vllm_need_not_import_itself_once_more_to_look_at_the_model():
-    code = "from qwen_vqa.serving.checks import check_plugin, register_imported_model; from vllm import ModelRegistry; "
+    code = "from qwen_vqa.serving.startup.checks import check_plugin, register_imported_model; "
+    code += "from vllm import ModelRegistry; "
     code += "check_plugin(); register_imported_model(); "
     code += "print(type(ModelRegistry.models['QwenVqaForConditionalGeneration']).__name__)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

@@ -6,15 +6,15 @@ import sys
 import pytest
 
 from qwen_vqa.serving.doctor import _model_runner
-from qwen_vqa.serving.platform_check import too_old
+from qwen_vqa.serving.startup.platform_check import too_old
 
 SERVE = "import socket; from qwen_vqa.serving.serve import serve; serve([], socket.socket(), None)"
 DOCTOR = "from qwen_vqa.serving.cli import main; sys.exit(main(['doctor']))"
 # As in a release that has moved it, and as vLLM's CUDA build has it where there is no GPU.
 A_NAME_IS_GONE = "import sys; sys.modules['vllm.entrypoints.launchers.app'] = None; "
 A_FLAG_IS_THERE_TWICE = (
-    "import sys; from qwen_vqa.serving import vllm_api; made = vllm_api.make_arg_parser; "
-    "vllm_api.make_arg_parser = lambda parser: made(parser.add_argument('--max-images') and parser); "
+    "import sys; from qwen_vqa.serving import vllm_server_api; made = vllm_server_api.make_arg_parser; "
+    "vllm_server_api.make_arg_parser = lambda parser: made(parser.add_argument('--max-images') and parser); "
 )
 NO_GPU = (
     "import sys, vllm.platforms; from vllm.platforms.interface import UnspecifiedPlatform; "

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwen_vqa.plugin.chat_template import chat_template
-from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
+from qwen_vqa.plugin.chat.chat_template import chat_template
+from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
 from qwen_vqa.serving.cli import main
-from qwen_vqa.train.adapter import attach_adapter
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.comparison import STAGES, Reference, Tolerance, compare, compare_answer
-from qwen_vqa.train.served_model import ServedModel
-from qwen_vqa.train.verify_cases import built_in_cases, case, picture
+from qwen_vqa.train.model.reference_adapter import attach_adapter
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
+from qwen_vqa.train.verify.served_stages import ServedModel
+from qwen_vqa.train.verify.stage_comparison import STAGES, Reference, Tolerance, compare, compare_answer
+from qwen_vqa.train.verify.verify_cases import built_in_cases, case, picture
 from tests.server import Server
 from tests.tiny import tiny_processor
 

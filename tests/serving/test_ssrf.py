@@ -15,9 +15,9 @@ from urllib.parse import quote
 import pytest
 from openai import BadRequestError
 
-from qwen_vqa.plugin import image_fetch
-from qwen_vqa.plugin.image_fetch import FetchRules, fetch_image_bytes
-from qwen_vqa.plugin.image_limits import ImageError
+from qwen_vqa.plugin.images import image_fetch
+from qwen_vqa.plugin.images.image_fetch import FetchRules, fetch_image_bytes
+from qwen_vqa.plugin.images.image_limits import ImageError
 from tests.image_server import HOPPER, ImageServer, image_server
 from tests.namespaces import may_unshare
 from tests.server import Server

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.listener import LISTEN_FLAGS, check_same_listener, listen, listen_flags, listening
-from qwen_vqa.serving.supervisor import HEALTHY_SECONDS, Backoff
+from qwen_vqa.serving.process.listener import LISTEN_FLAGS, check_same_listener, listen, listen_flags, listening
+from qwen_vqa.serving.process.supervisor import HEALTHY_SECONDS, Backoff
 from tests.server import free_port
 from tests.serving.stub_server import SLOW_SECONDS
 
@@ -154,7 +154,7 @@ def test_delays_double_up_to_a_minute_and_begin_again_after_a_healthy_while():
 
 
 def test_it_imports_neither_torch_nor_vllm():
-    code = "import sys, qwen_vqa.serving.cli, qwen_vqa.serving.serve, qwen_vqa.serving.supervisor; "
+    code = "import sys, qwen_vqa.serving.cli, qwen_vqa.serving.serve, qwen_vqa.serving.process.supervisor; "
     code += "print([name for name in ('torch', 'vllm', 'transformers', 'numpy') if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from qwen_vqa.serving.cli import main
-from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from tests.original import APP_SYSTEM, TRAIN_SYSTEM, Answer, OriginalModel, make_artefacts, padded, squashed
 from tests.server import Server, serving
 from tests.tiny import picture

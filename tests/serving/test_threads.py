@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from qwen_vqa.serving.threads import BIND, RESERVED, THREADS, WAIT, Machine, choose_threads, cpu_share
+from qwen_vqa.serving.cpu.threads import BIND, RESERVED, THREADS, WAIT, Machine, choose_threads, cpu_share
 from tests.server import Server
 
 ONE_PART = Namespace(tensor_parallel_size=1, pipeline_parallel_size=1, data_parallel_size=1)

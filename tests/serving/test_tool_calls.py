@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.guard import take_guard
+from qwen_vqa.serving.admission.admission import take_guard
 from qwen_vqa.serving.serve import _parse
-from qwen_vqa.serving.tool_calls import complete_tool_calls
+from qwen_vqa.serving.startup.tool_calls import complete_tool_calls
 from tests.tiny import DEMO
 
 

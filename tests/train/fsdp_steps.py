@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from qwen_vqa.train.collator import ConversationCollator
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.data.collator import ConversationCollator
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.trainer import prepare_model
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.tiny import picture, tiny_config, tiny_model, tiny_processor, user

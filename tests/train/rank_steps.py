@@ -9,12 +9,11 @@ import torch
 import torch.distributed as dist
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.train import feature_cache
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.data import screening
-from qwen_vqa.train.feature_cache import FeatureDataset
+from qwen_vqa.train.data import feature_cache, screening
+from qwen_vqa.train.data.feature_cache import FeatureDataset
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from qwen_vqa.train.ranks import rank
-from qwen_vqa.train.run import train
+from qwen_vqa.train.train import train
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.train import releases
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import datasets
 
+from qwen_vqa.train.data.dataset import ConversationDataset
 from qwen_vqa.train.data.preparation import prepare_data
 from qwen_vqa.train.data.source import DataSource
-from qwen_vqa.train.dataset import ConversationDataset
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.tiny import picture, tiny_processor
 

@@ -21,12 +21,12 @@ from transformers import (
     ViTModel,
 )
 
-from qwen_vqa.plugin.chat_template import QWEN_SYSTEM_PROMPT
+from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.cli import main
-from qwen_vqa.train.assemble import Parts, assemble
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.connector_file import load_connector
+from qwen_vqa.train.assembly.assemble import Parts, assemble
+from qwen_vqa.train.assembly.connector_file import load_connector
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from tests.tiny import DEMO, picture, tiny_config, tiny_processor, user
 
 ORIGINAL = {
@@ -120,7 +120,7 @@ def test_the_checkpoint_computes_what_its_parts_compute(artefacts: Path, tmp_pat
 
 
 def test_a_merged_adapter_answers_as_the_adapter(artefacts: Path, tmp_path: Path):
-    from qwen_vqa.train.adapter import attach_adapter
+    from qwen_vqa.train.model.reference_adapter import attach_adapter
 
     adapter = artefacts / "final_lora_model"
     assemble(parts(artefacts, tmp_path / "apart", dtype="float32", adapter=adapter, merge_adapter=False))

@@ -8,9 +8,9 @@ import datasets
 import pytest
 from PIL import Image
 
+from qwen_vqa.plugin.chat.prompts import SHORT_ANSWER_INSTRUCTION
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.prompts import SHORT_ANSWER_INSTRUCTION
-from qwen_vqa.train.data.answers import majority_answer
+from qwen_vqa.train.data.formats.answers import majority_answer
 from qwen_vqa.train.data.reading import read_data_set
 from qwen_vqa.train.data.row import Row
 from qwen_vqa.train.data.source import DataSource

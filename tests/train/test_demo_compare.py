@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from qwen_vqa.train.checkpoint import load_processor
-from qwen_vqa.train.collator import ConversationCollator
-from qwen_vqa.train.demo.compare import main
-from qwen_vqa.train.demo.comparison_report import table
-from qwen_vqa.train.demo.comparison_runs import BOTH, FIRST, Phase, methods, with_equal_compute
-from qwen_vqa.train.demo.training_flops import step_flops
+from qwen_vqa.train.data.collator import ConversationCollator
+from qwen_vqa.train.demo.comparison.compare_runs import main
+from qwen_vqa.train.demo.comparison.comparison_report import table
+from qwen_vqa.train.demo.comparison.comparison_runs import BOTH, FIRST, Phase, methods, with_equal_compute
+from qwen_vqa.train.demo.comparison.training_flops import step_flops
+from qwen_vqa.train.model.reference_checkpoint import load_processor
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.tiny import picture, user
 

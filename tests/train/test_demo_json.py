@@ -3,9 +3,9 @@
 import json
 import random
 
-from qwen_vqa.train.checkpoint import load_processor
-from qwen_vqa.train.demo.conversations import Conversation, make_conversation
-from qwen_vqa.train.demo.scenes import make_scene
+from qwen_vqa.train.drawn.conversations import Conversation, make_conversation
+from qwen_vqa.train.drawn.scenes import make_scene
+from qwen_vqa.train.model.reference_checkpoint import load_processor
 from tests.tiny import DEMO
 
 

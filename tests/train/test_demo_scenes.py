@@ -5,13 +5,14 @@ import random
 import numpy as np
 import pytest
 
-from qwen_vqa.train.demo import encoder, evaluate, language, sprites, words
-from qwen_vqa.train.demo.conversations import make_conversation
-from qwen_vqa.train.demo.drawing import CLASSES, draw, patch_labels
+from qwen_vqa.train.demo import demo_evaluation, encoder, language
 from qwen_vqa.train.demo.packing import make_packed_scene
-from qwen_vqa.train.demo.questions import Turn, ask, describe, follow_up
-from qwen_vqa.train.demo.scenes import Scene, Thing, make_scene
-from qwen_vqa.train.demo.sentences import in_a_sentence
+from qwen_vqa.train.drawn import sprites, words
+from qwen_vqa.train.drawn.conversations import make_conversation
+from qwen_vqa.train.drawn.drawing import CLASSES, draw, patch_labels
+from qwen_vqa.train.drawn.drawn_questions import Turn, ask, describe, follow_up
+from qwen_vqa.train.drawn.scenes import Scene, Thing, make_scene
+from qwen_vqa.train.drawn.sentences import in_a_sentence
 
 TWO_STARS_AND_A_CAT = Scene(
     200,
@@ -43,7 +44,7 @@ def test_training_and_evaluation_share_no_font_no_design_and_no_seed():
     assert not set(sprites.TRAINING_DESIGNS) & set(sprites.EVALUATION_DESIGNS)
     families = {sprites.faces()[index]["family"] for index in sprites.face_indices(False)}
     assert not families & sprites.EVALUATION_FAMILIES
-    assert encoder.FIRST_SEED < language.FIRST_SEED < evaluate.FIRST_SEED
+    assert encoder.FIRST_SEED < language.FIRST_SEED < demo_evaluation.FIRST_SEED
     for held_out in (True, False):
         for seed in range(200):
             for thing in make_scene(seed, held_out).things:

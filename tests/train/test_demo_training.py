@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.collator import ConversationCollator
-from qwen_vqa.train.demo import encoder, evaluate, pretraining
-from qwen_vqa.train.demo.conversations import messages_of
-from qwen_vqa.train.demo.drawing import draw
+from qwen_vqa.train.data.collator import ConversationCollator
+from qwen_vqa.train.demo import demo_evaluation, encoder, pretraining
 from qwen_vqa.train.demo.language import FeatureConversations, Features
 from qwen_vqa.train.demo.muon import MuonAndAdamW
+from qwen_vqa.train.drawn.conversations import messages_of
+from qwen_vqa.train.drawn.drawing import draw
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
 CHECKPOINT = Path(__file__).parents[2] / "serving" / "demo_checkpoint"
 
 
 @pytest.fixture(scope="module")
 def evaluator():
-    return evaluate.Evaluator(load_reference(CHECKPOINT, torch.float32), load_processor(CHECKPOINT))
+    return demo_evaluation.Evaluator(load_reference(CHECKPOINT, torch.float32), load_processor(CHECKPOINT))
 
 
 def test_muon_and_adamw_lower_a_loss_and_resume():
@@ -71,7 +71,7 @@ def test_the_encoders_loss_falls_in_one_step():
 
 
 def test_the_canvas_is_normalised_as_the_image_processor_does(evaluator):
-    picture, _ = draw(evaluate.make_scene(5))
+    picture, _ = draw(demo_evaluation.make_scene(5))
     processor = evaluator.processor.image_processor
     expected = processor(picture, return_tensors="pt")["pixel_values"]
     ours = encoder.normalise(torch.from_numpy(processor.canvas(picture))[None])
@@ -90,7 +90,7 @@ def test_cached_features_stand_in_for_pictures(tmp_path, evaluator):
 
 
 def test_an_answer_counts_when_greedy_decoding_gives_it(evaluator):
-    asked = [case for skill in ("colour", "count", "unanswerable") for case in evaluate.cases(skill, 6)]
+    asked = [case for skill in ("colour", "count", "unanswerable") for case in demo_evaluation.cases(skill, 6)]
     scored = evaluator.answers_right(asked)
     said = []
     for case in asked:
@@ -105,4 +105,4 @@ def test_an_answer_counts_when_greedy_decoding_gives_it(evaluator):
 
 
 def test_cases_are_the_same_every_time():
-    assert list(evaluate.cases("count", 5)) == list(evaluate.cases("count", 5))
+    assert list(demo_evaluation.cases("count", 5)) == list(demo_evaluation.cases("count", 5))

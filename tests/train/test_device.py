@@ -9,14 +9,14 @@ import torch
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.cli import main
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.comparison import STAGES, Reference, Tolerance, compare
 from qwen_vqa.train.data.source import DataSource
-from qwen_vqa.train.device import CPU, GIB, Gpus, add_device_flag, check_room, chosen_device
 from qwen_vqa.train.evaluation.checkpoint_model import CheckpointModel
 from qwen_vqa.train.evaluation.questions import OWN, prompts, read_questions
-from qwen_vqa.train.served_model import ServedAnswer, ServedPrompt
-from qwen_vqa.train.verify_cases import built_in_cases
+from qwen_vqa.train.model.compute_device import CPU, GIB, Gpus, add_device_flag, check_room, chosen_device
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
+from qwen_vqa.train.verify.served_stages import ServedAnswer, ServedPrompt
+from qwen_vqa.train.verify.stage_comparison import STAGES, Reference, Tolerance, compare
+from qwen_vqa.train.verify.verify_cases import built_in_cases
 from tests.other_device import other_device
 from tests.train import releases
 

@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from qwen_vqa.plugin.chat.prompts import SHORT_ANSWER_INSTRUCTION
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.prompts import SHORT_ANSWER_INSTRUCTION
 from qwen_vqa.serving.cli import main
 from qwen_vqa.train.data.source import DataSource
+from qwen_vqa.train.evaluation.evaluate import evaluate
 from qwen_vqa.train.evaluation.page import write_page
 from qwen_vqa.train.evaluation.questions import NONE, OTHER, OWN, Prompt, prompts, read_questions
 from qwen_vqa.train.evaluation.replies import Record, Reply
 from qwen_vqa.train.evaluation.results import Results
-from qwen_vqa.train.evaluation.run import evaluate
 from qwen_vqa.train.evaluation.scoring import answerability, group
 from tests.browser import chromium
 from tests.train.releases import write_llava, write_textvqa, write_vizwiz, write_vizwiz_parquet

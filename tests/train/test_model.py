@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.train.checkpoint import load_processor, load_reference
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from tests.tiny import make_checkpoint, picture, tiny_config, tiny_model, tiny_processor, user
 
 

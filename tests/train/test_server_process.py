@@ -13,7 +13,7 @@ from qwen_vqa.plugin.sigterm import ended_by_sigterm
 
 COMMAND = """
 import sys
-from qwen_vqa.train.server_process import started_server
+from qwen_vqa.train.verify.local_server import started_server
 with started_server(sys.argv[1:]):
     pass
 """

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from qwen_vqa.serving.cli import main
-from qwen_vqa.train.checkpoint import load_reference
-from qwen_vqa.train.collator import ConversationCollator
-from qwen_vqa.train.run import train
+from qwen_vqa.train.data.collator import ConversationCollator
+from qwen_vqa.train.model.reference_checkpoint import load_reference
+from qwen_vqa.train.train import train
 from qwen_vqa.train.trainer import prepare_model
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.tiny import tiny_config, tiny_model, tiny_processor
@@ -84,7 +84,7 @@ def test_the_frozen_encoders_outputs_have_no_graph(tiny_checkpoint: Path):
 def test_the_loss_is_the_language_models_own_with_logits_at_every_position(
     num_items: int | None, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("qwen_vqa.train.model.LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr("qwen_vqa.train.model.reference_model.LOGITS_AT_ONCE", at_once)
     processor = tiny_processor()
     dataset = releases.prepare(tmp_path, releases.write_llava(tmp_path), releases.write_textvqa(tmp_path))
     batch = ConversationCollator(processor)([dataset[index] for index in range(3)])

@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.cli import main
-from qwen_vqa.train.checkpoint import load_reference
-from qwen_vqa.train.run import train
+from qwen_vqa.train.model.reference_checkpoint import load_reference
+from qwen_vqa.train.train import train
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.train import fsdp_steps, releases
 

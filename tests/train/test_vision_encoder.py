@@ -7,8 +7,8 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.train.vision_encoder import VisionEncoder
-from qwen_vqa.train.vision_weights import load_vision_encoder, rename_vit_weights
+from qwen_vqa.train.assembly.vision_weights import load_vision_encoder, rename_vit_weights
+from qwen_vqa.train.model.reference_encoder import VisionEncoder
 
 CONFIG = ViTConfig(
     hidden_size=48,

@@ -56,13 +56,15 @@ def _declared(tree: ast.Module) -> set[str]:
 
 
 def unruled_routes(rules: Path, root: Path, release: str, before: Path) -> list[str]:
-    """Routes that the release has, an older one has not, and serving/route_rules.py does not name.
+    """Routes that the release has, an older one has not, and serving/admission/route_rules.py does not name.
 
     They are closed, and nobody decided so. (Routes of the installed release are tests/serving/test_route_rules.py's.)
     """
     ruled = set(re.findall(r"/[\w./{}-]+", rules.read_text(encoding="utf-8")))
     new = sorted(routes(root) - routes(before) - ruled)
-    return [f"serving/route_rules.py: vLLM {release} has a new route {path}, which has no rule" for path in new]
+    return [
+        f"serving/admission/route_rules.py: vLLM {release} has a new route {path}, which has no rule" for path in new
+    ]
 
 
 def routes(root: Path) -> set[str]:

@@ -9,12 +9,12 @@ import numpy as np
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.train.collator import ConversationCollator
+from qwen_vqa.train.data.collator import ConversationCollator
+from qwen_vqa.train.data.dataset import ConversationDataset
 from qwen_vqa.train.data.mixing import Mix, Tally, mix_data_sets
 from qwen_vqa.train.data.reading import read_data_set, source_key
 from qwen_vqa.train.data.screening import Screen
 from qwen_vqa.train.data.source import DataSource
-from qwen_vqa.train.dataset import ConversationDataset
 from qwen_vqa.train.ranks import gathered, rank
 from qwen_vqa.train.training_config import TrainingConfig
 

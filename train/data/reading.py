@@ -12,7 +12,7 @@ from datasets import Dataset
 from datasets.exceptions import DatasetGenerationError
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.train.data.registry import adapter_of
+from qwen_vqa.train.data.formats.registry import adapter_of
 from qwen_vqa.train.data.row import FEATURES
 from qwen_vqa.train.data.source import DataSource
 

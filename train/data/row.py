@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Features, List, Value
 
-from qwen_vqa.plugin.image_source import is_url
+from qwen_vqa.plugin.images.image_source import is_url
 
 FEATURES = Features(
     {

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwen_vqa.plugin.image_limits import ImageError
-from qwen_vqa.plugin.image_source import open_image
+from qwen_vqa.plugin.images.image_limits import ImageError
+from qwen_vqa.plugin.images.image_source import open_image
 from qwen_vqa.train.data.row import Picture, Row
 
 MISSING_FILE, BROKEN_IMAGE, TOO_LONG = "missing file", "broken image", "too long"

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from qwen_vqa.plugin.checkpoint import ADAPTER_FOLDER
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.demo import adapter, evaluate, examples, language, pretraining
+from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
+from qwen_vqa.train.demo import demo_adapter, demo_evaluation, example_images, language, pretraining
 from qwen_vqa.train.demo.machine import processor_name
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -69,16 +69,18 @@ def train(options: argparse.Namespace, argv: list[str]) -> Path:
             )
     with times("adapter"):
         features = language.stage_features(options.out, options.pictures)
-        adapter.train_adapter(checkpoint, features, options.out, options.adapter_steps, options.seed, options.workers)
+        demo_adapter.train_adapter(
+            checkpoint, features, options.out, options.adapter_steps, options.seed, options.workers
+        )
     with times("evaluation"):
         model, processor = load_reference(checkpoint, torch.float32), load_processor(checkpoint)
-        table = evaluate.evaluate(model, processor, options.evaluate)
-        table |= evaluate.evaluate_adapter(checkpoint, options.evaluate)
-    evaluate.print_table(table)
+        table = demo_evaluation.evaluate(model, processor, options.evaluate)
+        table |= demo_evaluation.evaluate_adapter(checkpoint, options.evaluate)
+    demo_evaluation.print_table(table)
     command = "qwen-vqa demo-train " + " ".join(argv)
     write_results(options.out / "results.json", table, times.minutes, command, options.seed)
     print(f"the checkpoint is {checkpoint}; serve it: qwen-vqa serve {checkpoint}", flush=True)
-    examples.make_examples(checkpoint, options.out / "images")
+    example_images.make_examples(checkpoint, options.out / "images")
     return checkpoint
 
 

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional
 from transformers import ViTConfig
 
-from qwen_vqa.plugin.image_processor import QwenVqaImageProcessor
-from qwen_vqa.train.demo import drawing
+from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
 from qwen_vqa.train.demo.packing import make_packed_scene
-from qwen_vqa.train.demo.scenes import make_scene
-from qwen_vqa.train.vision_encoder import VisionEncoder
+from qwen_vqa.train.drawn import drawing
+from qwen_vqa.train.drawn.scenes import make_scene
+from qwen_vqa.train.model.reference_encoder import VisionEncoder
 
 VISION: dict[str, Any] = {
     "image_size": 96,

@@ -9,10 +9,10 @@ import torch
 from torch import distributed as dist
 from torch.utils.data import Dataset
 
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.collator import ConversationCollator
+from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.demo.muon import MuonAndAdamW
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.trainer import QwenVqaTrainer, load_trained, prepare_model, save_trained, training_arguments
 from qwen_vqa.train.training_config import TrainingConfig
 

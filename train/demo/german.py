@@ -1,7 +1,7 @@
 """German words for what the pictures show. The tokenizer knows them, so that an adapter can be taught to use them."""
 
-from qwen_vqa.train.demo import words
-from qwen_vqa.train.demo.questions import NO, YES
+from qwen_vqa.train.drawn import words
+from qwen_vqa.train.drawn.drawn_questions import NO, YES
 
 COLOURS = dict(
     zip(

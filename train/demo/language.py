@@ -15,17 +15,17 @@ import torch
 from torch.utils.data import Dataset
 from transformers import Qwen2Config, ViTConfig
 
-from qwen_vqa.plugin.chat_template import chat_template
+from qwen_vqa.plugin.chat.chat_template import chat_template
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.train.checkpoint import load_processor, load_reference, save_checkpoint
-from qwen_vqa.train.demo.conversations import Conversation, make_conversation
-from qwen_vqa.train.demo.drawing import draw
 from qwen_vqa.train.demo.encoder import VISION, image_processor, normalise
 from qwen_vqa.train.demo.fitting import fit
-from qwen_vqa.train.demo.scenes import Scene, make_scene
 from qwen_vqa.train.demo.tokenizer import build_tokenizer
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.drawn.conversations import Conversation, make_conversation
+from qwen_vqa.train.drawn.drawing import draw
+from qwen_vqa.train.drawn.scenes import Scene, make_scene
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference, save_checkpoint
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.training_config import TrainingConfig
 
 TEXT: dict[str, Any] = {

@@ -3,7 +3,7 @@
 import random
 from dataclasses import replace
 
-from qwen_vqa.train.demo.scenes import Scene, Thing, blank_scene, make_emoji, make_number, make_shape
+from qwen_vqa.train.drawn.scenes import Scene, Thing, blank_scene, make_emoji, make_number, make_shape
 
 GRIDS = ((2, 2), (3, 2), (2, 3), (3, 3), (3, 3))
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.demo.drawing import draw
-from qwen_vqa.train.demo.evaluate import SKILLS, Case, cases
+from qwen_vqa.train.demo.demo_evaluation import SKILLS, Case, cases
+from qwen_vqa.train.drawn.drawing import draw
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
 COLUMNS, WIDTH, PICTURE, CAPTION = 6, 250, 170, 56
 GREEN, RED, BLACK = (20, 120, 20), (200, 20, 20), (0, 0, 0)

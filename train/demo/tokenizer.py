@@ -23,7 +23,8 @@ from tokenizers import (
 )
 from transformers import Qwen2Tokenizer
 
-from qwen_vqa.train.demo import german, words
+from qwen_vqa.train.demo import german
+from qwen_vqa.train.drawn import words
 
 # Qwen2.5's, so that a digit is a token of its own and a word keeps its leading space.
 SPLIT = (

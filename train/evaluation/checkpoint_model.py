@@ -7,17 +7,17 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from qwen_vqa.plugin.checkpoint import adapter_folders
+from qwen_vqa.plugin.checkpoint_files import adapter_folders
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_limits import ImageError
-from qwen_vqa.plugin.image_source import open_image
+from qwen_vqa.plugin.images.image_limits import ImageError
+from qwen_vqa.plugin.images.image_source import open_image
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.train.adapter import attach_adapter
-from qwen_vqa.train.checkpoint import load_processor, load_reference
-from qwen_vqa.train.device import GIB, chosen_device, device_with_room
 from qwen_vqa.train.evaluation.questions import Prompt
 from qwen_vqa.train.evaluation.replies import Record, Reply
-from qwen_vqa.train.model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.model.compute_device import GIB, chosen_device, device_with_room
+from qwen_vqa.train.model.reference_adapter import attach_adapter
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 
 
 @dataclass(frozen=True)

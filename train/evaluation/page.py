@@ -10,8 +10,8 @@ from string import Template
 
 import numpy as np
 
-from qwen_vqa.plugin.image_limits import ImageError
-from qwen_vqa.plugin.image_source import open_image
+from qwen_vqa.plugin.images.image_limits import ImageError
+from qwen_vqa.plugin.images.image_source import open_image
 from qwen_vqa.train.data.row import Picture
 from qwen_vqa.train.evaluation.normalisation import normalise_answer
 from qwen_vqa.train.evaluation.questions import OWN, Condition, Question

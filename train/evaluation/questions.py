@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from qwen_vqa.plugin.chat.prompts import SHORT_ANSWER_INSTRUCTION
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.prompts import SHORT_ANSWER_INSTRUCTION
 from qwen_vqa.train.data.reading import read_data_set
 from qwen_vqa.train.data.row import Picture, Row
 from qwen_vqa.train.data.screening import image_count

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from qwen_vqa.plugin.prompts import UNANSWERABLE
+from qwen_vqa.plugin.chat.prompts import UNANSWERABLE
 from qwen_vqa.train.evaluation.metrics import anls, exact_match, vqa_accuracy, wilson_interval
 from qwen_vqa.train.evaluation.normalisation import normalise_answer
 from qwen_vqa.train.evaluation.questions import OWN, Condition

@@ -11,12 +11,12 @@ from typing import Any
 from openai import APIError, AsyncOpenAI
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.image_limits import ImageError
-from qwen_vqa.plugin.image_source import open_image
+from qwen_vqa.plugin.images.image_limits import ImageError
+from qwen_vqa.plugin.images.image_source import open_image
 from qwen_vqa.train.data.row import Picture
 from qwen_vqa.train.evaluation.questions import Prompt
 from qwen_vqa.train.evaluation.replies import Record, Reply
-from qwen_vqa.train.served_model import served_models
+from qwen_vqa.train.verify.served_stages import served_models
 
 GIVE_UP_AFTER = 20  # failures with nothing answered between them
 # What any server takes as it is; other files are sent as PNG.

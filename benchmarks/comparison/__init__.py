@@ -1,0 +1,1 @@
+"""This server beside other servers and other settings, measured in one run."""

@@ -1,0 +1,1 @@
+"""The load generator: what is asked, when, by which client, and what came back."""

@@ -1,0 +1,69 @@
+"""The user's own images and questions, looked at before anything is measured."""
+
+import json
+from pathlib import Path
+
+from qwen_vqa.benchmarks.load_generator.sample_images import MEDIA_TYPES
+from qwen_vqa.benchmarks.load_generator.workload import Question
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.images.image_loader import looks_like_image
+
+# What `looks_like_image` needs of a file.
+HEAD_BYTES = 16
+
+
+def image_files(folder: Path) -> tuple[str, ...]:
+    """The images in a folder and the folders in it, by their suffixes; hidden ones (.name) are left out.
+
+    Raises:
+        UserError: there are none, or one of them cannot be read or is no image.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in MEDIA_TYPES)
+    paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not paths:
+        raise UserError(f"--image-folder {folder}: no images there ({', '.join(sorted(MEDIA_TYPES))}).")
+    for path in paths:
+        check_image(path, f"--image-folder {folder}")
+    return tuple(map(str, paths))
+
+
+def check_image(path: Path, where: str) -> None:
+    """Raises UserError for a file that cannot be read or does not begin as an image."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except FileNotFoundError:
+        raise UserError(f"{where}: there is no image {path}.") from None
+    except OSError as error:
+        raise UserError(f"{where}: the image {path} cannot be read ({error.strerror}).") from None
+    if not looks_like_image(head):
+        raise UserError(f"{where}: {path} is no image that the server takes; leave it out or convert it.")
+
+
+def read_questions(path: Path) -> tuple[Question, ...]:
+    """A question a line; a line of JSON has `question` and may have `image`, a URL or a path from the file's folder.
+
+    Raises:
+        UserError: the file cannot be read or is empty, a line has no question, an image is not there or is none.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--questions {path}: {error}") from None
+    if not lines:
+        raise UserError(f"--questions {path}: the file is empty.")
+    return tuple(_question(line, f"{path}, line {number}", path.parent) for number, line in enumerate(lines, 1))
+
+
+def _question(line: str, where: str, folder: Path) -> Question:
+    if not line.startswith("{"):
+        return Question(line)
+    try:
+        row = json.loads(line)
+        question, image = row["question"], row.get("image")
+    except (ValueError, KeyError):
+        raise UserError(f'{where}: expected {{"question": "...", "image": "..."}}.') from None
+    if image and not image.startswith(("http://", "https://", "data:")):
+        image = str(folder / image)
+        check_image(Path(image), where)
+    return Question(question, image)

@@ -1,0 +1,1 @@
+"""What the load generator measured, as numbers, tables, a page."""

@@ -1,0 +1,1 @@
+"""What quantising costs: the report of `qwen-vqa quantize report`, and studies of it."""

@@ -1,0 +1,1 @@
+"""What the server costs beside the model: CPU time, start-up, the client."""

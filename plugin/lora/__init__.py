@@ -1,0 +1,1 @@
+"""A LoRA adapter's folder, checked before anything loads: its names, its shapes, its config."""

@@ -1,0 +1,1 @@
+"""How an image becomes the pixels that the vision encoder sees."""

@@ -1,0 +1,131 @@
+"""An image to the pixels that the vision encoder sees: made square, normalised.
+
+`fit` says how it is made square: `squash` is the original project's train.py, `pad` its app.py, each to the bit.
+Training, evaluation and serving all come through this one class.
+"""
+
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+from PIL import Image
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_utils import make_flat_list_of_images
+
+from qwen_vqa.plugin.images.image_detail import detail_of, view_of, with_detail
+
+_RGB_CHANNELS = 3
+Fit = Literal["pad", "squash"]
+
+
+class QwenVqaImageProcessor(BaseImageProcessor):
+    """Makes an image square, `image_size` pixels a side, and normalises it.
+
+    Args:
+        image_size: side of the square canvas, in pixels.
+        patch_size: side of the encoder's patches, in pixels; with `image_size` it fixes the token count.
+        image_mean: what is subtracted from each RGB channel after scaling to 0..1.
+        image_std: what each RGB channel is divided by then.
+        fit: "pad" scales the longest side to `image_size` and pastes the image at the top left of a black canvas;
+            "squash" scales both sides to `image_size`, whatever the image's shape.
+
+    Raises:
+        ValueError: a canvas that patches do not cover, statistics that are not three numbers, or another fit.
+    """
+
+    model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers reads a plain class list
+
+    def __init__(
+        self,
+        image_size: int = 384,
+        patch_size: int = 32,
+        image_mean: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5),
+        image_std: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5),
+        fit: Fit = "pad",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if image_size % patch_size:
+            raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}.")
+        if len(image_mean) != _RGB_CHANNELS or len(image_std) != _RGB_CHANNELS or not all(image_std):
+            raise ValueError(f"image_mean {image_mean} and image_std {image_std} need three values, std not 0.")
+        if fit not in get_args(Fit):
+            raise ValueError(f"fit {fit!r}: it must be one of {', '.join(get_args(Fit))}.")
+        self.fit = fit
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Prompt tokens that one image takes: its patches and CLS."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+    def preprocess(self, images: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
+        """Any nesting of PIL images or uint8 RGB arrays [H, W, 3] to pixel_values [images, 3, size, size].
+
+        Each image is seen as its `detail` asks (`image_detail.view_of`); there is one view, the whole of it.
+
+        Raises:
+            ValueError: an image without pixels, an array of another shape or type, or an unknown detail.
+        """
+        flat: list[Any] = make_flat_list_of_images(images)  # type: ignore[assignment] # typed as any nesting
+        pixels = [self._normalise(self._seen(image)) for image in flat]
+        return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+
+    def shrunk(self, image: Image.Image) -> Image.Image:
+        """The image as its `detail` has it seen, of which `preprocess` makes the same pixels: `image_size` a side.
+
+        Raises:
+            ValueError: as `preprocess`.
+        """
+        return with_detail(Image.fromarray(self._seen(image)), detail_of(image))
+
+    def _seen(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        views = {"whole": self.canvas}
+        return views[view_of(detail_of(image))](image)
+
+    def canvas(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """One image made square, uint8 RGB [size, size, 3]: what ViTImageProcessor would be given."""
+        rgb = as_rgb_array(image)
+        if self.fit == "squash":
+            return cv2.resize(rgb, (self.image_size, self.image_size), interpolation=cv2.INTER_LINEAR)
+        height, width = rgb.shape[:2]
+        new_height, new_width = scaled_size(height, width, self.image_size)
+        canvas = np.zeros((self.image_size, self.image_size, _RGB_CHANNELS), np.uint8)
+        canvas[:new_height, :new_width] = cv2.resize(rgb, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+        return canvas
+
+    def _normalise(self, canvas: np.ndarray) -> np.ndarray:
+        values = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
+        table = (values - np.asarray(self.image_mean, np.float32)) / np.asarray(self.image_std, np.float32)  # [256, 3]
+        return np.stack([table[:, channel][canvas[:, :, channel]] for channel in range(_RGB_CHANNELS)])
+
+
+def scaled_size(height: int, width: int, image_size: int) -> tuple[int, int]:
+    """Height and width once the longest side is scaled to `image_size`: truncated, but at least 1 pixel.
+
+    The scale is formed first and multiplied, as the original does: dividing last would round some
+    sizes the other way.
+    """
+    scale = image_size / max(height, width)
+    return max(1, int(height * scale)), max(1, int(width * scale))
+
+
+def as_rgb_array(image: Image.Image | np.ndarray) -> np.ndarray:
+    """A PIL image of any mode, or an RGB array, as a uint8 array [H, W, 3].
+
+    Raises:
+        ValueError: the image has no pixels, or the array is not uint8 RGB.
+    """
+    if isinstance(image, Image.Image):
+        if 0 in image.size:
+            raise ValueError(f"the image is {image.width}x{image.height}: it has no pixels.")
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != _RGB_CHANNELS or array.dtype != np.uint8 or not array.size:
+        raise ValueError(
+            f"an image array must be uint8 RGB of shape [height, width, 3]; got {array.dtype} {array.shape}."
+        )
+    return array

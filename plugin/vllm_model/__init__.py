@@ -1,0 +1,1 @@
+"""The model as vLLM serves it."""

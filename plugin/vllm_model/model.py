@@ -1,0 +1,211 @@
+"""The model as vLLM serves it: vision encoder, connector and any language model that vLLM knows."""
+
+import re
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from torch import nn
+from transformers.configuration_utils import PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.cpu.embedding import compile_output_layer, hold_embeddings_once
+from qwen_vqa.plugin.cpu.linear import compile_linear_layers, hold_linear_layers
+from qwen_vqa.plugin.cpu.lora_device import give_empty_weights
+from qwen_vqa.plugin.host_memory import release_free_memory
+from qwen_vqa.plugin.lora.adapter_names import layer_prefix
+from qwen_vqa.plugin.vllm_model.connector import Connector
+from qwen_vqa.plugin.vllm_model.processing import (
+    QwenVqaDummyInputsBuilder,
+    QwenVqaMultiModalProcessor,
+    QwenVqaProcessingInfo,
+)
+from qwen_vqa.plugin.vllm_model.vision_encoder import VisionEncoder
+from qwen_vqa.plugin.vllm_model.vllm_model_api import (
+    MULTIMODAL_REGISTRY,
+    IntermediateTensors,
+    MultiModalEmbeddings,
+    MultiModalKwargsItem,
+    MultiModelKeys,
+    SupportsLoRA,
+    SupportsMultiModal,
+    SupportsPP,
+    TensorSchema,
+    TensorShape,
+    VllmConfig,
+    WeightsMapper,
+    current_platform,
+    get_tensor_model_parallel_world_size,
+    init_vllm_registered_model,
+    maybe_prefix,
+    set_default_torch_dtype,
+)
+from qwen_vqa.plugin.vllm_model.weight_loading import load_all_weights
+
+
+class PixelInputs(TensorSchema):
+    """Dimensions:
+    - n: images of all requests in the step
+    - s: height and width of the canvas
+    """
+
+    type: Literal["pixel_values"] = "pixel_values"
+    pixel_values: Annotated[torch.Tensor, TensorShape("n", 3, "s", "s")]
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    QwenVqaMultiModalProcessor, info=QwenVqaProcessingInfo, dummy_inputs=QwenVqaDummyInputsBuilder
+)
+class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, SupportsPP):
+    """A ViT whose features, through a connector, take the places of `<|image_pad|>` in the prompt."""
+
+    packed_modules_mapping: dict[str, list[str]] = {  # noqa: RUF012 - vLLM reads a plain class dict
+        "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+        "gate_up_proj": ["gate_proj", "up_proj"],
+    }
+    # The checkpoint has vLLM's names already.
+    hf_to_vllm_mapper = WeightsMapper()
+    supports_tower_connector_lora: ClassVar[bool] = True
+
+    @classmethod
+    def get_placeholder_str(cls, modality: str, i: int) -> str | None:
+        """What stands for an image in the prompt where a chat template takes text only."""
+        if modality.startswith("image"):
+            return "<|vision_start|><|image_pad|><|vision_end|>"
+        raise ValueError(f"the model takes images, no {modality}.")
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__()
+        config: QwenVqaConfig = vllm_config.model_config.hf_config  # type: ignore[assignment] # vLLM says less of it
+        # A quantised checkpoint says itself which layers are; quantising in flight is for the language model alone.
+        quant_config = vllm_config.quant_config if getattr(config, "quantization_config", None) else None
+        check_tensor_parallel(config, get_tensor_model_parallel_world_size())
+        self.config = config
+        self.configure_mm_token_handling(vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_id])
+        self.embedding_dtype = vllm_config.model_config.dtype
+        with self._mark_tower_model(vllm_config, "image"), vision_float_type(config):
+            self.vision_encoder = VisionEncoder(
+                config.vision_config, quant_config, maybe_prefix(prefix, "vision_encoder")
+            )
+            self.connector = Connector(config, quant_config, maybe_prefix(prefix, "connector"))
+        with self._mark_language_model(vllm_config):
+            language_model: Any = init_vllm_registered_model(
+                vllm_config=vllm_config,
+                hf_config=config.text_config,
+                architectures=config.text_config.architectures or [causal_lm_class(config.text_config)],
+                prefix=maybe_prefix(prefix, "language_model"),
+            )
+            self.language_model = language_model
+        self.hf_to_vllm_mapper = adapter_mapper(layer_prefix(name for name, _ in self.language_model.named_modules()))
+        self.takes_adapters = vllm_config.lora_config is not None
+        if current_platform.is_cpu():
+            named = config.dtype
+            stored = getattr(torch, named) if isinstance(named, str) else named
+            hold_embeddings_once(self.language_model, vllm_config, stored)
+            hold_linear_layers(self.language_model, vllm_config, stored)
+        # A language model may stack others than these (Phi3 stacks none): its word counts.
+        self.packed_modules_mapping = {
+            **type(self).packed_modules_mapping,
+            **getattr(self.language_model, "packed_modules_mapping", {}),
+        }
+        self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
+
+    def embed_multimodal(self, **kwargs: Any) -> MultiModalEmbeddings:
+        """All images of a step, of whatever requests, to one [tokens, D_text] each, in the language model's float type.
+
+        `pixel_values` is [images, 3, size, size]; the encoder runs once over them all.
+        """
+        if kwargs.get("pixel_values") is None:
+            return []
+        size = self.config.vision_config.image_size
+        inputs = PixelInputs(pixel_values=kwargs["pixel_values"], resolve_bindings={"s": size})
+        features = self.vision_encoder(inputs["pixel_values"])
+        return self.connector(features).to(self.embedding_dtype).unbind()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor | IntermediateTensors:
+        """Embeddings [tokens, D_text] of a step, images included, to hidden states [tokens, D_text]."""
+        if intermediate_tensors is not None:  # A later pipeline rank: its input comes from the one before.
+            inputs_embeds = None
+        return self.language_model(input_ids, positions, intermediate_tensors, inputs_embeds=inputs_embeds)
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """Hidden states [tokens, D_text] to logits [tokens, vocabulary]."""
+        return self.language_model.compute_logits(hidden_states)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """Loads a checkpoint; missing, unexpected and misshapen weights raise ValueError with their names."""
+        return load_all_weights(self, self.packed_modules_mapping, weights)
+
+    def process_weights_after_loading(self) -> None:
+        """vLLM calls it once all weights are loaded and packed."""
+        if current_platform.is_cpu():
+            if self.takes_adapters:
+                give_empty_weights(self.language_model)
+            compile_output_layer(self.language_model)
+            compile_linear_layers(self.language_model)
+            release_free_memory()
+
+    def get_mm_mapping(self) -> MultiModelKeys:
+        """Which submodule is what, for LoRA."""
+        return MultiModelKeys.from_string_field(
+            language_model="language_model", connector="connector", tower_model="vision_encoder"
+        )
+
+    def get_mm_lora_token_counts(
+        self, *, modality: str, mm_kwargs: MultiModalKwargsItem | None, num_mm_embeds: int
+    ) -> tuple[int, int | None]:
+        """Tokens in encoder and connector for so many embeddings: neither adds nor drops any."""
+        return num_mm_embeds, num_mm_embeds
+
+
+def vision_float_type(config: QwenVqaConfig) -> AbstractContextManager[None]:
+    """For building encoder and connector: vLLM's layers have torch's default float type, the language model's here."""
+    return set_default_torch_dtype(torch.float32) if config.vision_in_float32 else nullcontext()
+
+
+def adapter_mapper(layers: str) -> WeightsMapper:
+    """Renames the tensors of adapters, and nothing else, to where the language model's layers lie here.
+
+    Scripts name them in many ways (`plugin.adapter_names`); which are a language model's was looked at
+    before vLLM sees them.
+
+    Args:
+        layers: where they lie in the language model, such as `model.layers.`.
+    """
+    stack = layers.removesuffix(".").rpartition(".")[2]
+    names = re.compile(rf"^(?:.*?\.)??{re.escape(stack)}\.(?=\d+\..*\.lora_[AB]\.)")
+    return WeightsMapper(orig_to_new_regex={names: f"language_model.{layers}"})
+
+
+def causal_lm_class(text_config: PretrainedConfig) -> str:
+    """The class name that stands for a language model whose config does not say it."""
+    return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[text_config.model_type]
+
+
+def check_tensor_parallel(config: QwenVqaConfig, ranks: int) -> None:
+    """Every part of the vision side must split evenly between the ranks.
+
+    Raises:
+        ValueError: it does not; the message names the field and the ranks that would do.
+    """
+    vision = config.vision_config
+    for field, size in (
+        ("vision_config.num_attention_heads", vision.num_attention_heads),
+        ("vision_config.intermediate_size", vision.intermediate_size),
+        ("connector.hidden_size", config.connector["hidden_size"]),
+    ):
+        if size % ranks:
+            fitting = [n for n in range(1, ranks) if size % n == 0]
+            raise ValueError(
+                f"--tensor-parallel-size {ranks} does not divide {field} {size}; use one of "
+                f"{', '.join(map(str, fitting))}."
+            )

@@ -1,0 +1,186 @@
+"""`qwen-vqa quantize`: an 8- or 4-bit checkpoint that `qwen-vqa serve` loads by itself.
+
+qwen-vqa quantize my-model --scheme int8 -o my-model-int8
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from qwen_vqa.plugin.checkpoint_files import adapter_folders
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.quantization import FACTS, RECORD_FILE
+from qwen_vqa.quantize.adapters import carry_adapters, merge
+from qwen_vqa.quantize.calibration import calibrate
+from qwen_vqa.quantize.comparison_memory import most_memory_bytes
+from qwen_vqa.quantize.demo_samples import DemoSamples
+from qwen_vqa.quantize.layers import Selection
+from qwen_vqa.quantize.options import GIB, Options, calibration_device, check, check_writable
+from qwen_vqa.quantize.quantised_checkpoint import write_quantised
+from qwen_vqa.quantize.sample_sources import demo_checkpoint, samples_of
+from qwen_vqa.quantize.samples import UserSamples, longest_sample
+from qwen_vqa.quantize.schemes.int4 import Int4
+from qwen_vqa.quantize.schemes.scheme import Scheme, Tensors
+from qwen_vqa.train.data.collator import Sample
+from qwen_vqa.train.model.compute_device import CPU, add_device_flag
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
+
+HELP = """\
+Turn a checkpoint's language model into 8 or 4 bits. Encoder, connector and output layer stay in 16 bits, and so do
+the embeddings. Without CHECKPOINT: the bundled demo. `qwen-vqa quantize report A B` measures what was gained and lost.
+"""
+EPILOG = """\
+examples:
+  qwen-vqa quantize my-model --scheme int8 -o my-model-int8
+  qwen-vqa quantize my-model --scheme int4 --data train.jsonl -o my-model-int4
+  qwen-vqa quantize report my-model my-model-int8 --data train.jsonl
+"""
+
+
+def main(argv: list[str]) -> int:
+    """`qwen-vqa quantize`, and `qwen-vqa quantize report`.
+
+    Raises:
+        UserError: the job cannot be done, said before any long work.
+    """
+    if argv[:1] == ["report"]:
+        from qwen_vqa.benchmarks.quantisation.report import main as report
+
+        return report(argv[1:])
+    args = vars(parser().parse_args(argv))
+    wants_report = args.pop("report")
+    options = Options(**{**args, "source": args["source"] or demo_checkpoint()})
+    if not wants_report:
+        quantise(options)
+        return 0
+    from qwen_vqa.benchmarks.quantisation.report import main as report
+    from qwen_vqa.benchmarks.quantisation.report_inputs import check_speed, default_folder
+
+    check_speed(FACTS[options.scheme])
+    check_writable(default_folder(options.output))
+    quantise(options)
+    data = ["--data", options.data] if options.data else []
+    return report([str(options.source), str(options.output), "--device", options.device, *data])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of `qwen-vqa quantize`."""
+    schemes = "\n".join(f"  {f.name:<10s}{f.summary}; served by {f.served_by}" for f in FACTS.values())
+    made = argparse.ArgumentParser(
+        prog="qwen-vqa quantize",
+        description=f"{HELP}\nschemes:\n{schemes}",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("source", nargs="?", type=Path, metavar="CHECKPOINT", help="checkpoint folder (default: the bundled demo)")
+    add("--scheme", required=True, choices=list(FACTS), help="see above")
+    add("-o", "--output", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
+    add("--encoder", action="store_true", help="quantise the vision encoder, too (int4: without calibration)")
+    add("--group-size", type=int, help="int4: inputs that share a scale (default: 128, 64 or 32, the first to divide)")
+    add("--data", help="conversations, as `train --data` names them (default, for the demo: its own pictures)")
+    add("--samples", type=int, default=128, help="int4: conversations to calibrate with (default: %(default)s)")
+    add("--iterations", type=int, default=200, help="int4: tuning steps for each layer (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the samples' order and of the tuning (default: %(default)s)")
+    add("--merge-adapter", metavar="NAME", help="merge adapters/NAME in 16 bits first; no adapter is kept apart then")
+    add(
+        "--adapter-bound",
+        type=float,
+        default=2.0,
+        metavar="POINTS",
+        help="leave out adapters that lose more right answers than this on the quantised base (default: %(default)s)",
+    )
+    add_device_flag(made, "int4 is calibrated and adapters are measured")
+    add("--elsewhere", action="store_true", help="make it although this machine cannot serve it")
+    add(
+        "--report", action="store_true", help="measure it against the original afterwards, see `quantize report --help`"
+    )
+    return made
+
+
+def quantise(options: Options) -> None:
+    """Write the checkpoint, and what was done into its quantization.json."""
+    options = replace(options, source=options.source.resolve(), output=options.output.resolve())
+    scheme, selection = check(options)
+    processor = load_processor(options.source)
+    samples = samples_of(options.source, options.data, options.seed, processor)
+    calibrating = Calibrating([], [])
+    if scheme.calibrated:
+        if samples is None:
+            raise UserError("--scheme int4 is calibrated on your own data: pass --data, as for `train`.")
+        calibrating = Calibrating(samples.calibration(options.samples), samples.identities(options.samples))
+        device = calibration_device(options, selection, longest_sample(calibrating.samples, processor))
+        calibrating = replace(calibrating, device=device)
+    questions = None if options.merge_adapter else adapter_questions(options, samples, calibrating.identities)
+    longest_sample(questions or [], processor)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    print(f"quantising {options.source}: {len(selection.shapes)} layers to {describe(scheme)}", flush=True)
+    if options.merge_adapter:
+        with tempfile.TemporaryDirectory(dir=options.output.parent) as merged:
+            merge(options.source, options.merge_adapter, Path(merged))
+            _write(options, Path(merged), scheme, selection, calibrating)
+    else:
+        _write(options, options.source, scheme, selection, calibrating)
+        found = carry_adapters(options.source, options.output, questions, options.adapter_bound, options.device)
+        record = json.loads((options.output / RECORD_FILE).read_text(encoding="utf-8"))
+        (options.output / RECORD_FILE).write_text(json.dumps(record | {"adapters": found}, indent=2) + "\n")
+    size = sum(path.stat().st_size for path in options.output.glob("*.safetensors"))
+    before = sum(path.stat().st_size for path in options.source.glob("*.safetensors"))
+    print(
+        f"wrote {options.output}: {size / GIB:.3f} GiB of weights, {100 * size / before:.0f}% of the original's, in "
+        f"{time.monotonic() - started:.0f} s and at most {most_memory_bytes() / GIB:.1f} GiB of memory\n"
+        f"serve it: qwen-vqa serve {options.output}"
+    )
+
+
+@dataclass(frozen=True)
+class Calibrating:
+    """The samples that calibrate, what they are known by later, and where."""
+
+    samples: list[Sample]
+    identities: list[str]
+    device: torch.device = CPU
+
+
+def describe(scheme: Scheme) -> str:
+    """The scheme as it was chosen."""
+    groups = f" in groups of {scheme.group_size} (--group-size)" if isinstance(scheme, Int4) else ""
+    return f"{scheme.name}{groups}"
+
+
+def adapter_questions(
+    options: Options, samples: UserSamples | DemoSamples | None, calibrated: list[str]
+) -> list[Sample] | None:
+    """Questions to measure adapters with, up to `--samples`, none of which calibrated; None where there are none."""
+    if samples is None or not adapter_folders(options.source):
+        return None
+    if isinstance(samples, DemoSamples):
+        return samples.adapter_questions(max(options.samples, 400))
+    if len(samples.order) == len(calibrated):
+        return None
+    [questions] = samples.held_out(calibrated, options.samples).values()
+    return questions
+
+
+def _write(options: Options, source: Path, scheme: Scheme, selection: Selection, calibrating: Calibrating) -> None:
+    calibrated: dict[str, Tensors] = {}
+    if isinstance(scheme, Int4):
+        model, processor = load_reference(source), load_processor(source)
+        tuning = options.iterations, options.seed, calibrating.device
+        calibrated = calibrate(model, processor, calibrating.samples, scheme, *tuning)
+        del model
+    record = options.record(scheme) | {"calibrated_on": calibrating.identities}
+    with tqdm(total=len(selection.shapes), desc="writing", unit="layer") as progress:
+
+        def tensors(layer: str, weight: torch.Tensor) -> Tensors:
+            progress.update()
+            return calibrated.pop(layer, None) or scheme.quantise(weight)
+
+        write_quantised(source, options.output, scheme, selection, tensors, record)

@@ -1,0 +1,1 @@
+"""The quantisation schemes, a file each."""

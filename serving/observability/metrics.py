@@ -1,0 +1,41 @@
+"""The server's own metrics, beside vLLM's in the same /metrics; named by Prometheus' conventions.
+
+Labels take few values each: `route` is a path of `route_rules` or "other", `key` a name in the operator's keys file
+("" without keys), `reason` a word of ours or `http_STATUS`. Nothing that a client writes becomes a label.
+"""
+
+import os
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from qwen_vqa.serving.admission.fair_queue import FairQueue
+from qwen_vqa.serving.process.lifecycle import Lifecycle
+from qwen_vqa.serving.process.supervisor import RESTARTS
+
+SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60)
+
+REQUESTS = Counter("qwen_vqa_requests_total", "Requests that were answered.", ["route", "key", "status"])
+REQUEST_SECONDS = Histogram(
+    "qwen_vqa_request_seconds", "From a request's first byte to its answer's last.", ["route"], buckets=SECONDS
+)
+REFUSED = Counter("qwen_vqa_refused_total", "Requests that were refused.", ["reason"])
+QUEUE_WAIT = Histogram("qwen_vqa_queue_wait_seconds", "Waiting for a turn in the fair queue.", buckets=SECONDS)
+QUEUE_WAITING = Gauge("qwen_vqa_queue_waiting_requests", "Requests that wait for a turn now.")
+QUEUE_RUNNING = Gauge("qwen_vqa_queue_running_requests", "Requests that have their turn now.")
+IMAGE_TOKENS = Counter("qwen_vqa_image_tokens_total", "Tokens of the images in requests that were let in.")
+IMAGE_FETCH = Histogram(
+    "qwen_vqa_image_fetch_seconds", "Getting an image's file, from the web or a data URL.", ["source"], buckets=SECONDS
+)
+IMAGE_DECODE = Histogram("qwen_vqa_image_decode_seconds", "Opening an image's file.", buckets=SECONDS)
+RESTART_COUNT = Counter("qwen_vqa_restarts_total", "Starts after the first, by the supervisor.")
+DRAINING = Gauge("qwen_vqa_draining", "1 while the server takes no more requests.")
+
+
+def watch(queue: FairQueue, lifecycle: Lifecycle) -> None:
+    """Have the gauges show these, and count the restarts so far."""
+    QUEUE_WAITING.set_function(lambda: queue.waiting)
+    QUEUE_RUNNING.set_function(lambda: queue.running)
+    DRAINING.set_function(lambda: float(lifecycle.reason is not None))
+    RESTART_COUNT.inc(int(os.environ.get(RESTARTS, "0")))
+    for source in ("data", "web"):
+        IMAGE_FETCH.labels(source)  # there from the start, so that a rate has a first value

@@ -1,0 +1,61 @@
+"""Shared memory: the cache of processed images lies in it, and the locks of the server's processes."""
+
+import multiprocessing
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.serving.cpu.compile_cache import is_writable
+from qwen_vqa.serving.observability.log import say
+
+SHARED_MEMORY = Path("/dev/shm")
+GIB = 2**30
+# A GiB holds 600 images of 384 x 384 in float32.
+IMAGE_CACHE_GIB = 1.0
+LEAST_IMAGE_CACHE_GIB = 0.1
+
+
+def choose_image_cache(args: Namespace, shared_memory: Path = SHARED_MEMORY) -> None:
+    """Fill in --mm-processor-cache-gb, where the user said nothing, with what there is room for.
+
+    Raises:
+        UserError: there are no locks without it, or the user wants more than there is. A process that writes to shared
+            memory beyond its end is killed by the system.
+    """
+    _check_locks(shared_memory)
+    asked = args.mm_processor_cache_gb
+    if asked is None:
+        args.mm_processor_cache_gb = image_cache_gib(shared_memory)
+    elif asked and args.mm_processor_cache_type == "shm":
+        free = shutil.disk_usage(shared_memory).free / GIB if is_writable(shared_memory) else 0
+        if asked > free:
+            raise UserError(
+                f"--mm-processor-cache-gb is {asked:g}, and {shared_memory} has {free:.2f} GiB free. Pass less, or 0, "
+                "or free it (docker run --shm-size gives more)."
+            )
+
+
+def image_cache_gib(shared_memory: Path = SHARED_MEMORY) -> float:
+    """At most half of what is free, which in a container may be little; 0 where that is too little."""
+    if not is_writable(shared_memory):
+        say(f"no cache of processed images: {shared_memory} cannot be written")
+        return 0
+    free = shutil.disk_usage(shared_memory).free / GIB
+    size = min(IMAGE_CACHE_GIB, free / 2)
+    if size < LEAST_IMAGE_CACHE_GIB:
+        say(f"no cache of processed images: {shared_memory} has {free:.2f} GiB free (docker run --shm-size gives more)")
+        return 0
+    say(f"cache of processed images: {size:.2g} GiB of shared memory, {free:.2g} are free (--mm-processor-cache-gb)")
+    return size
+
+
+def _check_locks(shared_memory: Path) -> None:
+    try:
+        multiprocessing.get_context("spawn").Event()  # as vLLM's processes have them
+    except OSError as error:
+        raise UserError(
+            f"{shared_memory} cannot be used ({error.strerror}), and the server's processes need some of it for "
+            "their locks. Free some, or give the container one of its own (docker run --shm-size 1g; in Kubernetes an "
+            "emptyDir with medium: Memory)."
+        ) from error

@@ -1,0 +1,1 @@
+"""What `serve` looks at and says before and when it starts."""

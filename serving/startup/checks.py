@@ -1,0 +1,113 @@
+"""What `serve` looks at before it starts anything heavy, so that what is wrong is said plainly and at once."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from safetensors import safe_open
+from transformers import AutoConfig
+
+from qwen_vqa.plugin.checkpoint_files import adapter_folders, check_checkpoint
+from qwen_vqa.plugin.config import ARCHITECTURE, QwenVqaConfig
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.quantization import (
+    SchemeFacts,
+    quantization_config,
+    scheme_of,
+    schemes_served_here,
+    why_not_served_here,
+)
+from qwen_vqa.plugin.registration import VLLM_MODEL, register_all
+
+_FLOAT_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class CheckedCheckpoint:
+    """A checkpoint that can be served, and its adapters."""
+
+    folder: Path
+    config: QwenVqaConfig
+    adapters: dict[str, Path]
+    scheme: SchemeFacts | None = None
+
+
+def checked_checkpoint(folder: Path) -> CheckedCheckpoint:
+    """Look at the files and the config; no weight is read.
+
+    Raises:
+        UserError: the checkpoint cannot be served, and why.
+    """
+    check_checkpoint(folder)
+    register_all()
+    config = AutoConfig.from_pretrained(folder)
+    return CheckedCheckpoint(folder, config, adapter_folders(folder), checked_scheme(folder))
+
+
+def checked_scheme(folder: Path) -> SchemeFacts | None:
+    """How the checkpoint is quantised; None when it is not.
+
+    Raises:
+        UserError: this machine cannot serve that.
+    """
+    config = quantization_config(folder)
+    if config is None:
+        return None
+    scheme = scheme_of(config)
+    if reason := why_not_served_here(scheme):
+        raise UserError(
+            f"{folder} cannot be served here: {reason}. {scheme.name} is served by: {scheme.served_by}. Served here: "
+            f"{', '.join(schemes_served_here()) or 'none'}, and 16 bits."
+        )
+    return scheme
+
+
+def check_plugin() -> None:
+    """Import what vLLM will import: it only logs a plugin that fails, and then knows no such architecture.
+
+    Raises:
+        UserError: vLLM or the plugin cannot be imported, with the reason.
+    """
+    try:
+        import_module("vllm")
+    except ImportError as error:
+        raise UserError(
+            f"vLLM cannot be imported ({error}). Run `make setup`, or `pip install 'qwen-vqa[cpu]'` "
+            "(`[cuda]` with a GPU)."
+        ) from error
+    module, name = VLLM_MODEL.split(":")
+    try:
+        getattr(import_module(module), name)
+    except Exception as error:  # whatever it is, vLLM would hide it
+        raise UserError(
+            f"the vLLM plugin cannot be loaded: {type(error).__name__}: {error}. `qwen-vqa doctor` shows "
+            "the installed versions; the README lists those that were tested."
+        ) from error
+
+
+def register_imported_model() -> None:
+    """The model's class in place of its name, for which vLLM starts a process on the first start to look at it."""
+    module, name = VLLM_MODEL.split(":")
+    import_module("vllm").ModelRegistry.register_model(ARCHITECTURE, getattr(import_module(module), name))
+
+
+def checkpoint_dtype(folder: Path) -> str:
+    """The checkpoint's float type: what config.json names, or else the language model's weights have."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    named = config.get("dtype") or config.get("torch_dtype")
+    return str(named).removeprefix("torch.") if named else _stored_float_type(folder)
+
+
+def _stored_float_type(folder: Path) -> str:
+    """The float type that most of the language model's numbers are stored in."""
+    counts: Counter[str] = Counter()
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
+                part = tensors.get_slice(name)
+                if name.startswith("language_model.") and part.get_dtype() in _FLOAT_TYPES:
+                    counts[_FLOAT_TYPES[part.get_dtype()]] += math.prod(part.get_shape())
+    return counts.most_common(1)[0][0] if counts else "bfloat16"

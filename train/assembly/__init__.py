@@ -1,0 +1,1 @@
+"""Training artefacts to a checkpoint folder that `qwen-vqa serve` takes."""

@@ -1,0 +1,300 @@
+"""Training artefacts to a checkpoint folder that `qwen-vqa serve` takes.
+
+    qwen-vqa assemble --vision-encoder google/vit-base-patch32-384 --language-model Qwen/Qwen2.5-3B-Instruct \\
+        --connector final_connector.pth --adapter final_lora_model --like original -o my-model
+"""
+
+import argparse
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.initialization import no_init_weights
+
+from qwen_vqa.plugin.chat.chat_template import IMAGE_TOKEN, QWEN_SYSTEM_PROMPT, ImagePosition, chat_template
+from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
+from qwen_vqa.plugin.checkpoint_summary import summary_lines
+from qwen_vqa.plugin.config import QwenVqaConfig, square_sizes
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.lora.adapter import check_adapter
+from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.plugin.views.image_processor import Fit, QwenVqaImageProcessor
+from qwen_vqa.train.assembly.connector_file import check_connector, load_connector
+from qwen_vqa.train.assembly.original_format import LIKENESSES, Likeness, decoding_defaults
+from qwen_vqa.train.assembly.vision_weights import LoadedEncoder, load_vision_encoder
+from qwen_vqa.train.model.adapter_merging import Merged, merge_adapter
+from qwen_vqa.train.model.reference_checkpoint import save_checkpoint
+from qwen_vqa.train.model.reference_encoder import VisionEncoder
+from qwen_vqa.train.model.reference_model import Connector, QwenVqaForConditionalGeneration
+
+DEFAULT_STATISTICS = [0.5, 0.5, 0.5]
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a checkpoint is assembled from, and how.
+
+    Without `connector` there is a fresh one, drawn with `seed`, to be trained. What is None is as `like` has it, or
+    else as it is by default. `dtype` "auto": each part keeps its own; `adapter_name` is what a request will call an
+    adapter that is kept apart.
+    """
+
+    vision_encoder: str
+    language_model: str
+    output: Path
+    connector: Path | None = None
+    adapter: Path | None = None
+    adapter_name: str | None = None
+    merge_adapter: bool = True
+    like: str | None = None
+    image_position: ImagePosition | None = None
+    system_prompt: str | None = None
+    fit: Fit | None = None
+    dtype: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.adapter_name is not None and (self.adapter is None or self.merge_adapter):
+            raise UserError("--adapter-name names an adapter that is kept apart: add --adapter and --no-merge-adapter.")
+        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+            raise UserError(f"the output folder {self.output} exists and is not empty; give another -o.")
+        if self.dtype not in ("auto", *DTYPES):
+            raise UserError(f"--dtype {self.dtype}: it must be auto, {', '.join(DTYPES)}.")
+        if self.like is not None and self.like not in LIKENESSES:
+            raise UserError(f"--like {self.like}: it must be one of {', '.join(LIKENESSES)}.")
+
+    @property
+    def likeness(self) -> Likeness | None:
+        """The script whose prompt, pixels and decoding are taken."""
+        return LIKENESSES[self.like] if self.like else None
+
+
+def assemble(parts: Parts) -> list[str]:
+    """Write the checkpoint; returns the lines that say what was written.
+
+    The folder appears under its name only when it is whole.
+
+    Raises:
+        UserError: a part cannot be had, or its shapes do not fit the others.
+    """
+    connector = load_connector(parts.connector) if parts.connector else None
+    vision = load_vision_encoder(parts.vision_encoder)
+    language_model, tokenizer = _load_language_model(parts)
+    text_width = language_model.config.hidden_size
+    inner = text_width
+    if connector and parts.connector:
+        inner = check_connector(connector, vision.config.hidden_size, text_width, parts.connector)
+    config = QwenVqaConfig(
+        vision.config,
+        language_model.config,
+        {"hidden_size": inner},
+        image_token_id=_image_token_id(tokenizer, language_model, parts.language_model),
+    )
+    adapter_line = "none"
+    if parts.adapter and parts.merge_adapter:
+        merged = merge_adapter(language_model, parts.adapter)
+        language_model, adapter_line = merged.model, _merged_line(parts.adapter, merged)
+        config.text_config = language_model.config
+        config.tie_word_embeddings = language_model.config.tie_word_embeddings
+    elif parts.adapter:
+        summary = check_adapter(parts.adapter, config)
+        config.trained_adapter = parts.adapter_name or parts.adapter.resolve().name
+        adapter_line = (
+            f"{config.trained_adapter} (rank {summary.rank}, alpha {summary.alpha:g}), kept apart; ask for it as "
+            f"model {config.trained_adapter!r}: the checkpoint's own name is the model without it"
+        )
+    language_model.generation_config = decoding_defaults(language_model.generation_config, parts.likeness)
+    model = _put_together(parts, config, vision.encoder, connector, language_model)
+    _write(parts, model, _processor(parts, vision, tokenizer))
+    return _written(parts, model, vision, adapter_line)
+
+
+def _put_together(
+    parts: Parts,
+    config: QwenVqaConfig,
+    encoder: VisionEncoder,
+    connector: dict[str, torch.Tensor] | None,
+    language_model: PreTrainedModel,
+) -> QwenVqaForConditionalGeneration:
+    dtype = language_model.dtype
+    others = [encoder.patch_embedding.weight.dtype, *(tensor.dtype for tensor in (connector or {}).values())]
+    if connector is None:
+        others.append(torch.float32)  # a fresh one, which is trained
+    # What the language model's float type cannot hold exactly is held and computed in float32, as scripts do.
+    config.vision_in_float32 = parts.dtype == "auto" and any(torch.promote_types(one, dtype) != dtype for one in others)
+    # On the meta device, so that a 3B model is in memory once: every part is put in place below.
+    with torch.device("meta"), no_init_weights():
+        model = QwenVqaForConditionalGeneration(config)
+    model.vision_encoder = encoder
+    torch.manual_seed(parts.seed)
+    model.connector = Connector(config)
+    model.language_model = language_model
+    if connector:
+        model.connector.load_state_dict(connector)
+    model.to_float_type(dtype)
+    return model
+
+
+def _processor(parts: Parts, vision: LoadedEncoder, tokenizer: PreTrainedTokenizerBase) -> QwenVqaProcessor:
+    how = parts.likeness or Likeness("inline", QWEN_SYSTEM_PROMPT, "pad")
+    system_prompt = how.system_prompt if parts.system_prompt is None else parts.system_prompt
+    return QwenVqaProcessor(
+        QwenVqaImageProcessor(
+            *square_sizes(vision.config),
+            vision.image_mean or DEFAULT_STATISTICS,
+            vision.image_std or DEFAULT_STATISTICS,
+            parts.fit or how.fit,
+        ),
+        tokenizer,
+        chat_template(parts.image_position or how.image_position, system_prompt, tokenizer.all_special_tokens),
+    )
+
+
+def _load_language_model(parts: Parts) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    dtype: str | torch.dtype = "auto" if parts.dtype == "auto" else DTYPES[parts.dtype]
+    try:
+        model = AutoModelForCausalLM.from_pretrained(parts.language_model, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(parts.language_model)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no language model at {parts.language_model}: {str(error).strip().splitlines()[0]} Give a hub id "
+            "such as Qwen/Qwen2.5-3B-Instruct or a folder with config, weights and tokenizer."
+        ) from error
+    return model, tokenizer
+
+
+def _image_token_id(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> int:
+    token_id = tokenizer.get_vocab().get(IMAGE_TOKEN)
+    if token_id is None:
+        raise UserError(
+            f"the tokenizer of {name} lacks {IMAGE_TOKEN}. Use a Qwen2 or Qwen2.5 tokenizer, or add "
+            "ChatML's and the vision tokens to yours before training."
+        )
+    rows: int = model.get_input_embeddings().num_embeddings  # type: ignore[assignment] # an nn.Embedding's
+    if token_id >= rows:
+        raise UserError(
+            f"{IMAGE_TOKEN} is token {token_id}, but {name} has only {rows} embeddings: resize them "
+            "(model.resize_token_embeddings) before training."
+        )
+    return token_id
+
+
+def _write(parts: Parts, model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor) -> None:
+    partial = parts.output.with_name(f".{parts.output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        save_checkpoint(partial, model, processor)
+        if parts.adapter and model.config.trained_adapter:
+            shutil.copytree(parts.adapter, partial / ADAPTER_FOLDER / model.config.trained_adapter)
+        if parts.output.exists():
+            parts.output.rmdir()
+        partial.rename(parts.output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _written(
+    parts: Parts, model: QwenVqaForConditionalGeneration, vision: LoadedEncoder, adapter_line: str
+) -> list[str]:
+    """What was written, in lines for the terminal."""
+    config = model.config
+    size = sum(file.stat().st_size for file in parts.output.rglob("*"))
+    rows = [
+        (
+            "vision encoder",
+            f"{parts.vision_encoder}: {config.vision_config.image_size} px, {config.num_image_tokens} tokens an image, "
+            f"width {config.vision_config.hidden_size}",
+        ),
+        (
+            "connector",
+            f"{parts.connector or f'fresh (seed {parts.seed})'}: {config.vision_config.hidden_size} to "
+            f"{config.connector['hidden_size']} to {config.text_config.hidden_size}",
+        ),
+        (
+            "language model",
+            f"{parts.language_model}: {config.text_config.model_type}, {config.text_config.num_hidden_layers} layers, "
+            f"width {config.text_config.hidden_size}",
+        ),
+        ("adapter", adapter_line),
+    ]
+    lines = [f"wrote {parts.output} ({size / 1e9:.2f} GB)", *(f"  {name:<22s}{value}" for name, value in rows)]
+    lines += summary_lines(parts.output)
+    if vision.image_mean is None:
+        lines.append(f"note: {parts.vision_encoder} has no preprocessor file; mean and std 0.5 are assumed")
+    if vision.ignored:
+        lines.append(f"note: weights of {parts.vision_encoder} that no encoder has: {', '.join(vision.ignored[:4])}")
+    lines.append(
+        f"serve it: qwen-vqa serve {parts.output}"
+        if parts.connector
+        else f"train it: qwen-vqa train {parts.output} --data train.jsonl -o runs/mine"
+    )
+    return lines
+
+
+def _merged_line(folder: Path, merged: Merged) -> str:
+    dtype = str(merged.model.dtype).removeprefix("torch.")
+    line = f"{folder} (rank {merged.adapter.rank}, alpha {merged.adapter.alpha:g}) merged into the language model"
+    if merged.lost:
+        line += f"; rounding to {dtype} moved the weights by {merged.lost:.1%} of what it changes"
+    return line
+
+
+def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The flags of `qwen-vqa assemble`."""
+    add = parser.add_argument
+    add("--vision-encoder", required=True, metavar="ID_OR_PATH", help="a ViT: hub id or folder")
+    add("--language-model", required=True, metavar="ID_OR_PATH", help="a causal language model: hub id or folder")
+    add(
+        "--connector",
+        type=Path,
+        metavar="FILE",
+        help="final_connector.pth, mm_projector.bin, ... (default: a fresh one)",
+    )
+    add("--adapter", type=Path, metavar="DIR", help="PEFT LoRA folder of the language model")
+    add(
+        "--merge-adapter",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="merge the adapter into the language model's weights, so that the checkpoint's name answers as trained; "
+        "with --no-merge-adapter it is served beside the base model, by its own name (default: merge)",
+    )
+    add(
+        "--adapter-name",
+        metavar="NAME",
+        help="with --no-merge-adapter: the adapter's model name when served (default: the folder's name)",
+    )
+    add(
+        "--like",
+        choices=list(LIKENESSES),
+        help="prompt, picture fit and decoding of the original project's train.py (original) or app.py (original-app); "
+        "the three flags below change single ones",
+    )
+    add(
+        "--image-position",
+        choices=get_args(ImagePosition),
+        help="where training put images: inline where the user put them, or prefix before the system turn, as the "
+        "original does (default: inline)",
+    )
+    add("--system-prompt", help=f"of conversations without one; '' for none (default: {QWEN_SYSTEM_PROMPT!r})")
+    add(
+        "--fit",
+        choices=get_args(Fit),
+        help="how training made pictures square: pad scales the longest side and pads with black, squash scales both "
+        "sides (default: pad)",
+    )
+    add("--dtype", default="auto", choices=["auto", *DTYPES], help="of all weights (default: each part keeps its own)")
+    add("--seed", type=int, default=0, help="of a fresh connector (default: %(default)s)")
+    add("-o", "--output", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """`qwen-vqa assemble`."""
+    fields = {name: getattr(args, name) for name in Parts.__dataclass_fields__}
+    print("\n".join(assemble(Parts(**fields))))
+    return 0

@@ -1,0 +1,87 @@
+"""Samples to a batch: the prompt and the pixels as the server makes them, and the labels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.train.data.labels import IGNORED, assistant_labels
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ConversationCollator:
+    """Called with `ConversationDataset` samples, returns the model's inputs, padded on the right.
+
+    `max_length` is in tokens, image tokens included. A longer sample raises: a cut prompt would
+    train on something that is never served. With `with_sample_ids` the batch names its samples.
+    """
+
+    processor: QwenVqaProcessor
+    max_length: int = 2048
+    with_sample_ids: bool = False
+
+    def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """`input_ids`, `attention_mask`, `labels` [B, T] and, if there are images, `pixel_values` [images, 3, S, S].
+
+        A sample may carry `image_features` [images, tokens, width] of the frozen encoder in place of `images`.
+
+        Raises:
+            UserError: a sample is too long, or has an answer that the chat template does not reproduce.
+        """
+        encoded = [self._encode(sample) for sample in samples]
+        longest = max(len(ids) for ids, _ in encoded)
+        input_ids = torch.full((len(encoded), longest), self.processor.tokenizer.pad_token_id)
+        attention_mask = torch.zeros_like(input_ids)
+        labels = torch.full_like(input_ids, IGNORED)
+        for row, (ids, sample_labels) in enumerate(encoded):
+            input_ids[row, : len(ids)] = ids
+            attention_mask[row, : len(ids)] = 1
+            labels[row, : len(ids)] = sample_labels
+        batch: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        if self.with_sample_ids:
+            batch["sample_ids"] = [sample["sample_id"] for sample in samples]
+        images = [image for sample in samples for image in sample.get("images") or []]
+        features = [sample["image_features"] for sample in samples if sample.get("image_features") is not None]
+        if features:
+            batch["image_features"] = torch.cat(features)
+        elif images:
+            batch["pixel_values"] = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        return batch
+
+    def token_count(self, messages: list[dict[str, Any]], sample_id: str) -> int:
+        """How many tokens a conversation has, image tokens included.
+
+        Raises:
+            UserError: an answer that the chat template does not reproduce.
+        """
+        return len(self._tokens_and_labels(messages, sample_id)[0])
+
+    def _encode(self, sample: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, labels = self._tokens_and_labels(sample["messages"], sample.get("sample_id"))
+        if len(ids) > self.max_length:
+            raise UserError(
+                f"sample {sample.get('sample_id')} has {len(ids)} tokens, more than max_length "
+                f"{self.max_length}: shorten it or raise --max-length."
+            )
+        return ids, labels
+
+    def _tokens_and_labels(
+        self, messages: list[dict[str, Any]], sample_id: str | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        prompt = self.processor.apply_chat_template(messages, tokenize=False)
+        image_token = self.processor.image_token
+        expanded = prompt.replace(image_token, image_token * self.processor.image_processor.num_image_tokens)
+        ids = torch.tensor(self.processor.tokenizer.encode(expanded, add_special_tokens=False))
+        labels = assistant_labels(ids, self.processor.tokenizer)
+        answers = sum(message["role"] == "assistant" for message in messages)
+        starts = int(((labels[1:] != IGNORED) & (labels[:-1] == IGNORED)).sum())
+        if starts != answers:
+            raise UserError(
+                f"sample {sample_id} has {answers} answers, but {starts} were found in its prompt: "
+                "an answer may not begin with a line break."
+            )
+        return ids, labels

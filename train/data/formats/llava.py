@@ -1,0 +1,65 @@
+"""LLaVA-Instruct (Liu et al. 2023, arXiv:2304.08485): conversations of several rounds about COCO pictures.
+
+    [{"id": "000000033471", "image": "000000033471.jpg", "conversations": [
+        {"from": "human", "value": "<image>\\nWhat are the colors of the bus in the image?"},
+        {"from": "gpt", "value": "The bus in the image is white and red."}, ...]}, ...]
+
+`<image>` stands in the first human turn, before or after the question. Entries without `image` are text alone.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.train.data.formats.entries import json_entries, require
+from qwen_vqa.train.data.formats.image_folder import find_picture
+from qwen_vqa.train.data.row import EMPTY_ANSWER, Picture, Row
+from qwen_vqa.train.data.source import DataSource
+
+NAME = "llava"
+NEEDS_IMAGES = True
+EXPECTED = '{"id": ..., "image": FILE, "conversations": [{"from": "human" or "gpt", "value": TEXT}, ...]}'
+PLACEHOLDER = "<image>"
+ROLES = {"human": "user", "gpt": "assistant"}
+
+
+def rows(source: DataSource) -> Iterator[Row]:
+    """Every entry of the released JSON."""
+    if source.in_hub_form:
+        raise UserError(f"data set {NAME}: expected the released .json file; got {source.location}.")
+    for number, (place, entry) in enumerate(json_entries(source)):
+        turns = require(entry, "conversations", list, place, EXPECTED)
+        sample_id = str(entry.get("id", number))
+        images: tuple[Picture, ...] = ()
+        if entry.get("image") is not None:
+            images = (find_picture(source.images or "", require(entry, "image", str, place, EXPECTED)),)
+        messages = [_message(turn, place) for turn in turns]
+        yield Row(sample_id, messages, images, sample_id, fault=_fault(messages, len(images)))
+
+
+def _message(turn: Any, place: str) -> dict[str, Any]:
+    role = ROLES.get(require(turn, "from", str, place, EXPECTED))
+    if role is None:
+        raise UserError(f"{place}: a turn from {turn['from']!r}; expected human or gpt.")
+    text = require(turn, "value", str, place, EXPECTED)
+    if role == "assistant":
+        return {"role": role, "content": text.strip()}
+    if PLACEHOLDER not in text:
+        return {"role": role, "content": text}
+    content: list[dict[str, str]] = []
+    for number, piece in enumerate(text.split(PLACEHOLDER)):
+        if number:
+            content.append({"type": "image"})
+        if piece.strip():
+            content.append({"type": "text", "text": piece.strip()})
+    return {"role": role, "content": content}
+
+
+def _fault(messages: list[dict[str, Any]], images: int) -> str:
+    if [message["role"] for message in messages] != ["user", "assistant"] * (len(messages) // 2) or not messages:
+        return "turns not in pairs of human and gpt"
+    if not all(message["content"] for message in messages if message["role"] == "assistant"):
+        return EMPTY_ANSWER
+    parts = [part for message in messages for part in message["content"] if isinstance(part, dict)]
+    placeholders = sum(part["type"] == "image" for part in parts)
+    return "" if placeholders == images else f"{placeholders} {PLACEHOLDER} for {images} images"

@@ -1,0 +1,1 @@
+"""The two-stage recipe against the joint one, on a small example."""

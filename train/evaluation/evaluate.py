@@ -1,0 +1,173 @@
+"""`qwen-vqa evaluate`: how well a checkpoint or a server answers, and what it would score blind.
+
+qwen-vqa evaluate my-model --data textvqa=TextVQA_0.5.1_val.json,images=train_images,samples=500 -o results
+qwen-vqa evaluate --url http://localhost:8000/v1 --data vizwiz=Annotations/val.json,images=val -o results
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tqdm import tqdm
+
+from qwen_vqa.plugin.checkpoint_files import adapter_folders
+from qwen_vqa.plugin.errors import INTERRUPTED, UserError
+from qwen_vqa.train.data.formats.registry import ADAPTERS
+from qwen_vqa.train.data.source import EXAMPLES, DataSource
+from qwen_vqa.train.evaluation.checkpoint_model import CheckpointModel
+from qwen_vqa.train.evaluation.page import write_page
+from qwen_vqa.train.evaluation.questions import NONE, OTHER, OWN, Prompt, prompts, read_questions
+from qwen_vqa.train.evaluation.replies import Record, Reply
+from qwen_vqa.train.evaluation.results import Results
+from qwen_vqa.train.evaluation.scoring import Scored
+from qwen_vqa.train.evaluation.server_model import ServerModel
+from qwen_vqa.train.model.compute_device import add_device_flag
+
+BASELINES = {"no-picture": NONE, "other-picture": OTHER}
+RESULTS_FILE, PAGE_FILE = "results.json", "wrong_answers.html"
+
+
+class Model(Protocol):
+    """What can be asked: a checkpoint or a server."""
+
+    def ask(self, prompts: Sequence[Prompt], record: Record) -> None: ...
+
+
+def evaluate(
+    model: Model, asked: Sequence[Prompt], results: Results, show: Callable[[Reply], None] = lambda reply: None
+) -> None:
+    """Ask everything; the replies go into `results`, also when it is cut short by Ctrl-C or a server that fails."""
+
+    def record(reply: Reply) -> None:
+        results.replies.append(reply)
+        show(reply)
+
+    try:
+        model.ask(asked, record)
+    except KeyboardInterrupt:
+        results.stopped = "interrupted"
+    except UserError as error:
+        results.stopped = str(error)
+
+
+def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The flags of `qwen-vqa evaluate`."""
+    add = parser.add_argument
+    add("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT", help="checkpoint folder, asked in plain PyTorch")
+    add("--url", help="a running server in its place, with /v1")
+    add("--model", metavar="NAME", help="adapter of the checkpoint, or name on the server (default: base, or first)")
+    add("--api-key", help="of the server (default: $OPENAI_API_KEY)")
+    add(
+        "--data",
+        required=True,
+        action="append",
+        metavar="NAME=LOCATION[,images=DIR][,split=S][,samples=N]",
+        help=f"a data set, known are {', '.join(ADAPTERS)}; may be repeated. For example: {'; '.join(EXAMPLES)}",
+    )
+    add("-o", "--output", required=True, type=Path, metavar="DIR", help=f"for {RESULTS_FILE} and {PAGE_FILE}")
+    add(
+        "--baseline",
+        nargs="*",
+        choices=list(BASELINES),
+        default=list(BASELINES),
+        help="ask everything blind, too; none with no value (default: %(default)s)",
+    )
+    add("--max-tokens", type=int, default=64, help="of an answer (default: %(default)s)")
+    add("--concurrency", type=int, default=16, help="requests to a server at once (default: %(default)s)")
+    add("--timeout", type=float, default=300, help="seconds for a request to a server (default: %(default)s)")
+    add("--batch-size", type=int, default=16, help="prompts to a checkpoint at once (default: %(default)s)")
+    add(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        default="auto",
+        help="of the checkpoint (default: as stored)",
+    )
+    add_device_flag(parser, "a checkpoint computes")
+    add("--seed", type=int, default=0, help="of drawn samples and other pictures (default: %(default)s)")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask, score, and write; 0 when everything was answered, 1 when something failed."""
+    _check(args)
+    sources = [DataSource.parse(text) for text in args.data]
+    questions, left_out = read_questions(sources, args.seed)
+    asked = prompts(questions, [OWN, *(BASELINES[name] for name in args.baseline)], args.seed)
+    args.output.mkdir(parents=True, exist_ok=True)
+    model, name = _model(args)
+    print(f"asking {name}: {len(questions):,} questions, {len(asked):,} prompts")
+    about = {
+        "model": name,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "data": args.data,
+        "seed": args.seed,
+        "max_tokens": args.max_tokens,
+        "versions": {package: version(package) for package in ("qwen-vqa", "torch", "transformers")},
+    }
+    results = Results(about, len(asked), left_out)
+    with tqdm(total=len(asked), desc="asking", unit="prompt", smoothing=0.05) as bar:
+        evaluate(model, asked, results, _Display(bar))
+    results.write(args.output / RESULTS_FILE)
+    write_page(results, args.output / PAGE_FILE, args.seed)
+    print(results.table())
+    print(f"wrote {args.output / RESULTS_FILE} and {args.output / PAGE_FILE}")
+    return _conclude(results)
+
+
+class _Display:
+    """Accuracy and failures so far, beside the bar and its ETA."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar, self.right, self.answered, self.failed = bar, 0.0, 0, 0
+
+    def __call__(self, reply: Reply) -> None:
+        if reply.fault:
+            self.failed += 1
+        elif reply.prompt.condition == OWN:
+            self.answered += 1
+            self.right += Scored.of(reply).accuracy
+        accuracy = f"{self.right / self.answered:.1%}" if self.answered else "-"
+        self.bar.set_postfix(accuracy=accuracy, failed=self.failed, refresh=False)
+        self.bar.update()
+
+
+def _check(args: argparse.Namespace) -> None:
+    if (args.checkpoint is None) == (args.url is None):
+        raise UserError("give a checkpoint folder or --url of a server: one of them.")
+    for name in ("max_tokens", "concurrency", "timeout", "batch_size"):
+        if getattr(args, name) <= 0:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be greater than 0.")
+    if args.output.exists() and not args.output.is_dir():
+        raise UserError(f"-o {args.output} is a file; give a folder.")
+
+
+def _model(args: argparse.Namespace) -> tuple[Model, str]:
+    if args.url is not None:
+        server = ServerModel.find(
+            args.url.rstrip("/"),
+            args.model,
+            args.api_key or os.environ.get("OPENAI_API_KEY") or "none",
+            max_tokens=args.max_tokens,
+            concurrency=args.concurrency,
+            timeout=args.timeout,
+        )
+        return server, f"{server.name} at {server.url}"
+    dtype = args.dtype if args.dtype == "auto" else getattr(torch, args.dtype)
+    checkpoint = CheckpointModel.load(args.checkpoint, args.model, dtype, args.max_tokens, args.batch_size, args.device)
+    others = [name for name in adapter_folders(args.checkpoint) if name != args.model]
+    if others:
+        print(f"adapters that are not in use: {', '.join(others)} (--model chooses one)")
+    dtype_name = str(checkpoint.model.dtype).removeprefix("torch.")
+    return checkpoint, f"{args.checkpoint} ({args.model or 'base model'}, {dtype_name}, {checkpoint.model.device.type})"
+
+
+def _conclude(results: Results) -> int:
+    if results.stopped:
+        print(f"STOPPED after {len(results.replies):,} of {results.asked:,} prompts: {results.stopped}")
+        return INTERRUPTED if results.stopped == "interrupted" else 1
+    return 1 if results.failed else 0

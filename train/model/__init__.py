@@ -1,0 +1,1 @@
+"""The reference model in plain PyTorch: its parts, and its checkpoint folder."""

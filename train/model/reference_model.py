@@ -1,0 +1,201 @@
+"""The reference: the served model in plain PyTorch, for training, for transformers and as the proof's other side."""
+
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.registration import register_for_transformers
+from qwen_vqa.train.data.labels import IGNORED
+from qwen_vqa.train.model.reference_encoder import VisionEncoder
+
+LOGITS_AT_ONCE = 256  # positions
+
+
+class Connector(nn.Module):
+    """Linear, exact GELU, Linear: from the encoder's width to the language model's (LLaVA-1.5, arXiv:2310.03744)."""
+
+    def __init__(self, config: QwenVqaConfig) -> None:
+        super().__init__()
+        width = config.connector["hidden_size"]
+        self.linear_1 = nn.Linear(config.vision_config.hidden_size, width)
+        self.linear_2 = nn.Linear(width, config.text_config.hidden_size)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features [..., vision width] to [..., text width]."""
+        return self.linear_2(nn.functional.gelu(self.linear_1(features)))
+
+
+class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """A vision encoder and a connector whose outputs stand in for the embeddings of `<|image_pad|>` tokens."""
+
+    config: QwenVqaConfig
+    config_class = QwenVqaConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["EncoderLayer"]  # noqa: RUF012 - transformers reads a plain class list
+    # A tied output layer is not in the checkpoint; an untied one is (config.tie_word_embeddings says which).
+    _tied_weights_keys = {  # noqa: RUF012 - transformers reads a plain class dict
+        "language_model.lm_head.weight": "language_model.model.embed_tokens.weight"
+    }
+
+    def __init__(self, config: QwenVqaConfig) -> None:
+        super().__init__(config)
+        if config.vision_in_float32:
+            self._keep_in_fp32_modules_strict = ["vision_encoder", "connector"]  # transformers reads it while it loads
+        self.vision_encoder = VisionEncoder(config.vision_config)  # type: ignore[arg-type] # a ViT's, as it has checked
+        self.connector = Connector(config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.post_init()
+
+    if TYPE_CHECKING:  # transformers decorates its own so that a type checker cannot call them
+
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...  # type: ignore[override]
+
+        def generate(self, *args: Any, **kwargs: Any) -> torch.Tensor: ...  # type: ignore[override]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, VisionEncoder):
+            for embedding in (module.class_embedding, module.position_embedding):
+                nn.init.trunc_normal_(embedding, std=self.config.vision_config.initializer_range)
+        else:
+            super()._init_weights(module)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The language model's float type, which is the checkpoint's; the vision side may have another."""
+        return self.get_input_embeddings().weight.dtype  # type: ignore[return-value] # an nn.Embedding's
+
+    def to_float_type(self, dtype: torch.dtype) -> None:
+        """Hold the language model in a float type, and the vision side in it or in float32, as the config says."""
+        self.language_model.to(dtype)
+        vision_dtype = torch.float32 if self.config.vision_in_float32 else dtype
+        self.vision_encoder.to(vision_dtype)
+        self.connector.to(vision_dtype)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding of the language model."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embedding of the language model."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The output layer of the language model."""
+        return self.language_model.get_output_embeddings()
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Pixels [images, 3, size, size] to what the connector takes: [images, tokens, vision width].
+
+        No graph is kept for a frozen encoder.
+        """
+        trainable = any(parameter.requires_grad for parameter in self.vision_encoder.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trainable):
+            return self.vision_encoder(pixel_values.to(self.vision_encoder.patch_embedding.weight.dtype))
+
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Token ids [B, T] and images in reading order to embeddings [B, T, text width].
+
+        Raises:
+            ValueError: placeholders and image features differ in number.
+        """
+        embeddings = self.get_input_embeddings()(input_ids)
+        if image_features is None and pixel_values is not None:
+            image_features = self.get_image_features(pixel_values)
+        is_image = input_ids == self.config.image_token_id
+        if image_features is None:
+            if is_image.any():
+                raise ValueError(f"{int(is_image.sum())} image tokens in the prompt, but no image was given.")
+            if self.training and torch.is_grad_enabled():
+                # A batch of text alone still has a gradient for every trained weight, if it is 0: the backward pass
+                # needs one when the connector is all that learns, and so do processes that share their gradients.
+                nothing = embeddings.new_zeros(1, self.connector.linear_1.in_features)
+                unused = self.connector(nothing.to(self.connector.linear_1.weight.dtype))
+                embeddings = embeddings + 0 * unused.sum().to(embeddings.dtype)
+            return embeddings
+        connected = self.connector(image_features.to(self.connector.linear_1.weight.dtype)).flatten(0, 1)
+        if len(connected) != int(is_image.sum()):
+            raise ValueError(
+                f"{int(is_image.sum())} image tokens in the prompt for {len(connected)} image features "
+                f"({self.config.num_image_tokens} an image)."
+            )
+        return embeddings.masked_scatter(is_image.unsqueeze(-1), connected.to(embeddings.dtype))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits [B, T, vocabulary]; where `labels` [B, T] are given (-100: not counted) the loss, and no logits.
+
+        Images are given as `pixel_values` [images, 3, size, size], or as the frozen encoder's cached
+        `image_features` [images, tokens, vision width], in the order of their placeholders.
+        """
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("forward needs input_ids or inputs_embeds.")
+            cache = kwargs.get("past_key_values")
+            if cache is not None and cache.get_seq_length():
+                # The images came with the prompt. An image token in an answer is a token like any other, as in vLLM.
+                inputs_embeds = self.get_input_embeddings()(input_ids)
+            else:
+                inputs_embeds = self.embed(input_ids, pixel_values, image_features)
+        inputs = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, **kwargs}
+        if labels is None:
+            return self.language_model(**inputs)
+        return CausalLMOutputWithPast(loss=self._loss(labels, **inputs))
+
+    def _loss(self, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None, **inputs: Any) -> Any:
+        """The language model's own loss of `labels` [B, T], with logits of few of the counted positions at a time.
+
+        Logits [B, T, 151936] and their gradients in float32 would need more memory than the model.
+        """
+        inputs.setdefault("use_cache", False)
+        hidden = self.language_model.get_decoder()(**inputs).last_hidden_state[:, :-1]  # [B, T - 1, text width]
+        shifted = labels[:, 1:].to(hidden.device)
+        counted = shifted != IGNORED
+        hidden, targets = hidden[counted], shifted[counted]
+        total = len(targets) if num_items_in_batch is None else num_items_in_batch
+        parts = zip(hidden.split(LOGITS_AT_ONCE), targets.split(LOGITS_AT_ONCE), strict=True)
+        return sum(checkpoint(self._part_of_loss, *part, total, use_reentrant=False) for part in parts)
+
+    def _part_of_loss(self, hidden: torch.Tensor, targets: torch.Tensor, total: torch.Tensor | int) -> torch.Tensor:
+        """Of hidden states [N, text width] and the tokens that follow them [N]: the sum, divided by `total`."""
+        return self.language_model.loss_function(
+            self.get_output_embeddings()(hidden),
+            labels=None,
+            vocab_size=self.config.text_config.vocab_size,
+            num_items_in_batch=total,
+            shift_labels=targets,
+        )
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The images enter with the prompt; later steps find them in the cache."""
+        images = {name: kwargs.pop(name, None) for name in ("pixel_values", "image_features")}
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc] # transformers' self type
+        if kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True):
+            inputs |= images
+        return inputs
+
+
+def register_model() -> None:
+    """`AutoModelForImageTextToText.from_pretrained(CHECKPOINT)` works from here on."""
+    register_for_transformers()
+    AutoModelForImageTextToText.register(QwenVqaConfig, QwenVqaForConditionalGeneration, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Is the served model the trained one? If not, what differs first."""
