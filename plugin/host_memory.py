@@ -1,7 +1,10 @@
-"""Memory that this process no longer uses, given back to the system."""
+"""Memory of this machine: what is free, and what this process no longer uses, given back."""
 
 import ctypes
 import gc
+from importlib.util import find_spec
+
+import psutil
 
 
 def release_free_memory() -> None:
@@ -15,3 +18,13 @@ def trim_heap() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def available_memory() -> int:
+    """Free bytes of this machine, or what its container may use at most, which vLLM knows where it is installed."""
+    available = psutil.virtual_memory().available
+    if find_spec("vllm") is None:
+        return available
+    from vllm.utils.cpu_resource_utils import get_cgroup_memory_limit
+
+    return min(available, get_cgroup_memory_limit() or available)

@@ -11,11 +11,13 @@ import psutil
 import torch
 from transformers import AutoConfig
 
+from qwen_vqa.plugin.checkpoint_memory import DTYPE_BYTES, checkpoint_dtype, weight_bytes
 from qwen_vqa.plugin.cpu.output_layout import PACKED
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.cpu.cpu_memory import DTYPE_BYTES, OVERHEAD, available_memory, output_layer_bytes, weight_bytes
+from qwen_vqa.plugin.host_memory import available_memory
+from qwen_vqa.serving.cpu.cpu_memory import OVERHEAD, output_layer_bytes
 from qwen_vqa.serving.cpu.float_type import choose_float_type
-from qwen_vqa.serving.startup.checks import checked_checkpoint, checkpoint_dtype
+from qwen_vqa.serving.startup.checks import checked_checkpoint
 from qwen_vqa.train.model.compute_device import CPU, GIB, device_with_room
 
 # Activations of a batch and a few layers' weights in float32, beside a model.

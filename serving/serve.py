@@ -29,7 +29,7 @@ from qwen_vqa.serving.startup.serve_help import HELP
 from qwen_vqa.serving.startup.tool_calls import STRICT_LEVEL, complete_tool_calls
 
 if TYPE_CHECKING:
-    from qwen_vqa.serving.process.server_process import ToSupervisor
+    from qwen_vqa.serving.process.supervisor_link import ToSupervisor
     from qwen_vqa.serving.startup.checks import CheckedCheckpoint
     from qwen_vqa.serving.vllm_server_api import FlexibleArgumentParser
 

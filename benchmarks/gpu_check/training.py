@@ -1,4 +1,4 @@
-"""Training steps by the project's trainer: speed, and peak memory beside what train/training_memory.py predicts."""
+"""Training steps by the project's trainer: speed, and peak memory beside what train/memory predicts."""
 
 import time
 from typing import Any
@@ -14,11 +14,11 @@ from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
 from qwen_vqa.serving import DEMO_CHECKPOINT
 from qwen_vqa.train.data.collator import ConversationCollator
+from qwen_vqa.train.memory.memory_check import batch_of
+from qwen_vqa.train.memory.memory_estimate import GIB, memory_of
 from qwen_vqa.train.model.reference_checkpoint import load_processor, save_checkpoint
 from qwen_vqa.train.trainer import QwenVqaTrainer, load_for_training, training_arguments
 from qwen_vqa.train.training_config import TrainingConfig
-from qwen_vqa.train.training_memory import GIB, memory_of
-from qwen_vqa.train.training_memory_check import batch_of
 
 TINY = Shape(256, 2, 4, 2, 512)
 SPARE = GIB  # what CUDA, the allocator's gaps and the encoder take beside what is counted; train/README.md says so

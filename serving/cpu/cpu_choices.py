@@ -6,24 +6,18 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from qwen_vqa.plugin.checkpoint_memory import DTYPE_BYTES, GIB, checkpoint_dtype, kv_bytes_per_token
 from qwen_vqa.plugin.cpu.output_layout import FEW, LEAST_TABLE_BYTES, MIXED, OUTPUT_LAYERS, PACKED, SETTING, SHARED
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.adapters.adapter_slots import slot_bytes
 from qwen_vqa.serving.cpu.compile_cache import choose_compile_cache
-from qwen_vqa.serving.cpu.cpu_memory import (
-    DTYPE_BYTES,
-    GIB,
-    free_beside_weights,
-    kv_bytes_per_token,
-    kv_cache_bytes,
-    output_layer_bytes,
-)
+from qwen_vqa.serving.cpu.cpu_memory import free_beside_weights, kv_cache_bytes, output_layer_bytes
 from qwen_vqa.serving.cpu.engine_process import METHOD, may_copy
 from qwen_vqa.serving.cpu.float_type import choose_float_type
 from qwen_vqa.serving.cpu.linear_layers import add_linear_layers_flag, choose_linear_layers
 from qwen_vqa.serving.cpu.threads import Machine, choose_threads
 from qwen_vqa.serving.process.engine import ONE_PROCESS
-from qwen_vqa.serving.startup.checks import CheckedCheckpoint, checkpoint_dtype
+from qwen_vqa.serving.startup.checks import CheckedCheckpoint
 
 KV_CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 # Only whole blocks of a prompt are found again: with vLLM's 128 on a CPU, a second question about the same picture

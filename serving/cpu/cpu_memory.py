@@ -1,19 +1,12 @@
-"""Memory on a CPU: what the weights take, and how large a KV cache is to be asked for."""
+"""Memory on a CPU: what is free beside the weights, and how large a KV cache is to be asked for."""
 
-import json
-import math
-from pathlib import Path
-
-import psutil
-from safetensors import safe_open
-
-from qwen_vqa.plugin.config import VISION_WEIGHTS, QwenVqaConfig
+from qwen_vqa.plugin.checkpoint_memory import DTYPE_BYTES, GIB, kv_bytes_per_token, weight_bytes
+from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.cpu.output_layout import SHARED
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.host_memory import available_memory
 from qwen_vqa.serving.startup.checks import CheckedCheckpoint
 
-GIB = 2**30
-DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2, "auto": 2}
 # The server's processes, two on a CPU or three; the rest is room for activations.
 OVERHEAD = 2 * GIB
 # A cache for so many prompts of full length, but of long ones no more than so many tokens: vLLM writes to all of it
@@ -21,29 +14,6 @@ OVERHEAD = 2 * GIB
 PROMPTS = 32
 TOKENS = 2**17
 LONG_PROMPTS = 4
-# Bytes of a number in a safetensors file. Those that are not here are served as they are stored, in a byte or less.
-FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-INTEGER_BYTES = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
-
-
-def weight_bytes(folder: Path, dtype: str) -> int:
-    """What the checkpoint's weights take when floats are held in `dtype`; "auto": as they are stored.
-
-    The vision side stays in float32 where config.json says so.
-    """
-    total = 0
-    config = folder / "config.json"
-    in_float32 = VISION_WEIGHTS if config.is_file() and json.loads(config.read_text()).get("vision_in_float32") else ()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                part = tensors.get_slice(name)
-                stored = part.get_dtype()
-                size = FLOAT_BYTES.get(stored) or INTEGER_BYTES.get(stored, 1)
-                if stored in FLOAT_BYTES and dtype != "auto":
-                    size = DTYPE_BYTES["float32" if name.startswith(in_float32) else dtype]
-                total += size * math.prod(part.get_shape())
-    return total
 
 
 def kv_cache_bytes(
@@ -107,24 +77,8 @@ def output_layer_bytes(config: QwenVqaConfig, stored: str, output_layer: str) ->
     return text.vocab_size * text.hidden_size * DTYPE_BYTES.get(stored, 4)
 
 
-def available_memory() -> int:
-    """Free bytes of this machine, or what its container may use at most."""
-    from qwen_vqa.serving.vllm_server_api import get_cgroup_memory_limit
-
-    available = psutil.virtual_memory().available
-    return min(available, get_cgroup_memory_limit() or available)
-
-
 def node_memory() -> int:
     """Free bytes, as vLLM counts them before it takes the KV cache: of the NUMA node where its first thread runs."""
     from qwen_vqa.serving.vllm_server_api import get_allowed_cpu_list, get_memory_node_info
 
     return get_memory_node_info(get_allowed_cpu_list()[0].numa_node).available_memory
-
-
-def kv_bytes_per_token(config: QwenVqaConfig, dtype: str) -> int:
-    """Keys and values of all layers, for one token."""
-    text = config.text_config
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    return 2 * text.num_hidden_layers * heads * head_size * DTYPE_BYTES[dtype]

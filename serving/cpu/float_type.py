@@ -6,8 +6,9 @@ Left to itself, vLLM's `--dtype auto` casts a float32 checkpoint down to 16 bits
 from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping
 
+from qwen_vqa.plugin.checkpoint_memory import checkpoint_dtype
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.startup.checks import CheckedCheckpoint, checkpoint_dtype
+from qwen_vqa.serving.startup.checks import CheckedCheckpoint
 
 ALIASES = {"float": "float32", "half": "float16"}
 # Of x86: what multiplies numbers of a type as they are. Without it each product converts them first, and prefill takes

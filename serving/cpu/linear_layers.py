@@ -7,11 +7,11 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from qwen_vqa.plugin.checkpoint_memory import GIB, checkpoint_dtype
 from qwen_vqa.plugin.cpu.linear_layout import LEAST_MATRIX_BYTES, LINEAR_LAYERS, MIXED, PACKED, SETTING
 from qwen_vqa.plugin.cpu.output_layout import FEW
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.cpu.cpu_memory import GIB
-from qwen_vqa.serving.startup.checks import CheckedCheckpoint, checkpoint_dtype
+from qwen_vqa.serving.startup.checks import CheckedCheckpoint
 
 FLAG = "--linear-layers"
 HALVES = {"bfloat16": "BF16", "float16": "F16"}

@@ -1,13 +1,9 @@
 """What `serve` looks at before it starts anything heavy, so that what is wrong is said plainly and at once."""
 
-import json
-import math
-from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from safetensors import safe_open
 from transformers import AutoConfig
 
 from qwen_vqa.plugin.checkpoint_files import adapter_folders, check_checkpoint
@@ -21,8 +17,6 @@ from qwen_vqa.plugin.quantization import (
     why_not_served_here,
 )
 from qwen_vqa.plugin.registration import VLLM_MODEL, register_all
-
-_FLOAT_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -92,22 +86,3 @@ def register_imported_model() -> None:
     """The model's class in place of its name, for which vLLM starts a process on the first start to look at it."""
     module, name = VLLM_MODEL.split(":")
     import_module("vllm").ModelRegistry.register_model(ARCHITECTURE, getattr(import_module(module), name))
-
-
-def checkpoint_dtype(folder: Path) -> str:
-    """The checkpoint's float type: what config.json names, or else the language model's weights have."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    named = config.get("dtype") or config.get("torch_dtype")
-    return str(named).removeprefix("torch.") if named else _stored_float_type(folder)
-
-
-def _stored_float_type(folder: Path) -> str:
-    """The float type that most of the language model's numbers are stored in."""
-    counts: Counter[str] = Counter()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - safe_open is no mapping
-                part = tensors.get_slice(name)
-                if name.startswith("language_model.") and part.get_dtype() in _FLOAT_TYPES:
-                    counts[_FLOAT_TYPES[part.get_dtype()]] += math.prod(part.get_shape())
-    return counts.most_common(1)[0][0] if counts else "bfloat16"

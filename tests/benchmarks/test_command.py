@@ -30,7 +30,7 @@ def test_else_the_status_is_mains(status: int | None) -> None:
 
 
 def test_ctrl_c_is_no_traceback_and_stops_what_was_started(tiny_checkpoint: Path) -> None:
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "settings.py"), str(tiny_checkpoint)]
+    command = [sys.executable, str(REPOSITORY / "benchmarks" / "comparison" / "settings.py"), str(tiny_checkpoint)]
     settings = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert settings.stderr is not None
     assert any("checking the checkpoint" in line for line in settings.stderr)  # its server has begun

@@ -11,10 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import Qwen2Config, ViTConfig
 
 from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.train.memory.memory_estimate import memory_of
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.trainer import prepare_model
 from qwen_vqa.train.training_config import TrainingConfig
-from qwen_vqa.train.training_memory import memory_of
 
 IMAGE_TOKEN = 1
 

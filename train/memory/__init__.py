@@ -1,0 +1,1 @@
+"""How much GPU memory training takes: the arithmetic, and a check of it by measuring."""
