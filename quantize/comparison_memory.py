@@ -1,32 +1,20 @@
-"""Memory for a report: what comparing answers takes, and what servers take, before either starts."""
+"""Memory for comparing two checkpoints' answers, looked at before either is loaded."""
 
 import gc
 import resource
 import sys
-from argparse import Namespace
-from importlib.util import find_spec
 from pathlib import Path
 
-import psutil
 import torch
 from transformers import AutoConfig
 
 from qwen_vqa.plugin.checkpoint_memory import DTYPE_BYTES, checkpoint_dtype, weight_bytes
-from qwen_vqa.plugin.cpu.output_layout import PACKED
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.host_memory import available_memory
-from qwen_vqa.serving.cpu.cpu_memory import OVERHEAD, output_layer_bytes
-from qwen_vqa.serving.cpu.float_type import choose_float_type
-from qwen_vqa.serving.startup.checks import checked_checkpoint
 from qwen_vqa.train.model.compute_device import CPU, GIB, device_with_room
 
 # Activations of a batch and a few layers' weights in float32, beside a model.
 ROOM = GIB
-
-
-def free_bytes() -> int:
-    """Of this machine, or of its container."""
-    return available_memory() if find_spec("vllm") else psutil.virtual_memory().available
 
 
 def comparison_device(original: Path, asked: str) -> torch.device:
@@ -44,7 +32,7 @@ def comparison_dtype(original: Path, device: torch.device = CPU) -> torch.dtype:
     Raises:
         UserError: not even that fits.
     """
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     stored = checkpoint_dtype(original)
     for name in ("float32", stored):
         needed = comparison_bytes(original, name)
@@ -75,25 +63,3 @@ def most_memory_bytes() -> int:
     """What this process has held at most since it started, by getrusage."""
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kib if sys.platform == "darwin" else 1024 * kib
-
-
-def served_dtype(folder: Path, dtype: str, kv_cache: int) -> str:
-    """The float type that `serve` chooses on a CPU when nothing stands beside it."""
-
-    def fits(name: str) -> int:
-        if server_bytes(folder, name, kv_cache) > free_bytes():
-            raise UserError(f"no memory for {name}")
-        return kv_cache
-
-    chosen = Namespace(dtype=dtype, quantization=None)
-    choose_float_type(chosen, checked_checkpoint(folder), torch.cpu.get_capabilities(), fits)
-    return chosen.dtype
-
-
-def server_bytes(folder: Path, dtype: str, kv_cache: int) -> int:
-    """What a server of a checkpoint takes on a CPU, its cache of `kv_cache` bytes included."""
-    checkpoint = checked_checkpoint(folder)
-    packed = 0
-    if checkpoint.scheme is None or not checkpoint.scheme.in_4_bits:  # whose output layer is shared
-        packed = output_layer_bytes(checkpoint.config, checkpoint_dtype(folder), PACKED)
-    return weight_bytes(folder, dtype) + packed + kv_cache + OVERHEAD

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from PIL import Image
 
 from qwen_vqa.train.data.collator import Sample
-from qwen_vqa.train.demo.demo_evaluation import Case, adapter_cases, cases
 from qwen_vqa.train.drawn.conversations import make_conversation, messages_of
 from qwen_vqa.train.drawn.drawing import draw
+from qwen_vqa.train.drawn.held_out import Case, adapter_cases, cases
 from qwen_vqa.train.drawn.scenes import Scene, make_scene
 
 # Pictures that neither the demo's training nor its evaluation draws.

@@ -21,9 +21,9 @@ from qwen_vqa.quantize.calibration import calibrate
 from qwen_vqa.quantize.comparison_memory import most_memory_bytes
 from qwen_vqa.quantize.demo_samples import DemoSamples
 from qwen_vqa.quantize.layers import Selection
-from qwen_vqa.quantize.options import GIB, Options, calibration_device, check, check_writable
+from qwen_vqa.quantize.options import GIB, Options, calibration_device, check
 from qwen_vqa.quantize.quantised_checkpoint import write_quantised
-from qwen_vqa.quantize.sample_sources import demo_checkpoint, samples_of
+from qwen_vqa.quantize.sample_sources import samples_of
 from qwen_vqa.quantize.samples import UserSamples, longest_sample
 from qwen_vqa.quantize.schemes.int4 import Int4
 from qwen_vqa.quantize.schemes.scheme import Scheme, Tensors
@@ -41,32 +41,6 @@ examples:
   qwen-vqa quantize my-model --scheme int4 --data train.jsonl -o my-model-int4
   qwen-vqa quantize report my-model my-model-int8 --data train.jsonl
 """
-
-
-def main(argv: list[str]) -> int:
-    """`qwen-vqa quantize`, and `qwen-vqa quantize report`.
-
-    Raises:
-        UserError: the job cannot be done, said before any long work.
-    """
-    if argv[:1] == ["report"]:
-        from qwen_vqa.benchmarks.quantisation.report import main as report
-
-        return report(argv[1:])
-    args = vars(parser().parse_args(argv))
-    wants_report = args.pop("report")
-    options = Options(**{**args, "source": args["source"] or demo_checkpoint()})
-    if not wants_report:
-        quantise(options)
-        return 0
-    from qwen_vqa.benchmarks.quantisation.report import main as report
-    from qwen_vqa.benchmarks.quantisation.report_inputs import check_speed, default_folder
-
-    check_speed(FACTS[options.scheme])
-    check_writable(default_folder(options.output))
-    quantise(options)
-    data = ["--data", options.data] if options.data else []
-    return report([str(options.source), str(options.output), "--device", options.device, *data])
 
 
 def parser() -> argparse.ArgumentParser:

@@ -51,7 +51,7 @@ JOBS = {
         "qwen-vqa evaluate --url http://localhost:8000/v1 --data vizwiz=Annotations/val.json,images=val -o results",
     ),
     "quantize": Job(
-        "qwen_vqa.quantize.quantize",
+        "qwen_vqa.benchmarks.quantisation.quantize_command",
         "turn a checkpoint into 8 or 4 bits, and measure what that costs",
         "qwen-vqa quantize my-model --scheme int8 -o my-model-int8",
         passes_flags_on=True,

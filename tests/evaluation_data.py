@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from qwen_vqa.train.demo.demo_evaluation import cases
 from qwen_vqa.train.drawn.conversations import messages_of
 from qwen_vqa.train.drawn.drawing import draw
+from qwen_vqa.train.drawn.held_out import cases
 
 
 def write_questions(folder: Path, number: int, skills: tuple[str, ...] = ("colour", "count", "unanswerable")) -> str:

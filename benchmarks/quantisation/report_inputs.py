@@ -20,7 +20,7 @@ from qwen_vqa.quantize.options import check_not_quantised, check_writable
 from qwen_vqa.quantize.sample_sources import samples_of
 from qwen_vqa.quantize.samples import longest_sample
 from qwen_vqa.train.data.collator import Sample
-from qwen_vqa.train.demo.demo_evaluation import SKILLS
+from qwen_vqa.train.drawn.held_out import SKILLS
 from qwen_vqa.train.model.compute_device import chosen_device
 from qwen_vqa.train.model.reference_checkpoint import load_processor
 

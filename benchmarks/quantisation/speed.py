@@ -24,8 +24,10 @@ from qwen_vqa.benchmarks.load_generator.measurement_points import Plan, run_cell
 from qwen_vqa.benchmarks.load_generator.server_probe import probe
 from qwen_vqa.benchmarks.load_generator.streaming_client import Target
 from qwen_vqa.benchmarks.load_generator.workload import WorkloadSpec
+from qwen_vqa.benchmarks.quantisation.server_memory import served_dtype, server_bytes
+from qwen_vqa.plugin.checkpoint_memory import GIB
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.quantize.comparison_memory import GIB, free_bytes, served_dtype, server_bytes
+from qwen_vqa.plugin.host_memory import available_memory
 from qwen_vqa.train.evaluation.questions import Prompt
 from qwen_vqa.train.evaluation.replies import Reply
 from qwen_vqa.train.evaluation.served import ask_server
@@ -143,7 +145,7 @@ def servable(sides: list[Side]) -> tuple[list[Side], bool]:
         if len(sides) > 1:
             print("servers are measured one after the other: each claims the GPU", flush=True)
         return sides, len(sides) == 1
-    free = free_bytes()
+    free = available_memory()
     sides = [replace(side, dtype=served_dtype(side.folder, side.dtype, KV_CACHE_BYTES)) for side in sides]
     needed = [server_bytes(side.folder, side.dtype, KV_CACHE_BYTES) for side in sides]
     for side, size in zip(sides, needed, strict=True):

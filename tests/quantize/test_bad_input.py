@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from transformers import GPT2Config
 
+from qwen_vqa.benchmarks.quantisation.quantize_command import main
 from qwen_vqa.benchmarks.quantisation.report import main as report
 from qwen_vqa.plugin import quantization
 from qwen_vqa.plugin.cpu.kernel_support import int8_products_are_right, multiplies_4_bit_weights
@@ -20,7 +21,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import BITSANDBYTES, FACTS, RECORD_FILE, scheme_of
 from qwen_vqa.quantize.layers import select_layers, tensor_sizes
 from qwen_vqa.quantize.options import CALIBRATION_OVERHEAD, Options, calibration_bytes, check_memory
-from qwen_vqa.quantize.quantize import main, quantise
+from qwen_vqa.quantize.quantize import quantise
 from qwen_vqa.serving.startup.checks import checked_checkpoint
 from qwen_vqa.serving.startup.quantised_check import adapter_note, check_quantised
 from qwen_vqa.train.model.reference_checkpoint import load_processor, save_checkpoint

@@ -15,6 +15,7 @@ import torch
 
 from qwen_vqa.benchmarks.quantisation import report, speed
 from qwen_vqa.benchmarks.quantisation.served_accuracy import prompts_of, served_accuracy, served_label
+from qwen_vqa.benchmarks.quantisation.server_memory import server_bytes
 from qwen_vqa.benchmarks.quantisation.speed import Load, Side, measure, servable
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.quantize import answer_quality, comparison_memory
@@ -118,11 +119,11 @@ def test_too_little_memory_is_said_first(
 ) -> None:
     needed = {dtype: comparison_memory.comparison_bytes(in_16_bits, dtype) for dtype in ("float32", "bfloat16")}
     assert comparison_memory.comparison_dtype(in_16_bits) == torch.float32
-    monkeypatch.setattr(comparison_memory, "free_bytes", lambda: needed["float32"] - 1)
+    monkeypatch.setattr(comparison_memory, "available_memory", lambda: needed["float32"] - 1)
     assert comparison_memory.comparison_dtype(in_16_bits) == torch.bfloat16
     assert "answers are compared in bfloat16: there is no memory for float32" in capsys.readouterr().out
     for module in (comparison_memory, speed):
-        monkeypatch.setattr(module, "free_bytes", lambda: needed["bfloat16"] - 1)
+        monkeypatch.setattr(module, "available_memory", lambda: needed["bfloat16"] - 1)
     with pytest.raises(UserError, match=r"not enough memory to compare answers: 1\.0 GiB are needed"):
         comparison_memory.comparison_dtype(in_16_bits)
     with pytest.raises(UserError, match="not enough memory to serve"):
@@ -217,10 +218,10 @@ def test_servers_that_do_not_fit_are_measured_one_after_the_other(
         return read(process)
 
     sides = [Side(folder, "float32", ("--enforce-eager",)) for folder in (with_adapter, quantised(eight_bits()))]
-    needed = [comparison_memory.server_bytes(side.folder, "float32", speed.KV_CACHE_BYTES) for side in sides]
+    needed = [server_bytes(side.folder, "float32", speed.KV_CACHE_BYTES) for side in sides]
     monkeypatch.setattr(speed, "started_server", started)
     monkeypatch.setattr(speed, "resident_bytes", memory_of)
-    monkeypatch.setattr(speed, "free_bytes", lambda: sum(needed) - 1)
+    monkeypatch.setattr(speed, "available_memory", lambda: sum(needed) - 1)
     monkeypatch.setattr(speed, "probe", lambda *_: pytest.fail("a question before memory was read"))
     found = measure(sides, Load(rounds=0))
     assert events == ["start", "memory", "memory", "stop"] * 2

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from qwen_vqa.benchmarks.quantisation.quantize_command import main
 from qwen_vqa.plugin.quantization import RECORD_FILE, quantization_config
 from qwen_vqa.quantize.answer_quality import compare, layer_errors
 from qwen_vqa.quantize.calibration import calibrate
 from qwen_vqa.quantize.layers import select_layers, tensor_sizes
 from qwen_vqa.quantize.options import output_bytes
 from qwen_vqa.quantize.quantised_checkpoint import DequantisedLayers, RoundedLinear, load_dequantised
-from qwen_vqa.quantize.quantize import main, quantise
+from qwen_vqa.quantize.quantize import quantise
 from qwen_vqa.quantize.samples import UserSamples
 from qwen_vqa.quantize.schemes.int4 import Int4
 from qwen_vqa.quantize.schemes.scheme import GROUP_SIZES, largest_group_size, make_scheme, scheme_from_config

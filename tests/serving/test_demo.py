@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from qwen_vqa.serving import DEMO_IMAGES
-from qwen_vqa.train.demo.demo_evaluation import Case, Evaluator, adapter_cases, cases
+from qwen_vqa.train.demo.demo_evaluation import Evaluator
 from qwen_vqa.train.drawn.conversations import messages_of
 from qwen_vqa.train.drawn.drawing import draw
+from qwen_vqa.train.drawn.held_out import Case, adapter_cases, cases
 from qwen_vqa.train.drawn.scenes import Scene
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from tests.server import Server

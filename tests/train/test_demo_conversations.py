@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from qwen_vqa.train.demo.demo_evaluation import cases
 from qwen_vqa.train.demo.encoder import VISION
 from qwen_vqa.train.demo.language import MOST_PICTURES, SEVERAL_EVERY, FeatureConversations
 from qwen_vqa.train.drawn.conversations import make_conversation
 from qwen_vqa.train.drawn.drawn_questions import ask
+from qwen_vqa.train.drawn.held_out import cases
 from qwen_vqa.train.drawn.scenes import make_scene
 
 

@@ -13,6 +13,7 @@ from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.demo import demo_evaluation, encoder, pretraining
 from qwen_vqa.train.demo.language import FeatureConversations, Features
 from qwen_vqa.train.demo.muon import MuonAndAdamW
+from qwen_vqa.train.drawn import held_out
 from qwen_vqa.train.drawn.conversations import messages_of
 from qwen_vqa.train.drawn.drawing import draw
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
@@ -90,7 +91,7 @@ def test_cached_features_stand_in_for_pictures(tmp_path, evaluator):
 
 
 def test_an_answer_counts_when_greedy_decoding_gives_it(evaluator):
-    asked = [case for skill in ("colour", "count", "unanswerable") for case in demo_evaluation.cases(skill, 6)]
+    asked = [case for skill in ("colour", "count", "unanswerable") for case in held_out.cases(skill, 6)]
     scored = evaluator.answers_right(asked)
     said = []
     for case in asked:
@@ -105,4 +106,4 @@ def test_an_answer_counts_when_greedy_decoding_gives_it(evaluator):
 
 
 def test_cases_are_the_same_every_time():
-    assert list(demo_evaluation.cases("count", 5)) == list(demo_evaluation.cases("count", 5))
+    assert list(held_out.cases("count", 5)) == list(held_out.cases("count", 5))

@@ -10,10 +10,9 @@ from pathlib import Path
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
 from qwen_vqa.train.demo.fitting import fit
 from qwen_vqa.train.demo.language import FeatureConversations, Features
-from qwen_vqa.train.drawn.sentences import make_sentences_conversation
+from qwen_vqa.train.drawn.sentences import SENTENCES, make_sentences_conversation
 from qwen_vqa.train.training_config import TrainingConfig
 
-NAME = "sentences"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -33,9 +32,9 @@ def train_adapter(checkpoint: Path, features: Features, out: Path, steps: int, s
         save_steps=100,
         seed=seed,
     )
-    dataset = FeatureConversations(features, steps * config.batch_size, make_sentences_conversation, NAME)
-    model = fit(checkpoint, dataset, config, out / NAME, workers)
-    folder = checkpoint / ADAPTER_FOLDER / NAME
+    dataset = FeatureConversations(features, steps * config.batch_size, make_sentences_conversation, SENTENCES)
+    model = fit(checkpoint, dataset, config, out / SENTENCES, workers)
+    folder = checkpoint / ADAPTER_FOLDER / SENTENCES
     shutil.rmtree(folder, ignore_errors=True)
     model.language_model.bfloat16().save_pretrained(folder)
     config_file = folder / "adapter_config.json"

@@ -11,8 +11,6 @@ import argparse
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,109 +19,16 @@ import torch
 
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
 from qwen_vqa.train.data.collator import ConversationCollator
-from qwen_vqa.train.demo import demo_adapter
 from qwen_vqa.train.demo.encoder import normalise
-from qwen_vqa.train.drawn.conversations import messages_of, nth_picture, which_picture
+from qwen_vqa.train.drawn.conversations import messages_of
 from qwen_vqa.train.drawn.drawing import draw
-from qwen_vqa.train.drawn.drawn_questions import Turn, ask, follow_up
-from qwen_vqa.train.drawn.scenes import Scene, make_scene
-from qwen_vqa.train.drawn.sentences import SKILLS as SENTENCE_SKILLS
-from qwen_vqa.train.drawn.sentences import in_a_sentence
+from qwen_vqa.train.drawn.held_out import SKILLS, Case, adapter_cases, cases
+from qwen_vqa.train.drawn.scenes import Scene
+from qwen_vqa.train.drawn.sentences import SENTENCES
 from qwen_vqa.train.model.reference_adapter import attach_adapter
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
 BATCH = 100
-LONG_CONVERSATION = 8  # turns
-FIRST_SEED = 3_000_000_000  # of pictures that no stage of training draws
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """Turns about scenes; the last turn is the one that counts."""
-
-    skill: str
-    scenes: tuple[Scene, ...]
-    turns: tuple[Turn, ...]
-    a_turn: tuple[int, ...] = ()  # pictures that come with each turn; all with the first by default
-
-
-def cases(skill: str, number: int) -> Iterator[Case]:
-    """`number` cases of a skill, the same ones every time."""
-    seed, found = FIRST_SEED, 0
-    while found < number:
-        rng = random.Random(f"evaluation {skill} {seed}")
-        case = _MAKERS[skill](rng, seed)
-        seed += 2
-        if case is not None:
-            found += 1
-            yield case
-
-
-def _asking(skill: str, *skills: str, kind: str | None = None, held_out: bool = True) -> Callable:
-    def make(rng: random.Random, seed: int) -> Case | None:
-        scene = make_scene(seed, held_out, kind)
-        turn = ask(rng, scene, skills)
-        return Case(skill, (scene,), (turn,)) if turn and turn.skill in (skill, skill.split(",")[0]) else None
-
-    return make
-
-
-def _reading(digits: int) -> Callable:
-    def make(rng: random.Random, seed: int) -> Case | None:
-        scene = make_scene(seed, True, "number")
-        turn = ask(rng, scene, ["reading"])
-        return Case(f"reading, {digits} digits", (scene,), (turn,)) if turn and len(turn.answer) == digits else None
-
-    return make
-
-
-def _follow_up(rng: random.Random, seed: int) -> Case | None:
-    scene = make_scene(seed, True)
-    first = ask(rng, scene, ["colour", "shape", "shape_by_colour", "count", "position", "exists", "name"])
-    if first is None or first.subject is None:
-        return None
-    second = follow_up(rng, scene, first.subject)
-    return Case("follow_up", (scene,), (first, second)) if second else None
-
-
-def _pictures(rng: random.Random, seed: int) -> Case:
-    scenes = (make_scene(seed, True), make_scene(seed + 1, True))
-    turn = which_picture(rng, list(scenes)) if rng.random() < 0.5 else nth_picture(rng, list(scenes))
-    return Case("pictures", scenes, (turn,))
-
-
-def _conversation(rng: random.Random, seed: int) -> Case:
-    """Eight turns, each with a new picture and the question which number it shows; the last one counts."""
-    scenes: list[Scene] = []
-    turns: list[Turn] = []
-    while len(scenes) < LONG_CONVERSATION:
-        seed += 1_000_000
-        scene = make_scene(seed, True, "number")
-        if turn := ask(rng, scene, ["reading"]):
-            scenes.append(scene)
-            turns.append(turn)
-    return Case("conversation", tuple(scenes), tuple(turns), (1,) * len(scenes))
-
-
-_MAKERS: dict[str, Callable[[random.Random, int], Case | None]] = {
-    "colour": _asking("colour", "colour", "colour_of_it", "colour_of_number"),
-    "shape": _asking("shape", "shape", "shape_by_colour"),
-    "count": _asking("count", "count", "count_all"),
-    "position": _asking("position", "position", "at_place"),
-    "reading, 1 digits": _reading(1),
-    "reading, 2 digits": _reading(2),
-    "reading, 3 digits": _reading(3),
-    "name": _asking("name", "name"),
-    "emoji": _asking("emoji", "name", kind="emoji", held_out=False),
-    "emoji, unseen design": _asking("emoji, unseen design", "name", kind="emoji"),
-    "exists": _asking("exists", "exists"),
-    "unanswerable": _asking("unanswerable", "unanswerable"),
-    "describe": _asking("describe", "describe"),
-    "follow_up": _follow_up,
-    "pictures": _pictures,
-    "conversation": _conversation,
-}
-SKILLS = tuple(_MAKERS)
 
 
 class Evaluator:
@@ -184,31 +89,17 @@ def evaluate(model, processor, number: int, skills: tuple[str, ...] = SKILLS) ->
     return dict(table)
 
 
-def adapter_cases(number: int) -> list[Case]:
-    """`number` questions with the answers that the adapter teaches, the same ones every time."""
-    asked: list[Case] = []
-    seed = FIRST_SEED + 50_000_000
-    while len(asked) < number:
-        seed += 1
-        scene = make_scene(seed, True)
-        turn = ask(random.Random(f"adapter {seed}"), scene, SENTENCE_SKILLS)
-        turn = in_a_sentence(turn, scene) if turn and turn.skill != "emoji" else None
-        if turn:
-            asked.append(Case(demo_adapter.NAME, (scene,), (turn,)))
-    return asked
-
-
 def evaluate_adapter(checkpoint: Path, number: int) -> dict[str, dict]:
     """The adapter's answers: those of the base model, of the adapter on it, and of the adapter blind."""
     asked = adapter_cases(number)
     model, processor = load_reference(checkpoint, torch.float32), load_processor(checkpoint)
     base = percent(Evaluator(model, processor).answers_right(asked))
-    model.language_model = attach_adapter(model.language_model, checkpoint / ADAPTER_FOLDER / demo_adapter.NAME)
+    model.language_model = attach_adapter(model.language_model, checkpoint / ADAPTER_FOLDER / SENTENCES)
     adapted = Evaluator(model, processor)
     row = {"n": number, "accuracy": percent(adapted.answers_right(asked)), "base model": base}
     row |= {"without picture": percent(adapted.answers_right(asked, "none"))}
     row |= {"other picture": percent(adapted.answers_right(asked, "other"))}
-    return {f"adapter {demo_adapter.NAME}": row}
+    return {f"adapter {SENTENCES}": row}
 
 
 def percent(right: list[bool]) -> float:
@@ -233,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     model, processor = load_reference(options.checkpoint, torch.float32), load_processor(options.checkpoint)
     table = evaluate(model, processor, options.number, tuple(options.skills))
-    if (options.checkpoint / ADAPTER_FOLDER / demo_adapter.NAME).is_dir():
+    if (options.checkpoint / ADAPTER_FOLDER / SENTENCES).is_dir():
         table |= evaluate_adapter(options.checkpoint, options.number)
     print_table(table)
     if options.json:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from qwen_vqa.train.demo.demo_evaluation import SKILLS, Case, cases
 from qwen_vqa.train.drawn.drawing import draw
+from qwen_vqa.train.drawn.held_out import SKILLS, Case, cases
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
 COLUMNS, WIDTH, PICTURE, CAPTION = 6, 250, 170, 56

@@ -11,6 +11,7 @@ from qwen_vqa.train.drawn.conversations import Conversation, messages_of
 from qwen_vqa.train.drawn.drawn_questions import Turn, ask, group_phrase, groups_of
 from qwen_vqa.train.drawn.scenes import Scene
 
+SENTENCES = "sentences"  # the adapter's name
 SKILLS = ("colour", "colour_of_it", "colour_of_number", "shape", "shape_by_colour", "name", "reading", "position")
 
 
