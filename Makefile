@@ -1,7 +1,7 @@
 # make serve   set up, and serve the demo model (or MODEL=folder) at http://localhost:8000/v1
 # make test    set up, and run the whole test suite
 # make gpu-check   what the project claims of GPUs, measured on the one that is here (12 minutes; CONTRIBUTING.md)
-# make lint    ruff (lint and format) and mypy
+# make lint    ruff (lint and format), mypy, and which folder may import which
 #
 # EXTRA=cuda or EXTRA=cpu overrides what is found out about the machine; PYTHON names the interpreter.
 
@@ -40,6 +40,7 @@ lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -p qwen_vqa
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 format: setup
 	@$(BIN)/ruff check --fix .

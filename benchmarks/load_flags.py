@@ -10,9 +10,9 @@ from typing import Any
 
 from qwen_vqa.benchmarks.load_generator.arrivals import Arrivals, read_trace
 from qwen_vqa.benchmarks.load_generator.measurement_points import Plan
+from qwen_vqa.benchmarks.load_generator.summary import Bounds
 from qwen_vqa.benchmarks.load_generator.user_files import image_files, read_questions
 from qwen_vqa.benchmarks.load_generator.workload import WorkloadSpec
-from qwen_vqa.benchmarks.load_report.summary import Bounds
 from qwen_vqa.benchmarks.number_list import number_list
 from qwen_vqa.plugin.errors import UserError
 

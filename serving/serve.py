@@ -19,9 +19,9 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.generation_defaults import Decoding
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
 from qwen_vqa.serving.adapters.adapter_slots import add_adapter_flags, complete_adapters
-from qwen_vqa.serving.cpu.compile_cache import keep_kernels
-from qwen_vqa.serving.cpu.threads import no_choice, wait_asleep
+from qwen_vqa.serving.cpu.threads import wait_as_told, wait_asleep
 from qwen_vqa.serving.observability.log import flush, say, set_format
+from qwen_vqa.serving.process.compile_cache import keep_kernels
 from qwen_vqa.serving.process.leftovers import use_own_name
 from qwen_vqa.serving.process.listener import add_life_flags, check_same_listener, listen_flags
 from qwen_vqa.serving.process.shared_memory import choose_image_cache
@@ -29,8 +29,8 @@ from qwen_vqa.serving.startup.serve_help import HELP
 from qwen_vqa.serving.startup.tool_calls import STRICT_LEVEL, complete_tool_calls
 
 if TYPE_CHECKING:
+    from qwen_vqa.serving.checked_checkpoint import CheckedCheckpoint
     from qwen_vqa.serving.process.supervisor_link import ToSupervisor
-    from qwen_vqa.serving.startup.checks import CheckedCheckpoint
     from qwen_vqa.serving.vllm_server_api import FlexibleArgumentParser
 
 ENGINE_DIED = os.EX_TEMPFAIL  # the exit status that tells the supervisor
@@ -86,7 +86,7 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
     from qwen_vqa.serving.cpu.engine_process import hold_to_one_thread
 
     hold_to_one_thread()
-    from qwen_vqa.serving.startup.checks import check_plugin, checked_checkpoint, register_imported_model
+    from qwen_vqa.serving.checked_checkpoint import check_plugin, checked_checkpoint, register_imported_model
     from qwen_vqa.serving.startup.server_imports import check_server
 
     check_plugin()
@@ -167,8 +167,7 @@ def _complete_guard(args: Namespace) -> None:
 def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Mapping[str, str]) -> None:
     """Fill in what the checkpoint and the machine say, where the user said nothing, in `environment` neither."""
     from qwen_vqa.serving.cpu.cpu_choices import complete_for_cpu
-    from qwen_vqa.serving.cpu.float_type import choose_gpu_float_type
-    from qwen_vqa.serving.process.engine import choose_executor
+    from qwen_vqa.serving.startup.float_type import choose_gpu_float_type
     from qwen_vqa.serving.startup.gpu_memory import check_gpu_memory, gpu_memory
     from qwen_vqa.serving.startup.quantised_check import check_quantised, scheme_in_memory
     from qwen_vqa.serving.vllm_server_api import current_platform
@@ -176,7 +175,6 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Map
     args.scheme = scheme_in_memory(args, checkpoint)
     for note in check_quantised(args, checkpoint):
         say(note)
-    choose_executor(args, say)
     if args.served_model_name is None:
         is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()
         args.served_model_name = [DEMO_NAME if is_demo else checkpoint.folder.resolve().name]
@@ -191,10 +189,10 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Map
     if args.verify:
         args.enable_scale_out = True  # vLLM's /v1/chat/completions/render, which shows prompt and pixels
         args.worker_extension_cls = "qwen_vqa.plugin.vllm_model.worker_extension.VerifyExtension"
-    args.threads, args.engine_copied = no_choice(environment), False
     if current_platform.is_cpu():
         complete_for_cpu(args, checkpoint, environment, say)
     else:
+        wait_as_told(os.environ, environment)
         supported = [str(dtype).removeprefix("torch.") for dtype in current_platform.supported_dtypes]
         say(choose_gpu_float_type(args, checkpoint, supported))
         if (memory := gpu_memory()) is not None:

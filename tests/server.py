@@ -10,9 +10,12 @@ from pathlib import Path
 from openai import OpenAI
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.train.verify.local_server import SERVE, free_port, started_server
+from qwen_vqa.plugin.installed_command import installed_command
+from qwen_vqa.train.verify.local_server import free_port, started_server
 
 __all__ = ["SERVE", "Server", "free_port", "serving"]
+
+SERVE = installed_command("serve")
 START_SECONDS = 300
 # The tests' server leaves the second core to the tests.
 ONE_CORE = {"OMP_NUM_THREADS": "1"}

@@ -213,7 +213,7 @@ def test_the_releases_that_are_compared_are_those_that_can_be_installed():
 
 def test_vllm_is_imported_in_few_files_of_ours():
     """Where a name's place may differ by release, there is one file for it on each side."""
-    doors = {"plugin/vllm_model/vllm_model_api.py", "serving/vllm_server_api.py"}
+    doors = {"plugin/vllm_model_api.py", "serving/vllm_server_api.py"}
     # Without the layers that vllm_model_api.py brings, when they are called: vLLM's front, the same in all releases.
     light = {
         "plugin/host_memory.py",

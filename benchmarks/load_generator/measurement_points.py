@@ -13,8 +13,8 @@ from qwen_vqa.benchmarks.load_generator.conversation_runner import Share, prepar
 from qwen_vqa.benchmarks.load_generator.records import Record
 from qwen_vqa.benchmarks.load_generator.server_metrics import ServerWatch
 from qwen_vqa.benchmarks.load_generator.streaming_client import Target
+from qwen_vqa.benchmarks.load_generator.summary import Bounds, failures, summarise
 from qwen_vqa.benchmarks.load_generator.workload import Conversation, Shown, WorkloadSpec, conversations, known_pictures
-from qwen_vqa.benchmarks.load_report.summary import Bounds, failures, summarise
 from qwen_vqa.plugin.errors import UserError
 
 # Above this share of a core, waiting for the client's own work begins to show in the latencies.

@@ -9,9 +9,9 @@ from qwen_vqa.plugin.checkpoint_memory import checkpoint_dtype, weight_bytes
 from qwen_vqa.plugin.cpu.output_layout import PACKED
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.host_memory import available_memory
+from qwen_vqa.serving.checked_checkpoint import checked_checkpoint
 from qwen_vqa.serving.cpu.cpu_memory import OVERHEAD, output_layer_bytes
-from qwen_vqa.serving.cpu.float_type import choose_float_type
-from qwen_vqa.serving.startup.checks import checked_checkpoint
+from qwen_vqa.serving.startup.float_type import choose_float_type
 
 
 def served_dtype(folder: Path, dtype: str, kv_cache: int) -> str:

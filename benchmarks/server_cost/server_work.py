@@ -26,8 +26,9 @@ from qwen_vqa.benchmarks.load import read_result
 from qwen_vqa.benchmarks.load_report.load_table import align
 from qwen_vqa.benchmarks.script import run
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.installed_command import installed_command
 from qwen_vqa.plugin.sigterm import ended_by_sigterm
-from qwen_vqa.train.verify.local_server import SERVE, free_port, wait_until_ready
+from qwen_vqa.train.verify.local_server import free_port, wait_until_ready
 
 STOCK = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
 ENGINE = ("EngineCore", "Worker")  # vLLM's titles of the processes that compute
@@ -115,7 +116,7 @@ def main() -> int:
     args = parser.parse_args()
     commands = {
         "vllm serve": [*STOCK, args.checkpoint, "--max-model-len", str(MAX_MODEL_LEN)],
-        "qwen-vqa serve": [*SERVE, args.checkpoint, "--max-model-len", str(MAX_MODEL_LEN)],
+        "qwen-vqa serve": installed_command("serve", args.checkpoint, "--max-model-len", str(MAX_MODEL_LEN)),
     }
     if args.instant:
         instant = ["--distributed-executor-backend", INSTANT]

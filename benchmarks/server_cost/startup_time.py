@@ -22,9 +22,10 @@ import httpx
 
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.script import run
+from qwen_vqa.plugin.installed_command import installed_command
 from qwen_vqa.plugin.sigterm import ended_by_sigterm
 from qwen_vqa.serving import DEMO_NAME
-from qwen_vqa.train.verify.local_server import SERVE, free_port
+from qwen_vqa.train.verify.local_server import free_port
 
 # Arguments and environment of each.
 VARIANTS: dict[str, tuple[list[str], dict[str, str]]] = {
@@ -43,7 +44,7 @@ def measure(arguments: list[str], surroundings: dict[str, str]) -> dict[str, flo
     address = f"http://127.0.0.1:{port}"
     started = time.perf_counter()
     output = subprocess.DEVNULL
-    command = [*SERVE, *arguments, "--port", str(port)]
+    command = installed_command("serve", *arguments, "--port", str(port))
     with ended_by_sigterm():
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **surroundings})
         try:

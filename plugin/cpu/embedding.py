@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from qwen_vqa.plugin.cpu.output_layout import FEW, LEAST_TABLE_BYTES, MIXED, SETTING, SHARED
 from qwen_vqa.plugin.cpu.small_batch_matmul import compile_products, exact_halves, multiply
-from qwen_vqa.plugin.vllm_model.vllm_model_api import (
+from qwen_vqa.plugin.vllm_model_api import (
     CompilationMode,
     ParallelLMHead,
     UnquantizedEmbeddingMethod,

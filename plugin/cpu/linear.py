@@ -12,7 +12,7 @@ from torch.library import Library
 from qwen_vqa.plugin.cpu.linear_layout import LEAST_MATRIX_BYTES, MIXED, PACKED, SETTING
 from qwen_vqa.plugin.cpu.output_layout import FEW
 from qwen_vqa.plugin.cpu.small_batch_matmul import compile_products, exact_halves, multiply
-from qwen_vqa.plugin.vllm_model.vllm_model_api import (
+from qwen_vqa.plugin.vllm_model_api import (
     LinearBase,
     UnquantizedLinearMethod,
     VllmConfig,

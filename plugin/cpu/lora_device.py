@@ -7,7 +7,7 @@ ask `weight` for its device (vllm/lora/layers/utils.py) and fail. An empty weigh
 import torch
 from torch import nn
 
-from qwen_vqa.plugin.vllm_model.vllm_model_api import LinearBase
+from qwen_vqa.plugin.vllm_model_api import LinearBase
 
 
 def give_empty_weights(language_model: nn.Module) -> None:

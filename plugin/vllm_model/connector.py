@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from qwen_vqa.plugin.config import QwenVqaConfig
-from qwen_vqa.plugin.vllm_model.vllm_model_api import (
+from qwen_vqa.plugin.vllm_model_api import (
     ColumnParallelLinear,
     QuantizationConfig,
     RowParallelLinear,

@@ -11,10 +11,6 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from qwen_vqa.plugin.config import QwenVqaConfig
-from qwen_vqa.plugin.cpu.embedding import compile_output_layer, hold_embeddings_once
-from qwen_vqa.plugin.cpu.linear import compile_linear_layers, hold_linear_layers
-from qwen_vqa.plugin.cpu.lora_device import give_empty_weights
-from qwen_vqa.plugin.host_memory import release_free_memory
 from qwen_vqa.plugin.lora.adapter_names import layer_prefix
 from qwen_vqa.plugin.vllm_model.connector import Connector
 from qwen_vqa.plugin.vllm_model.processing import (
@@ -23,7 +19,8 @@ from qwen_vqa.plugin.vllm_model.processing import (
     QwenVqaProcessingInfo,
 )
 from qwen_vqa.plugin.vllm_model.vision_encoder import VisionEncoder
-from qwen_vqa.plugin.vllm_model.vllm_model_api import (
+from qwen_vqa.plugin.vllm_model.weight_loading import load_all_weights
+from qwen_vqa.plugin.vllm_model_api import (
     MULTIMODAL_REGISTRY,
     IntermediateTensors,
     MultiModalEmbeddings,
@@ -42,7 +39,6 @@ from qwen_vqa.plugin.vllm_model.vllm_model_api import (
     maybe_prefix,
     set_default_torch_dtype,
 )
-from qwen_vqa.plugin.vllm_model.weight_loading import load_all_weights
 
 
 class PixelInputs(TensorSchema):
@@ -101,10 +97,9 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
         self.hf_to_vllm_mapper = adapter_mapper(layer_prefix(name for name, _ in self.language_model.named_modules()))
         self.takes_adapters = vllm_config.lora_config is not None
         if current_platform.is_cpu():
-            named = config.dtype
-            stored = getattr(torch, named) if isinstance(named, str) else named
-            hold_embeddings_once(self.language_model, vllm_config, stored)
-            hold_linear_layers(self.language_model, vllm_config, stored)
+            from qwen_vqa.plugin.cpu.language_model import hold_in_stored_type
+
+            hold_in_stored_type(self.language_model, vllm_config, config)
         # A language model may stack others than these (Phi3 stacks none): its word counts.
         self.packed_modules_mapping = {
             **type(self).packed_modules_mapping,
@@ -148,11 +143,9 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
     def process_weights_after_loading(self) -> None:
         """vLLM calls it once all weights are loaded and packed."""
         if current_platform.is_cpu():
-            if self.takes_adapters:
-                give_empty_weights(self.language_model)
-            compile_output_layer(self.language_model)
-            compile_linear_layers(self.language_model)
-            release_free_memory()
+            from qwen_vqa.plugin.cpu.language_model import finish_loading
+
+            finish_loading(self.language_model, self.takes_adapters)
 
     def get_mm_mapping(self) -> MultiModelKeys:
         """Which submodule is what, for LoRA."""

@@ -6,7 +6,7 @@ from transformers import BatchFeature
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.plugin.vllm_model.vllm_model_api import (
+from qwen_vqa.plugin.vllm_model_api import (
     BaseDummyInputsBuilder,
     BaseMultiModalProcessor,
     BaseProcessingInfo,

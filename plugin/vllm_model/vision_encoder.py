@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers.configuration_utils import PretrainedConfig
 
-from qwen_vqa.plugin.vllm_model.vllm_model_api import (
+from qwen_vqa.plugin.vllm_model_api import (
     AutoWeightsLoader,
     ColumnParallelLinear,
     Conv2dLayer,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
-from qwen_vqa.plugin.vllm_model.vllm_model_api import (
+from qwen_vqa.plugin.vllm_model_api import (
     AutoWeightsLoader,
     BaseKVCacheMethod,
     LinearBase,

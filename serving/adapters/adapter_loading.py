@@ -18,7 +18,7 @@ from fastapi.responses import Response
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.lora.adapter import AdapterError, check_adapter, linear_layers
 from qwen_vqa.serving.adapters.models_in_use import ModelsInUse
-from qwen_vqa.serving.admission.refusals import RefusedError
+from qwen_vqa.serving.errors.refusals import RefusedError
 from qwen_vqa.serving.observability.log import say
 from qwen_vqa.serving.vllm_server_api import (
     EngineClient,

@@ -11,7 +11,7 @@ from qwen_vqa.plugin.errors import UserError
 
 if TYPE_CHECKING:
     from qwen_vqa.plugin.config import QwenVqaConfig
-    from qwen_vqa.serving.startup.checks import CheckedCheckpoint
+    from qwen_vqa.serving.checked_checkpoint import CheckedCheckpoint
 
 ROUTE_GROUP = "adapters"
 # Where adapters may come and go. Room for each is taken at the start.

@@ -7,8 +7,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qwen_vqa.serving.admission.api_keys import ApiKey, KeyRing
-from qwen_vqa.serving.admission.refusals import RefusedError
 from qwen_vqa.serving.admission.route_rules import Access, RouteRules, Rule
+from qwen_vqa.serving.errors.refusals import RefusedError
+from qwen_vqa.serving.observability.request_record import request_record
 
 STATE = "qwen_vqa_admitted"
 
@@ -44,6 +45,8 @@ class AccessMiddleware:
                 return await send({"type": "websocket.close", "code": 1008})
             return await refusal.send(send)
         scope.setdefault("state", {})[STATE] = admitted
+        record = request_record()
+        record.route, record.key = admitted.rule.path, admitted.key.name if admitted.key else None
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}  # FastAPI's routes have no HEAD; the server leaves the body out
         await self.app(scope, receive, send)

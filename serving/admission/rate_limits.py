@@ -11,7 +11,7 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from qwen_vqa.serving.admission.refusals import RefusedError, too_many
+from qwen_vqa.serving.errors.refusals import RefusedError, too_many
 
 MINUTE = 60
 WORDS = {"requests": "requests", "image_tokens": "image tokens"}

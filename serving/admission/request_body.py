@@ -6,7 +6,7 @@ from collections import Counter
 
 from starlette.types import Message, Receive, Scope
 
-from qwen_vqa.serving.admission.refusals import RefusedError, too_many
+from qwen_vqa.serving.errors.refusals import RefusedError, too_many
 
 # Memory that bodies may take while they are read and wait for their turn, and one caller's part of it.
 HELD_BYTES = 2**30

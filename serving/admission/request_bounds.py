@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from qwen_vqa.serving.admission.refusals import RefusedError
+from qwen_vqa.serving.errors.refusals import RefusedError
 from qwen_vqa.serving.observability.request_record import request_record
 
 IMAGE_TYPES = {"image_url", "input_image", "image", "image_pil", "image_embeds"}

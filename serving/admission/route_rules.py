@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.admission.refusals import RefusedError
+from qwen_vqa.serving.errors.refusals import RefusedError
 
 
 class Access(Enum):

@@ -13,10 +13,10 @@ from qwen_vqa.serving.adapters.models_in_use import ModelsInUse
 from qwen_vqa.serving.admission.authentication import STATE, Admitted
 from qwen_vqa.serving.admission.fair_queue import FairQueue, QueueFullError, Ticket
 from qwen_vqa.serving.admission.rate_limits import RateLimits
-from qwen_vqa.serving.admission.refusals import RefusedError, too_many
 from qwen_vqa.serving.admission.request_body import RETRY_SECONDS, Bodies, ClientGoneError
 from qwen_vqa.serving.admission.request_bounds import RequestBounds
 from qwen_vqa.serving.admission.route_rules import Access
+from qwen_vqa.serving.errors.refusals import RefusedError, too_many
 from qwen_vqa.serving.observability import metrics
 from qwen_vqa.serving.observability.request_record import request_record
 

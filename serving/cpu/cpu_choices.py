@@ -10,14 +10,14 @@ from qwen_vqa.plugin.checkpoint_memory import DTYPE_BYTES, GIB, checkpoint_dtype
 from qwen_vqa.plugin.cpu.output_layout import FEW, LEAST_TABLE_BYTES, MIXED, OUTPUT_LAYERS, PACKED, SETTING, SHARED
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.adapters.adapter_slots import slot_bytes
-from qwen_vqa.serving.cpu.compile_cache import choose_compile_cache
+from qwen_vqa.serving.checked_checkpoint import CheckedCheckpoint
 from qwen_vqa.serving.cpu.cpu_memory import free_beside_weights, kv_cache_bytes, output_layer_bytes
 from qwen_vqa.serving.cpu.engine_process import METHOD, may_copy
-from qwen_vqa.serving.cpu.float_type import choose_float_type
+from qwen_vqa.serving.cpu.executor import ONE_PROCESS, choose_executor
 from qwen_vqa.serving.cpu.linear_layers import add_linear_layers_flag, choose_linear_layers
 from qwen_vqa.serving.cpu.threads import Machine, choose_threads
-from qwen_vqa.serving.process.engine import ONE_PROCESS
-from qwen_vqa.serving.startup.checks import CheckedCheckpoint
+from qwen_vqa.serving.process.compile_cache import choose_compile_cache
+from qwen_vqa.serving.startup.float_type import choose_float_type
 
 KV_CACHE_SPACE = "VLLM_CPU_KVCACHE_SPACE"
 # Only whole blocks of a prompt are found again: with vLLM's 128 on a CPU, a second question about the same picture
@@ -55,6 +55,7 @@ def complete_for_cpu(
         UserError: there is too little memory.
     """
     check_no_speculation(args)
+    choose_executor(args, say)
     args.threads = choose_threads(args, Machine.here(), environment)
     say(f"threads: {args.threads.reason}")
     args.engine_copied = args.distributed_executor_backend == ONE_PROCESS and may_copy(args.threads, environment)

@@ -5,7 +5,7 @@ from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.cpu.output_layout import SHARED
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.host_memory import available_memory
-from qwen_vqa.serving.startup.checks import CheckedCheckpoint
+from qwen_vqa.serving.checked_checkpoint import CheckedCheckpoint
 
 # The server's processes, two on a CPU or three; the rest is room for activations.
 OVERHEAD = 2 * GIB

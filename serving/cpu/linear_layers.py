@@ -11,7 +11,7 @@ from qwen_vqa.plugin.checkpoint_memory import GIB, checkpoint_dtype
 from qwen_vqa.plugin.cpu.linear_layout import LEAST_MATRIX_BYTES, LINEAR_LAYERS, MIXED, PACKED, SETTING
 from qwen_vqa.plugin.cpu.output_layout import FEW
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.startup.checks import CheckedCheckpoint
+from qwen_vqa.serving.checked_checkpoint import CheckedCheckpoint
 
 FLAG = "--linear-layers"
 HALVES = {"bfloat16": "BF16", "float16": "F16"}

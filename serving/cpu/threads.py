@@ -59,24 +59,19 @@ class ThreadChoice:
     def applied(self) -> Iterator[None]:
         """For what starts meanwhile."""
         before = {name: os.environ.get(name) for name in self.variables}
-        _set(self.variables)
+        _set(self.variables, os.environ)
         try:
             yield
         finally:
-            _set(before)
+            _set(before, os.environ)
 
 
-def _set(variables: Mapping[str, str | None]) -> None:
+def _set(variables: Mapping[str, str | None], environment: MutableMapping[str, str]) -> None:
     for name, value in variables.items():
         if value is None:
-            os.environ.pop(name, None)
+            environment.pop(name, None)
         else:
-            os.environ[name] = value
-
-
-def no_choice(environment: Mapping[str, str]) -> ThreadChoice:
-    """What vLLM does by itself, with how threads wait as the user has it: this process has its own (`wait_asleep`)."""
-    return _vllms(environment, "")
+            environment[name] = value
 
 
 def _vllms(environment: Mapping[str, str], reason: str) -> ThreadChoice:
@@ -87,6 +82,11 @@ def wait_asleep(environment: MutableMapping[str, str]) -> None:
     """OpenMP reads this when PyTorch is imported, and an engine that is a copy of this process has it from here."""
     if not environment.get(WAIT):
         environment[WAIT] = "passive"
+
+
+def wait_as_told(environment: MutableMapping[str, str], users: Mapping[str, str]) -> None:
+    """Undo `wait_asleep` for the processes that are started from now on: they compute on a GPU."""
+    _set({WAIT: users.get(WAIT)}, environment)
 
 
 def choose_threads(args: Namespace, machine: Machine, environment: Mapping[str, str]) -> ThreadChoice:

@@ -13,17 +13,16 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from qwen_vqa.serving.admission.refusals import RefusedError
+from qwen_vqa.serving.errors.refusals import RefusedError
 from qwen_vqa.serving.http.connections import Connections
 from qwen_vqa.serving.http.http_protocol import HEAD_BYTES, HEAD_SECONDS, HEADERS, BoundedProtocol
 from qwen_vqa.serving.observability.log import say
+from qwen_vqa.serving.observability.request_record import WATCHED
 
 LOOK_SECONDS = 0.5
 AT_ONCE = 16
 # Where no file can be opened, for one that is closed.
 PAUSE_SECONDS = 0.1
-# What is answered to the end, and on connections beyond the bound: who watches the server has to see it.
-WATCHED = ("/health", "/ready", "/metrics")
 RESERVE = "qwen_vqa_reserve"
 RETRY_SECONDS = 5
 

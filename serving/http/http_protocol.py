@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from qwen_vqa.serving.admission.refusals import RefusedError
+from qwen_vqa.serving.errors.refusals import RefusedError
 
 # Of a request line and its headers; vLLM takes 4 MiB and counts none.
 HEAD_BYTES = 64 * 2**10

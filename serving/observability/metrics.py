@@ -4,13 +4,9 @@ Labels take few values each: `route` is a path of `route_rules` or "other", `key
 ("" without keys), `reason` a word of ours or `http_STATUS`. Nothing that a client writes becomes a label.
 """
 
-import os
+from collections.abc import Callable
 
 from prometheus_client import Counter, Gauge, Histogram
-
-from qwen_vqa.serving.admission.fair_queue import FairQueue
-from qwen_vqa.serving.process.lifecycle import Lifecycle
-from qwen_vqa.serving.process.supervisor import RESTARTS
 
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60)
 
@@ -31,11 +27,13 @@ RESTART_COUNT = Counter("qwen_vqa_restarts_total", "Starts after the first, by t
 DRAINING = Gauge("qwen_vqa_draining", "1 while the server takes no more requests.")
 
 
-def watch(queue: FairQueue, lifecycle: Lifecycle) -> None:
+def watch(
+    waiting: Callable[[], float], running: Callable[[], float], draining: Callable[[], bool], restarts: int
+) -> None:
     """Have the gauges show these, and count the restarts so far."""
-    QUEUE_WAITING.set_function(lambda: queue.waiting)
-    QUEUE_RUNNING.set_function(lambda: queue.running)
-    DRAINING.set_function(lambda: float(lifecycle.reason is not None))
-    RESTART_COUNT.inc(int(os.environ.get(RESTARTS, "0")))
+    QUEUE_WAITING.set_function(waiting)
+    QUEUE_RUNNING.set_function(running)
+    DRAINING.set_function(lambda: float(draining()))
+    RESTART_COUNT.inc(restarts)
     for source in ("data", "web"):
         IMAGE_FETCH.labels(source)  # there from the start, so that a rate has a first value

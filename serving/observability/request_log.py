@@ -8,11 +8,9 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qwen_vqa.serving.admission.authentication import STATE, Admitted
-from qwen_vqa.serving.http.bounded_server import WATCHED
 from qwen_vqa.serving.observability import metrics
 from qwen_vqa.serving.observability.log import write_request
-from qwen_vqa.serving.observability.request_record import RequestRecord, begin
+from qwen_vqa.serving.observability.request_record import WATCHED, RequestRecord, begin
 
 # What a client may call its request; anything else is not passed on, to logs least of all.
 ID = re.compile(r"[A-Za-z0-9._:@=-]{1,128}")
@@ -87,11 +85,7 @@ def _record_of(scope: Scope) -> RequestRecord:
 
 
 def _complete(record: RequestRecord, state: MutableMapping[str, Any]) -> None:
-    """What the door and vLLM have left in the request's state."""
-    admitted: Admitted | None = state.get(STATE)
-    if admitted is not None:
-        record.route = admitted.rule.path
-        record.key = admitted.key.name if admitted.key else None
+    """What vLLM has left in the request's state, and what the status says."""
     usage = getattr(state.get("request_metadata"), "final_usage_info", None)
     if usage is not None:
         record.prompt_tokens, record.output_tokens = usage.prompt_tokens, usage.completion_tokens

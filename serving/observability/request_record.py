@@ -4,6 +4,9 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+# What is answered to the end, and on connections beyond the bound: who watches the server has to see it.
+WATCHED = ("/health", "/ready", "/metrics")
+
 
 @dataclass
 class RequestRecord:

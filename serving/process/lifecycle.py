@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qwen_vqa.serving.admission.refusals import RefusedError
-from qwen_vqa.serving.http.bounded_server import WATCHED
+from qwen_vqa.serving.errors.refusals import RefusedError
+from qwen_vqa.serving.observability.request_record import WATCHED
 from qwen_vqa.serving.process.maintenance_responder import LOADING, RETRY_SECONDS, refuse, unavailable
 
 LOOK_SECONDS = 0.1

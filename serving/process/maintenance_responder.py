@@ -9,7 +9,7 @@ from argparse import Namespace
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from qwen_vqa.serving.admission.refusals import RefusedError
+from qwen_vqa.serving.errors.refusals import RefusedError
 from qwen_vqa.serving.http.bounded_server import BoundedServer, OnReserve
 from qwen_vqa.serving.http.connections import Connections
 from qwen_vqa.serving.process.listener import HTTP

@@ -6,8 +6,8 @@ from argparse import Namespace
 from pathlib import Path
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.cpu.compile_cache import is_writable
 from qwen_vqa.serving.observability.log import say
+from qwen_vqa.serving.process.compile_cache import is_writable
 
 SHARED_MEMORY = Path("/dev/shm")
 GIB = 2**30

@@ -35,7 +35,7 @@ LONGEST_DELAY = 60.0
 HEALTHY_SECONDS = 300.0
 # Beyond --drain-seconds, for the engine's own end.
 END_SECONDS = 20.0
-SERVER = (sys.executable, "-m", "qwen_vqa.serving.process.server_process")
+SERVER = (sys.executable, "-m", "qwen_vqa.serving.server_process")
 RESTARTS = "QWEN_VQA_RESTARTS"
 
 

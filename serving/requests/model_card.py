@@ -3,7 +3,7 @@
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
-from qwen_vqa.serving.admission.refusals import RefusedError
+from qwen_vqa.serving.errors.refusals import RefusedError
 from qwen_vqa.serving.vllm_server_api import ErrorResponse, ModelCard, models
 
 PATH = "/v1/models/{model}"

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwen_vqa.plugin.images.image_limits import ImageError
-from qwen_vqa.serving.admission.refusals import RefusedError
+from qwen_vqa.serving.errors.refusals import RefusedError
 from qwen_vqa.serving.observability.request_record import request_record
 from qwen_vqa.serving.requests.content_checks import (
     ContentError,

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
-from qwen_vqa.serving.admission.refusals import RefusedError
+from qwen_vqa.serving.errors.refusals import RefusedError
 
 # \ud800 to \udfff, of which two together are one character, and one alone is none.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from qwen_vqa.plugin.checkpoint_memory import DTYPE_BYTES, GIB, kv_bytes_per_token, weight_bytes
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.adapters.adapter_slots import slot_bytes
-from qwen_vqa.serving.startup.checks import CheckedCheckpoint
+from qwen_vqa.serving.checked_checkpoint import CheckedCheckpoint
 
 LEAST_LENGTH = 256  # tokens, of which a shorter prompt and answer are of no use
 

@@ -8,7 +8,7 @@ from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
 from qwen_vqa.plugin.checkpoint_memory import checkpoint_dtype
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import BITSANDBYTES, FACTS, RECORD_FILE, SchemeFacts, why_not_served_here
-from qwen_vqa.serving.startup.checks import CheckedCheckpoint
+from qwen_vqa.serving.checked_checkpoint import CheckedCheckpoint
 
 
 def check_quantised(args: Namespace, checkpoint: CheckedCheckpoint) -> list[str]:

@@ -3,8 +3,8 @@
 from copy import deepcopy
 from typing import Any
 
+from qwen_vqa.benchmarks.load_generator.summary import Bounds, summarise
 from qwen_vqa.benchmarks.load_report.compare import compare
-from qwen_vqa.benchmarks.load_report.summary import Bounds, summarise
 
 CELL = {"label": "gamma 2/s", "cache": "cold", "arrivals": {"kind": "gamma", "burstiness": 0.25}}
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from qwen_vqa.benchmarks.load_generator.records import Record
+from qwen_vqa.benchmarks.load_generator.summary import failures, summarise
 from qwen_vqa.benchmarks.load_report.load_table import cell_table, remarks
-from qwen_vqa.benchmarks.load_report.summary import failures, summarise
 
 
 def cell(records: list[Record], users: int = 0, warm_up: list[Record] | None = None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import pytest
 
 from qwen_vqa.benchmarks.load_generator.records import Record
-from qwen_vqa.benchmarks.load_report.summary import Bounds, distribution, summarise
+from qwen_vqa.benchmarks.load_generator.summary import Bounds, distribution, summarise
 from qwen_vqa.plugin.errors import UserError
 
 

@@ -29,7 +29,7 @@ from qwen_vqa.plugin.cpu.kernel_support import int8_products_are_right
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.quantize.options import Options
 from qwen_vqa.quantize.quantize import quantise
-from qwen_vqa.serving.startup.checks import checked_checkpoint
+from qwen_vqa.serving.checked_checkpoint import checked_checkpoint
 
 original, quantised, output = map(Path, sys.argv[1:])
 print(int8_products_are_right(63), int8_products_are_right(127))

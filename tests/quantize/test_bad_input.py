@@ -22,7 +22,7 @@ from qwen_vqa.plugin.quantization import BITSANDBYTES, FACTS, RECORD_FILE, schem
 from qwen_vqa.quantize.layers import select_layers, tensor_sizes
 from qwen_vqa.quantize.options import CALIBRATION_OVERHEAD, Options, calibration_bytes, check_memory
 from qwen_vqa.quantize.quantize import quantise
-from qwen_vqa.serving.startup.checks import checked_checkpoint
+from qwen_vqa.serving.checked_checkpoint import checked_checkpoint
 from qwen_vqa.serving.startup.quantised_check import adapter_note, check_quantised
 from qwen_vqa.train.model.reference_checkpoint import load_processor, save_checkpoint
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from qwen_vqa.serving.process.server_process import ToSupervisor
+from qwen_vqa.serving.server_process import ToSupervisor
 
 SLOW_SECONDS = 8
 

@@ -14,8 +14,8 @@ from openai import NotFoundError
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.adapters.adapter_slots import DEFAULT_ADAPTERS, DEFAULT_RANK, complete_adapters
+from qwen_vqa.serving.checked_checkpoint import checked_checkpoint
 from qwen_vqa.serving.serve import _complete_guard, _parse
-from qwen_vqa.serving.startup.checks import checked_checkpoint
 from qwen_vqa.train.model.reference_adapter import attach_adapter
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from qwen_vqa.train.verify.served_stages import ServedAnswer, ServedModel

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from openai import BadRequestError, NotFoundError
 
-from qwen_vqa.serving.admission.validation_errors import refusal_of
+from qwen_vqa.serving.errors.validation_errors import refusal_of
 from tests.server import Server
 from tests.serving.conftest import GuardedServer
 

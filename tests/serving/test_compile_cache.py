@@ -10,9 +10,10 @@ import httpx
 import pytest
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from qwen_vqa.serving.cpu.compile_cache import choose_compile_cache, keep_kernels
-from qwen_vqa.train.verify.local_server import SERVE, free_port, started_server
+from qwen_vqa.serving.process.compile_cache import choose_compile_cache, keep_kernels
+from qwen_vqa.train.verify.local_server import free_port, started_server
 from tests.namespaces import may_unshare
+from tests.server import SERVE
 from tests.tiny import DEMO
 
 

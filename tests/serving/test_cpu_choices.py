@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.serving.checked_checkpoint import checked_checkpoint
 from qwen_vqa.serving.cpu.cpu_choices import STEP_TOKENS, check_no_speculation, choose_step_tokens
 from qwen_vqa.serving.process.shared_memory import image_cache_gib
-from qwen_vqa.serving.startup.checks import checked_checkpoint
 from tests.server import Server
 
 

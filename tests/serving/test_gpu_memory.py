@@ -11,7 +11,7 @@ from qwen_vqa.plugin import quantization
 from qwen_vqa.plugin.checkpoint_memory import kv_bytes_per_token, weight_bytes
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import FACTS, why_not_served_here
-from qwen_vqa.serving.startup.checks import CheckedCheckpoint, checked_checkpoint
+from qwen_vqa.serving.checked_checkpoint import CheckedCheckpoint, checked_checkpoint
 from qwen_vqa.serving.startup.gpu_memory import GpuMemory, check_gpu_memory
 
 ARGS = {

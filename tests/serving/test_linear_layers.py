@@ -13,8 +13,8 @@ from torch._inductor import config
 from qwen_vqa.plugin.cpu.linear_layout import LEAST_MATRIX_BYTES, MIXED, PACKED, SETTING
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import FACTS
+from qwen_vqa.serving.checked_checkpoint import CheckedCheckpoint, checked_checkpoint
 from qwen_vqa.serving.cpu.linear_layers import choose_linear_layers, linear_layer_bytes
-from qwen_vqa.serving.startup.checks import CheckedCheckpoint, checked_checkpoint
 from tests.tiny import make_checkpoint
 
 # Just large enough: gate and up of both layers, which vLLM makes one matrix. All others are smaller.

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from qwen_vqa.plugin.checkpoint_memory import GIB, checkpoint_dtype, kv_bytes_per_token, weight_bytes
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.serving.checked_checkpoint import CheckedCheckpoint, checked_checkpoint
 from qwen_vqa.serving.cpu.cpu_memory import OVERHEAD, kv_cache_bytes, node_memory
-from qwen_vqa.serving.cpu.float_type import choose_float_type, choose_gpu_float_type
-from qwen_vqa.serving.startup.checks import CheckedCheckpoint, checked_checkpoint
+from qwen_vqa.serving.startup.float_type import choose_float_type, choose_gpu_float_type
 from tests.tiny import make_checkpoint
 
 OLD_XEON = {"architecture": "x86_64", "avx512_vnni": True, "avx512_bf16": False, "amx_bf16": False}

@@ -9,9 +9,9 @@ import torch
 
 from qwen_vqa.plugin.cpu.output_layout import MIXED, PACKED, SETTING, SHARED
 from qwen_vqa.plugin.quantization import FACTS
+from qwen_vqa.serving.checked_checkpoint import checked_checkpoint
 from qwen_vqa.serving.cpu.cpu_choices import choose_output_layer, few_answers_note
 from qwen_vqa.serving.cpu.cpu_memory import output_layer_bytes
-from qwen_vqa.serving.startup.checks import checked_checkpoint
 from tests.tiny import make_checkpoint
 
 

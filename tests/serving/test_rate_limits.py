@@ -7,8 +7,8 @@ import pytest
 from openai import BadRequestError, RateLimitError
 
 from qwen_vqa.serving.admission.rate_limits import RateLimits
-from qwen_vqa.serving.admission.refusals import RefusedError
 from qwen_vqa.serving.admission.usage_limits import CallerLimits
+from qwen_vqa.serving.errors.refusals import RefusedError
 from tests.serving.asgi import admitted_as, ask, image, image_part, post, usage
 
 

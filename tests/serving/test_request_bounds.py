@@ -6,7 +6,7 @@ import re
 import pytest
 from openai import BadRequestError
 
-from qwen_vqa.serving.admission.refusals import RefusedError
+from qwen_vqa.serving.errors.refusals import RefusedError
 from tests.serving.asgi import BOUNDS, ask, image, image_part
 
 

@@ -10,8 +10,8 @@ from starlette.routing import BaseRoute, Mount
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.admission.api_keys import KeyRing
 from qwen_vqa.serving.admission.authentication import AccessMiddleware
-from qwen_vqa.serving.admission.refusals import RefusedError
 from qwen_vqa.serving.admission.route_rules import GROUPS, RULES, Access, RouteRules
+from qwen_vqa.serving.errors.refusals import RefusedError
 from qwen_vqa.serving.startup.serve_help import HELP
 from tests.serving.asgi import client_of
 from tests.tiny import tiny_config, tiny_processor

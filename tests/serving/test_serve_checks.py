@@ -13,9 +13,9 @@ import pytest
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.adapters.adapter_slots import add_adapter_flags, slot_bytes
 from qwen_vqa.serving.admission.admission import add_guard_flags
+from qwen_vqa.serving.checked_checkpoint import checked_checkpoint
 from qwen_vqa.serving.cli import JOBS, main
 from qwen_vqa.serving.process.listener import add_life_flags
-from qwen_vqa.serving.startup.checks import checked_checkpoint
 from qwen_vqa.serving.startup.image_flags import add_image_flags
 from tests.server import SERVE, free_port
 
@@ -63,7 +63,7 @@ def test_a_plugin_that_does_not_load_is_said_with_the_reason(tiny_checkpoint: Pa
 
 
 def test_vllm_need_not_import_itself_once_more_to_look_at_the_model():
-    code = "from qwen_vqa.serving.startup.checks import check_plugin, register_imported_model; "
+    code = "from qwen_vqa.serving.checked_checkpoint import check_plugin, register_imported_model; "
     code += "from vllm import ModelRegistry; "
     code += "check_plugin(); register_imported_model(); "
     code += "print(type(ModelRegistry.models['QwenVqaForConditionalGeneration']).__name__)"

@@ -7,10 +7,11 @@ import pytest
 
 from qwen_vqa.train.demo import encoder, language
 from qwen_vqa.train.demo.packing import make_packed_scene
-from qwen_vqa.train.drawn import held_out, sprites, words
+from qwen_vqa.train.drawn import sprites, words
 from qwen_vqa.train.drawn.conversations import make_conversation
 from qwen_vqa.train.drawn.drawing import CLASSES, draw, patch_labels
 from qwen_vqa.train.drawn.drawn_questions import Turn, ask, describe, follow_up
+from qwen_vqa.train.drawn.held_out import FIRST_SEED
 from qwen_vqa.train.drawn.scenes import Scene, Thing, make_scene
 from qwen_vqa.train.drawn.sentences import in_a_sentence
 
@@ -44,7 +45,7 @@ def test_training_and_evaluation_share_no_font_no_design_and_no_seed():
     assert not set(sprites.TRAINING_DESIGNS) & set(sprites.EVALUATION_DESIGNS)
     families = {sprites.faces()[index]["family"] for index in sprites.face_indices(False)}
     assert not families & sprites.EVALUATION_FAMILIES
-    assert encoder.FIRST_SEED < language.FIRST_SEED < held_out.FIRST_SEED
+    assert encoder.FIRST_SEED < language.FIRST_SEED < FIRST_SEED
     for held_out in (True, False):
         for seed in range(200):
             for thing in make_scene(seed, held_out).things:

@@ -14,8 +14,8 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.cli import main
 from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.data.dataset import ConversationDataset
-from qwen_vqa.train.data.labels import IGNORED
 from qwen_vqa.train.export import export
+from qwen_vqa.train.model.labels import IGNORED
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference, save_checkpoint
 from qwen_vqa.train.recipe import STAGES, config_for, load_config
 from qwen_vqa.train.train import build_parser, train

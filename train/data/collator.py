@@ -7,7 +7,7 @@ import torch
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.train.data.labels import IGNORED, assistant_labels
+from qwen_vqa.train.model.labels import IGNORED, assistant_labels
 
 Sample = dict[str, Any]
 

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.registration import register_for_transformers
-from qwen_vqa.train.data.labels import IGNORED
+from qwen_vqa.train.model.labels import IGNORED
 from qwen_vqa.train.model.reference_encoder import VisionEncoder
 
 LOGITS_AT_ONCE = 256  # positions

@@ -3,7 +3,6 @@
 import contextlib
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
@@ -11,9 +10,9 @@ from typing import IO
 import httpx
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.installed_command import installed_command
 from qwen_vqa.plugin.sigterm import ended_by_sigterm
 
-SERVE = [sys.executable, "-m", "qwen_vqa.serving.cli", "serve"]
 START_SECONDS = 900.0
 STOP_SECONDS = 60.0
 LOOK_SECONDS = 0.2
@@ -34,7 +33,7 @@ def started_server(
         UserError: it ended before it was ready, or was not ready in time.
     """
     port = free_port()
-    command = [*SERVE, *arguments, "--port", str(port)]
+    command = installed_command("serve", *arguments, "--port", str(port))
     address = f"http://127.0.0.1:{port}"
     with ended_by_sigterm():
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from transformers.trainer_utils import get_last_checkpoint
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.installed_command import installed_command
 from qwen_vqa.train.data.feature_cache import COUNT_FILE, FEATURE_FILE
 from qwen_vqa.train.data.preparation import MIX_FILE, REPORT_FILE
 from qwen_vqa.train.demo.comparison.example_model import FLAGS, measure
@@ -105,7 +105,7 @@ def _train(base: Path, output: Path, phase: Phase, run: Run, data: list[str], th
         if not (output / name).exists():
             os.link(run.features / name, output / name)
     sources = [word for text in data for word in ("--data", text)]
-    command = [sys.executable, "-m", "qwen_vqa.serving.cli", "train", str(base), *sources, "-o", str(output)]
+    command = installed_command("train", str(base), *sources, "-o", str(output))
     command += [*phase.words(run.seed), *(("--resume",) if get_last_checkpoint(str(output)) else ())]
     with (run.folder / LOG_FILE).open("a") as log:
         done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, stdout=log, stderr=log)

@@ -10,12 +10,12 @@ model without the picture and with another question's picture.
 import argparse
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import torch
 
+from qwen_vqa.plugin.installed_command import installed_command
 from qwen_vqa.train.data.preparation import prepare_data
 from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.demo.demo_evaluation import Evaluator, percent
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     words = ["train", str(base), *(word for text in data for word in ("--data", text)), "-o", str(options.out / "run")]
     words += [*FLAGS, "--epochs", str(options.epochs), "--seed", str(options.seed)]
     print("qwen-vqa", *words, flush=True)
-    subprocess.run([sys.executable, "-m", "qwen_vqa.serving.cli", *words], check=True)
+    subprocess.run(installed_command(*words), check=True)
     held_out = write_data_sets(options.out / "data", "val", options.val)
     table = measure(options.out / "run" / "model", held_out, options.out / "val")
     print(f"{'data set':<10}{'n':>6}{'accuracy':>10}{'no picture':>12}{'other picture':>15}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qwen_vqa.serving.admission.validation_errors import sentence
+from qwen_vqa.serving.errors.validation_errors import sentence
 from qwen_vqa.serving.observability.request_record import request_record
 
 ANTHROPIC_PATHS = "/v1/messages"
@@ -26,7 +26,7 @@ _ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
-_OURS = (_BAD_REQUEST, "server_error", "requests", "tokens")  # serving/admission/refusals.py
+_OURS = (_BAD_REQUEST, "server_error", "requests", "tokens")  # serving/errors/refusals.py
 _LONGEST_NAME = 100
 _MOST_NAMES = 20
 _UNKNOWN_MODEL = "The model `"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from qwen_vqa.plugin.checkpoint_memory import checkpoint_dtype
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.startup.checks import CheckedCheckpoint
+from qwen_vqa.serving.checked_checkpoint import CheckedCheckpoint
 
 ALIASES = {"float": "float32", "half": "float16"}
 # Of x86: what multiplies numbers of a type as they are. Without it each product converts them first, and prefill takes

@@ -1,6 +1,6 @@
 """The server's process, as the supervisor starts it.
 
-`python -m qwen_vqa.serving.process.server_process FD FD ARGUMENTS...`
+`python -m qwen_vqa.serving.server_process FD FD ARGUMENTS...`
 
 The first descriptor is the listening socket, the second this end of the socket pair to the supervisor.
 """

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import Response
 
-from qwen_vqa.serving.admission.refusals import RefusedError
+from qwen_vqa.serving.errors.refusals import RefusedError
 from qwen_vqa.serving.vllm_server_api import (
     AnthropicMessagesRequest,
     ChatCompletionRequest,
