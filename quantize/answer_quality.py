@@ -17,7 +17,7 @@ from tqdm import tqdm
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.quantize.quantised_checkpoint import DequantisedLayers
 from qwen_vqa.train.data.collator import ConversationCollator, Sample
-from qwen_vqa.train.evaluation.metrics import wilson_interval
+from qwen_vqa.train.evaluation.answer_metrics import wilson_interval
 from qwen_vqa.train.model.labels import IGNORED
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 

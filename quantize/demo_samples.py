@@ -8,7 +8,7 @@ from PIL import Image
 from qwen_vqa.train.data.collator import Sample
 from qwen_vqa.train.drawn.conversations import make_conversation, messages_of
 from qwen_vqa.train.drawn.drawing import draw
-from qwen_vqa.train.drawn.held_out import Case, adapter_cases, cases
+from qwen_vqa.train.drawn.held_out import HeldOutCase, adapter_cases, cases
 from qwen_vqa.train.drawn.scenes import Scene, make_scene
 
 # Pictures that neither the demo's training nor its evaluation draws.
@@ -44,7 +44,7 @@ class DemoSamples:
         return [case_sample(case) for case in adapter_cases(number)]
 
 
-def case_sample(case: Case) -> Sample:
+def case_sample(case: HeldOutCase) -> Sample:
     """A case of the demo's evaluation as the collator takes it: worded as the evaluation words it."""
     rng = random.Random(case.scenes[0].seed)
     return _sample(case.skill, messages_of(rng, list(case.turns), len(case.scenes)), list(case.scenes))

@@ -1,7 +1,8 @@
 """What is installed is what is in the folders."""
 
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -14,9 +14,9 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.data.feature_cache import FeatureDataset
 from qwen_vqa.train.data.formats.registry import ADAPTERS
+from qwen_vqa.train.data.mix_table import data_table
 from qwen_vqa.train.data.preparation import prepare_data
 from qwen_vqa.train.data.source import EXAMPLES, DataSource
-from qwen_vqa.train.data.table import data_table
 from qwen_vqa.train.export import RESULTS, export_run
 from qwen_vqa.train.model.reference_checkpoint import load_processor
 from qwen_vqa.train.monitor.run_monitor import Monitor, add_monitor_flags

@@ -32,7 +32,7 @@ from qwen_vqa.train.model.reference_checkpoint import load_processor, load_refer
 
 
 @dataclass
-class Job:
+class GenerationJob:
     """A request: its conversation in the processor's form, and where its tokens go (None: the end)."""
 
     messages: list[dict[str, Any]]
@@ -49,7 +49,7 @@ class Job:
 class _ToJobs(BaseStreamer):
     """A streamer for a batch: transformers' TextIteratorStreamer takes only one."""
 
-    def __init__(self, jobs: list[Job]) -> None:
+    def __init__(self, jobs: list[GenerationJob]) -> None:
         self._jobs = jobs
         self._count = 0
         self._prompt = True
@@ -78,7 +78,7 @@ class Worker:
         self.model = load_reference(folder, dtype).eval()
         self._dtype = dtype
         self._batch = batch
-        self.waiting: SimpleQueue[Job] = SimpleQueue()
+        self.waiting: SimpleQueue[GenerationJob] = SimpleQueue()
         threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
@@ -96,7 +96,7 @@ class Worker:
                     job.put(error)
 
     @torch.inference_mode()
-    def _generate(self, jobs: list[Job]) -> None:
+    def _generate(self, jobs: list[GenerationJob]) -> None:
         texts = [
             self.processor.apply_chat_template(job.messages, tokenize=False, add_generation_prompt=True) for job in jobs
         ]
@@ -122,14 +122,14 @@ def application(worker: Worker, name: str) -> FastAPI:
     async def chat(request: Request) -> StreamingResponse:
         body = await request.json()
         messages, images = await asyncio.to_thread(_parts, body["messages"])
-        job = Job(messages, images, body["max_tokens"], asyncio.get_running_loop())
+        job = GenerationJob(messages, images, body["max_tokens"], asyncio.get_running_loop())
         worker.waiting.put(job)
         return StreamingResponse(_events(job, worker, name), media_type="text/event-stream")
 
     return app
 
 
-async def _events(job: Job, worker: Worker, name: str) -> AsyncIterator[str]:
+async def _events(job: GenerationJob, worker: Worker, name: str) -> AsyncIterator[str]:
     tokens: list[int] = []
     text = ""
     while (token := await job.out.get()) is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qwen_vqa.benchmarks.alternatives.environments import environment_python
-from qwen_vqa.benchmarks.alternatives.llava import llava_checkpoint
+from qwen_vqa.benchmarks.alternatives.vllm_llava import llava_checkpoint
 from qwen_vqa.benchmarks.machine.model_shapes import shape_checkpoint
 from qwen_vqa.plugin.errors import UserError
 

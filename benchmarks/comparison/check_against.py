@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from qwen_vqa.benchmarks.alternatives.environments import FOLDER
-from qwen_vqa.benchmarks.comparison.load_tools import TOOLS, Setting, tool_versions
+from qwen_vqa.benchmarks.comparison.load_tools import TOOLS, LoadSetting, tool_versions
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load_report.load_table import align
 from qwen_vqa.benchmarks.script import run
@@ -26,7 +26,7 @@ BOUND = 0.05
 FIGURES = ("requests_per_second", "output_tokens_per_second", "ttft_p50_ms", "ttft_mean_ms", "tpot_mean_ms")
 
 
-def measured(setting: Setting, names: tuple[str, ...], rounds: int, seed: int) -> dict[str, list[dict[str, float]]]:
+def measured(setting: LoadSetting, names: tuple[str, ...], rounds: int, seed: int) -> dict[str, list[dict[str, float]]]:
     """Each tool's runs. Who comes first changes from round to round, so that what drifts meets all."""
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def main() -> int:
     names = ("ours", *args.tools.split(","))
     if unknown := [name for name in names if name not in TOOLS]:
         raise UserError(f"--tools: there is no {', '.join(unknown)}; there are {', '.join(TOOLS)}.")
-    setting = Setting(
+    setting = LoadSetting(
         args.url, args.model, args.tokenizer, args.users, args.requests, args.output_tokens, args.environments
     )
     runs = measured(setting, names, args.rounds, args.seed)

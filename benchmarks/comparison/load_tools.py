@@ -21,7 +21,7 @@ from qwen_vqa.plugin.errors import UserError
 
 
 @dataclass(frozen=True)
-class Setting:
+class LoadSetting:
     """What both tools are told."""
 
     url: str
@@ -33,7 +33,7 @@ class Setting:
     environments: Path
 
 
-def ours(setting: Setting, seed: int, folder: Path) -> dict[str, float]:
+def ours(setting: LoadSetting, seed: int, folder: Path) -> dict[str, float]:
     """A closed loop of the load generator."""
     file = folder / f"ours-{seed}.json"
     command = [sys.executable, "-m", "qwen_vqa.benchmarks.load", "--url", setting.url, "--model", setting.model]
@@ -49,7 +49,7 @@ def ours(setting: Setting, seed: int, folder: Path) -> dict[str, float]:
     }
 
 
-def vllms(setting: Setting, seed: int, folder: Path) -> dict[str, float]:
+def vllms(setting: LoadSetting, seed: int, folder: Path) -> dict[str, float]:
     """By vLLM's benchmark."""
     data, file = folder / f"vllm-{seed}.jsonl", f"vllm-{seed}.json"
     _write(data, ({"content": content} for content in _contents(setting, seed)))
@@ -63,7 +63,7 @@ def vllms(setting: Setting, seed: int, folder: Path) -> dict[str, float]:
     return read_vllms(json.loads((folder / file).read_text()), setting.requests)
 
 
-def guidellms(setting: Setting, seed: int, folder: Path) -> dict[str, float]:
+def guidellms(setting: LoadSetting, seed: int, folder: Path) -> dict[str, float]:
     """By guidellm, in an environment of its own. What it calls inter-token latency is TPOT (answers are equally
     long); its time per output token counts the first token's wait, too."""
     data, file = folder / f"guidellm-{seed}.jsonl", folder / f"guidellm-{seed}.json"
@@ -128,7 +128,7 @@ def tool_versions(names: tuple[str, ...], environments: Path) -> dict[str, str]:
 TOOLS = {"ours": ours, "vllm": vllms, "guidellm": guidellms}
 
 
-def _contents(setting: Setting, seed: int) -> Iterator[list[dict[str, Any]]]:
+def _contents(setting: LoadSetting, seed: int) -> Iterator[list[dict[str, Any]]]:
     """What the load generator asks with this seed."""
     spec = WorkloadSpec(((setting.model, 1.0),))
     return (talk.turns[0].message()["content"] for talk in conversations(spec, seed, setting.requests))

@@ -23,7 +23,7 @@ POINTS_LEFT_OUT = ("p90", "p99", "n")
 
 
 @dataclass(frozen=True)
-class Setting:
+class MeasurementSetting:
     """What is asked: `cells` are (users, requests); `words` stand for the image where text alone is asked."""
 
     cells: tuple[tuple[int, int], ...]
@@ -37,7 +37,7 @@ class Setting:
         return json.loads(json.dumps(asdict(self)))
 
 
-def measure(candidate: Candidate, setting: Setting, file: Path) -> dict[str, Any]:
+def measure(candidate: Candidate, setting: MeasurementSetting, file: Path) -> dict[str, Any]:
     """Start it, ask it, write the file, return what it holds.
 
     Raises:
@@ -77,7 +77,7 @@ def measure(candidate: Candidate, setting: Setting, file: Path) -> dict[str, Any
     return result
 
 
-def _cells(candidate: Candidate, setting: Setting) -> Iterator[tuple[str, list[str]]]:
+def _cells(candidate: Candidate, setting: MeasurementSetting) -> Iterator[tuple[str, list[str]]]:
     """Labels with the load generator's flags."""
     base = ["--output-tokens", str(setting.output_tokens), "--warm-up", str(setting.warm_up)]
     if candidate.text_only:
@@ -96,7 +96,7 @@ def _check_cold(key: str, label: str, cells: list[dict[str, Any]]) -> None:
             )
 
 
-def kept(file: Path, setting: Setting) -> dict[str, Any] | None:
+def kept(file: Path, setting: MeasurementSetting) -> dict[str, Any] | None:
     """What an earlier run wrote, if it asked the same and came to its end, each cell with a seed of its own."""
     if not file.exists():
         return None

@@ -15,7 +15,7 @@ from typing import Any
 from openai import OpenAI, OpenAIError
 
 from qwen_vqa.benchmarks.environment import environment
-from qwen_vqa.benchmarks.load_generator.sample_images import Picture
+from qwen_vqa.benchmarks.load_generator.sample_images import SampleImage
 from qwen_vqa.benchmarks.script import run
 from qwen_vqa.plugin.errors import UserError
 
@@ -23,7 +23,7 @@ QUESTIONS = ("What is written here?", "Which colour is the largest shape in the 
 SIDE = (640, 480)
 
 
-def first_token_ms(client: OpenAI, model: str, picture: Picture, question: str) -> tuple[float, int]:
+def first_token_ms(client: OpenAI, model: str, picture: SampleImage, question: str) -> tuple[float, int]:
     """Milliseconds from sending to the first event with text, and how many of the prompt's tokens were cached."""
     content: Any = [
         {"type": "image_url", "image_url": {"url": picture.url()}},
@@ -63,9 +63,9 @@ def second_questions(url: str, pictures: int, seed: int, model: str | None = Non
     rows = []
     try:
         model = model or client.models.list().data[0].id
-        first_token_ms(client, model, Picture(seed, *SIDE), QUESTIONS[0])  # what the first request alone pays
+        first_token_ms(client, model, SampleImage(seed, *SIDE), QUESTIONS[0])  # what the first request alone pays
         for number in range(1, pictures + 1):
-            picture = Picture(seed + number, *SIDE)
+            picture = SampleImage(seed + number, *SIDE)
             order = QUESTIONS if number % 2 else QUESTIONS[::-1]
             rows.append([first_token_ms(client, model, picture, question) for question in order])
     except OpenAIError as error:

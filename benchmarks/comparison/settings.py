@@ -40,7 +40,7 @@ VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=")
 
 
 @dataclass(frozen=True)
-class Setting:
+class ServeSetting:
     """What a server is started with, under a name."""
 
     name: str
@@ -48,7 +48,7 @@ class Setting:
     flags: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, text: str) -> "Setting":
+    def parse(cls, text: str) -> "ServeSetting":
         """From "name: VARIABLE=value --flag value".
 
         Raises:
@@ -64,7 +64,7 @@ class Setting:
         return cls(name.strip(), variables, tuple(word for word in split if not VARIABLE.match(word)))
 
 
-def measure(setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
+def measure(setting: ServeSetting, args: argparse.Namespace) -> dict[str, Any]:
     """Start the server, ask it, stop it: seconds until it was ready, and the cells' summaries.
 
     Raises:
@@ -74,7 +74,9 @@ def measure(setting: Setting, args: argparse.Namespace) -> dict[str, Any]:
         return {"ready_seconds": seconds, "cells": _ask(setting, address, args, args.seed)}
 
 
-def measure_in_turns(settings: list[Setting], args: argparse.Namespace) -> Generator[list[dict[str, Any]], None, None]:
+def measure_in_turns(
+    settings: list[ServeSetting], args: argparse.Namespace
+) -> Generator[list[dict[str, Any]], None, None]:
     """The same of each setting, with all servers standing at once, after each turn: cells have the means over the turns
     so far, with the median of what each turn had as a multiple of the first setting's; and the turns themselves.
 
@@ -91,7 +93,7 @@ def measure_in_turns(settings: list[Setting], args: argparse.Namespace) -> Gener
 
 
 def ask_in_turns(
-    settings: list[Setting], addresses: list[str], args: argparse.Namespace
+    settings: list[ServeSetting], addresses: list[str], args: argparse.Namespace
 ) -> Iterator[list[list[list[dict[str, Any]]]]]:
     """After each turn: each setting's turns so far, each a list of cells.
 
@@ -110,7 +112,7 @@ def ask_in_turns(
 
 
 @contextlib.contextmanager
-def _server(setting: Setting, args: argparse.Namespace) -> Iterator[tuple[str, float]]:
+def _server(setting: ServeSetting, args: argparse.Namespace) -> Iterator[tuple[str, float]]:
     """Its address, and after how many seconds it was ready."""
     flags = [args.model, *setting.flags, "--served-model-name", "measured"]
     output = None if args.verbose else subprocess.DEVNULL
@@ -120,7 +122,7 @@ def _server(setting: Setting, args: argparse.Namespace) -> Iterator[tuple[str, f
 
 
 def _ask(
-    setting: Setting, address: str, args: argparse.Namespace, seed: int, warm_up: int | None = None
+    setting: ServeSetting, address: str, args: argparse.Namespace, seed: int, warm_up: int | None = None
 ) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "load.json"
@@ -202,7 +204,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.turns < 0:
         raise UserError(f"--turns {args.turns}: it must be 0 (one server after another) or more.")
-    settings = [Setting.parse(text) for text in args.setting or ["serve's choice:"]]
+    settings = [ServeSetting.parse(text) for text in args.setting or ["serve's choice:"]]
     results: list[tuple[str, dict[str, Any]]] = []
     if args.turns:
         try:

@@ -21,9 +21,9 @@ from typing import Any
 
 from qwen_vqa.benchmarks.alternatives.environments import FOLDER
 from qwen_vqa.benchmarks.comparison.candidates import Candidate, Maker, bfloat16_is_native
-from qwen_vqa.benchmarks.comparison.measurement import Setting, kept, measure
+from qwen_vqa.benchmarks.comparison.measurement import MeasurementSetting, kept, measure
 from qwen_vqa.benchmarks.comparison.suite_table import caption, table
-from qwen_vqa.benchmarks.comparison.targets import Measured, target_rows
+from qwen_vqa.benchmarks.comparison.targets import MeasuredShape, target_rows
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load_report.load_table import align
 from qwen_vqa.benchmarks.machine.flop_counts import WORK
@@ -80,22 +80,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _setting(args: argparse.Namespace) -> Setting:
+def _setting(args: argparse.Namespace) -> MeasurementSetting:
     try:
         users, requests = ([int(part) for part in text.split(",")] for text in (args.concurrency, args.requests))
     except ValueError:
         users, requests = [], [0]
     if len(users) != len(requests) or min((*users, *requests), default=0) < 1:
         raise UserError(f"--concurrency {args.concurrency} --requests {args.requests}: expected as many of each.")
-    return Setting(tuple(zip(users, requests, strict=True)), args.output_tokens, args.seed, args.warm_up, 0)
+    return MeasurementSetting(tuple(zip(users, requests, strict=True)), args.output_tokens, args.seed, args.warm_up, 0)
 
 
 class _Run:
     """A shape's."""
 
-    def __init__(self, shape: str, args: argparse.Namespace, setting: Setting) -> None:
+    def __init__(self, shape: str, args: argparse.Namespace, setting: MeasurementSetting) -> None:
         words = args.text_words if args.text_words is not None else WORK[shape].encoder_tokens * 2 // 5
-        self.setting = Setting(**{**setting.__dict__, "words": words})
+        self.setting = MeasurementSetting(**{**setting.__dict__, "words": words})
         self.shape, self.args = shape, args
         self.maker = Maker(shape, args.checkpoints, args.environments, args.output_tokens, args.batch)
         self.folder = args.work / f"{shape}-{args.output_tokens}"
@@ -152,14 +152,16 @@ class _Run:
         """That all were asked as this run asks."""
         one_setting({str(self._file(key)): one["setting"] for key, one in results.items()}, self.asked)
 
-    def _measured(self) -> Measured:
+    def _measured(self) -> MeasuredShape:
         """All that was asked as this run asks."""
         results = {key: one for key, one in self._files().items() if one["setting"] == self.asked}
         machine = json.loads(self.limits_file.read_text()) if self.limits_file.exists() else None
         rates = machine["matmul"] if machine else {}
         bandwidth = machine["bandwidth"]["best"] if machine else 0.0
         rows = limits(WORK[self.shape], bandwidth, rates, self.setting.output_tokens) if machine else []
-        return Measured(self.shape, self.setting.output_tokens, results, {row["scheme"]: row for row in rows}, rates)
+        return MeasuredShape(
+            self.shape, self.setting.output_tokens, results, {row["scheme"]: row for row in rows}, rates
+        )
 
     def _candidates(self) -> list[Candidate]:
         measured, users = self._measured(), max(users for users, _ in self.asked["cells"])

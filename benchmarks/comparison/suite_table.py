@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qwen_vqa.benchmarks.comparison.targets import Measured, has_turns
+from qwen_vqa.benchmarks.comparison.targets import MeasuredShape, has_turns
 
 # Of fewer values, the 95th percentile is hardly more than the largest.
 LEAST_OF_P95 = 20
@@ -11,7 +11,7 @@ COLUMNS = ("server", "cell", "req/s", "x (a)", "of limit", "decode", "prefill", 
 Results = dict[str, dict[str, Any]]
 
 
-def table(results: Results, measured: Measured) -> list[tuple[str, ...]]:
+def table(results: Results, measured: MeasuredShape) -> list[tuple[str, ...]]:
     """A row per candidate and cell. Throughput: as a multiple of the fastest (a)'s and of the limit; decode and
     prefill: of one user, as a share of the limit. Times in ms."""
     rows: list[tuple[str, ...]] = [(*COLUMNS, "prompt", "failed")]
@@ -21,7 +21,7 @@ def table(results: Results, measured: Measured) -> list[tuple[str, ...]]:
     return rows
 
 
-def _rates(key: str, result: dict[str, Any], cell: dict[str, Any], measured: Measured) -> tuple[str, ...]:
+def _rates(key: str, result: dict[str, Any], cell: dict[str, Any], measured: MeasuredShape) -> tuple[str, ...]:
     """Requests/s and what they are of (a)'s and of the limit's, which are of requests with a new image each; and the
     shares of decode and prefill."""
     rate = cell["summary"]["requests_per_second"]

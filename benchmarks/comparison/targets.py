@@ -12,7 +12,7 @@ Results = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredShape:
     """All that a target may be computed from. `limits` by scheme, as `limits.limits` makes them; `rates` are
     operations a second by type. Both are empty where the machine was not measured."""
 
@@ -63,18 +63,18 @@ def has_turns(cell: dict[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
-class Target:
+class ProjectTarget:
     """`value` gives the figure and how it came about, or None where something is not measured; `least`: the bound is
     a lower one. `shape` and `output_tokens` None: of every run."""
 
     what: str
     bound: float
-    value: Callable[[Measured], tuple[float, str] | None]
+    value: Callable[[MeasuredShape], tuple[float, str] | None]
     least: bool = True
     shape: str | None = None
     output_tokens: int | None = None
 
-    def row(self, measured: Measured) -> dict[str, Any] | None:
+    def row(self, measured: MeasuredShape) -> dict[str, Any] | None:
         """Beside its result, or None where it is not of this run."""
         if self.shape not in (None, measured.shape) or self.output_tokens not in (None, measured.output_tokens):
             return None
@@ -86,10 +86,10 @@ class Target:
         return row | {"result": float(f"{value:.3g}"), "reached": (value >= self.bound) is self.least, "from": source}
 
 
-def against_a(side: str, users: int) -> Callable[[Measured], tuple[float, str] | None]:
+def against_a(side: str, users: int) -> Callable[[MeasuredShape], tuple[float, str] | None]:
     """Requests/s as a multiple of the faster of (a)'s float types."""
 
-    def value(measured: Measured) -> tuple[float, str] | None:
+    def value(measured: MeasuredShape) -> tuple[float, str] | None:
         left = measured.fastest(side, users) if side == "ours" else side
         right = measured.fastest("a", users)
         if not left or not right or not (rate := measured.rate(left, users)):
@@ -100,7 +100,7 @@ def against_a(side: str, users: int) -> Callable[[Measured], tuple[float, str] |
     return value
 
 
-def ttft_against_a(measured: Measured) -> tuple[float, str] | None:
+def ttft_against_a(measured: MeasuredShape) -> tuple[float, str] | None:
     """p95 TTFT at 8 users as a share of (a)'s, the faster float type of each side."""
     left, right = measured.fastest("ours", 8), measured.fastest("a", 8)
     ours, theirs = (measured.cell(key, 8) if key else None for key in (left, right))
@@ -114,10 +114,10 @@ def ttft_against_a(measured: Measured) -> tuple[float, str] | None:
     return points[0] / points[1], ", ".join(texts)
 
 
-def against_d(key: str, users: int) -> Callable[[Measured], tuple[float, str] | None]:
+def against_d(key: str, users: int) -> Callable[[MeasuredShape], tuple[float, str] | None]:
     """Requests/s as a multiple of stock vLLM's on its own LLaVA, in the same float type."""
 
-    def value(measured: Measured) -> tuple[float, str] | None:
+    def value(measured: MeasuredShape) -> tuple[float, str] | None:
         theirs = measured.rate(key, users)
         scheme = measured.results.get(key, {}).get("scheme")
         same = [k for k in ("ours", "ours-f32") if measured.results.get(k, {}).get("scheme") == scheme]
@@ -127,7 +127,7 @@ def against_d(key: str, users: int) -> Callable[[Measured], tuple[float, str] | 
     return value
 
 
-def second_question(measured: Measured) -> tuple[float, str] | None:
+def second_question(measured: MeasuredShape) -> tuple[float, str] | None:
     """TTFT of a second question about an image as a share of the first's, as second_question.py measures it."""
     key = measured.fastest("ours", 1)
     found = measured.results[key].get("second_question") if key else None
@@ -137,10 +137,10 @@ def second_question(measured: Measured) -> tuple[float, str] | None:
     return found["ratio"], source
 
 
-def decode_of(key: str) -> Callable[[Measured], tuple[float, str] | None]:
-    """See `Measured.decode_share`."""
+def decode_of(key: str) -> Callable[[MeasuredShape], tuple[float, str] | None]:
+    """See `MeasuredShape.decode_share`."""
 
-    def value(measured: Measured) -> tuple[float, str] | None:
+    def value(measured: MeasuredShape) -> tuple[float, str] | None:
         share, limit, summary = measured.decode_share(key), measured.limit(key), measured.cell(key, 1)
         if share is None or not limit or not summary:
             return None
@@ -150,10 +150,10 @@ def decode_of(key: str) -> Callable[[Measured], tuple[float, str] | None]:
     return value
 
 
-def prefill_of(key: str) -> Callable[[Measured], tuple[float, str] | None]:
-    """See `Measured.prefill_share`."""
+def prefill_of(key: str) -> Callable[[MeasuredShape], tuple[float, str] | None]:
+    """See `MeasuredShape.prefill_share`."""
 
-    def value(measured: Measured) -> tuple[float, str] | None:
+    def value(measured: MeasuredShape) -> tuple[float, str] | None:
         share, summary = measured.prefill_share(key), measured.cell(key, 1)
         if share is None or not summary:
             return None
@@ -165,19 +165,22 @@ def prefill_of(key: str) -> Callable[[Measured], tuple[float, str] | None]:
 
 MULTIPLE = "requests/s at 32 users against (a)"
 TARGETS = (
-    Target(f"{MULTIPLE}, 16 or 32 bits", 3.5, against_a("ours", 32), shape="0.5b", output_tokens=32),
-    Target(f"{MULTIPLE}, int8", 6, against_a("ours-int8", 32), shape="0.5b", output_tokens=32),
-    Target(f"{MULTIPLE}, 16 or 32 bits", 7, against_a("ours", 32), shape="0.5b", output_tokens=128),
-    Target(f"{MULTIPLE}, int8", 10, against_a("ours-int8", 32), shape="0.5b", output_tokens=128),
-    Target("p95 TTFT at 8 users against (a)", 0.25, ttft_against_a, False, shape="0.5b", output_tokens=32),
-    *(Target(f"requests/s against (d), {n} users", 1.0, against_d("d", n)) for n in (1, 8, 32)),
-    *(Target(f"requests/s against (d) on all cores, {n} users", 1.0, against_d("d-cores", n)) for n in (1, 8, 32)),
-    Target("decode of one user, share of the read bandwidth", 0.8, decode_of("ours"), shape="3b"),
-    Target("prefill, share of the matmul rate", 0.85, prefill_of("ours"), shape="3b"),
-    Target("second question about an image: TTFT against the first's", 0.3, second_question, False),
+    ProjectTarget(f"{MULTIPLE}, 16 or 32 bits", 3.5, against_a("ours", 32), shape="0.5b", output_tokens=32),
+    ProjectTarget(f"{MULTIPLE}, int8", 6, against_a("ours-int8", 32), shape="0.5b", output_tokens=32),
+    ProjectTarget(f"{MULTIPLE}, 16 or 32 bits", 7, against_a("ours", 32), shape="0.5b", output_tokens=128),
+    ProjectTarget(f"{MULTIPLE}, int8", 10, against_a("ours-int8", 32), shape="0.5b", output_tokens=128),
+    ProjectTarget("p95 TTFT at 8 users against (a)", 0.25, ttft_against_a, False, shape="0.5b", output_tokens=32),
+    *(ProjectTarget(f"requests/s against (d), {n} users", 1.0, against_d("d", n)) for n in (1, 8, 32)),
+    *(
+        ProjectTarget(f"requests/s against (d) on all cores, {n} users", 1.0, against_d("d-cores", n))
+        for n in (1, 8, 32)
+    ),
+    ProjectTarget("decode of one user, share of the read bandwidth", 0.8, decode_of("ours"), shape="3b"),
+    ProjectTarget("prefill, share of the matmul rate", 0.85, prefill_of("ours"), shape="3b"),
+    ProjectTarget("second question about an image: TTFT against the first's", 0.3, second_question, False),
 )
 
 
-def target_rows(measured: Measured) -> list[dict[str, Any]]:
+def target_rows(measured: MeasuredShape) -> list[dict[str, Any]]:
     """The targets of this run, reached or not."""
     return [row for target in TARGETS if (row := target.row(measured))]

@@ -79,10 +79,10 @@ def _check(args: argparse.Namespace, folder: Path) -> int:
     import torch
 
     from qwen_vqa.benchmarks.environment import environment
-    from qwen_vqa.benchmarks.gpu_check.row import FAILED, Setting
+    from qwen_vqa.benchmarks.gpu_check.check_row import FAILED, CheckSetting
+    from qwen_vqa.benchmarks.gpu_check.check_table import heading, line
     from qwen_vqa.benchmarks.gpu_check.rows import ROWS
     from qwen_vqa.benchmarks.gpu_check.runner import run_rows
-    from qwen_vqa.benchmarks.gpu_check.table import heading, line
     from qwen_vqa.plugin.errors import UserError
     from qwen_vqa.train.model.compute_device import GIB, chosen_device
 
@@ -99,7 +99,7 @@ def _check(args: argparse.Namespace, folder: Path) -> int:
     rows = [row for row in ROWS if args.part is None or args.part in row.part]
     if args.only:
         rows = [row for row in rows if any(word in row.name for word in args.only)]
-    setting = Setting(str(device), args.tiny, folder)
+    setting = CheckSetting(str(device), args.tiny, folder)
     found = run_rows(rows, setting, 60 * args.minutes, lambda *ended: print(line(*ended), flush=True))
     args.json.write_text(json.dumps({"environment": about, "rows": found}, indent=1) + "\n")
     print(f"wrote {args.json}")

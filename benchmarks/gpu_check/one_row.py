@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from qwen_vqa.benchmarks.gpu_check.row import Row, Setting
+from qwen_vqa.benchmarks.gpu_check.check_row import CheckRow, CheckSetting
 from qwen_vqa.train.model.compute_device import chosen_device
 
 
@@ -17,8 +17,8 @@ def main() -> None:
     parser.add_argument("--folder", required=True, type=Path)
     parser.add_argument("--result", required=True, type=Path)
     args = parser.parse_args()
-    setting = Setting(str(chosen_device(args.device)), args.tiny, args.folder)
-    args.result.write_text(json.dumps(Row(**json.loads(args.row)).run(setting).as_json()))
+    setting = CheckSetting(str(chosen_device(args.device)), args.tiny, args.folder)
+    args.result.write_text(json.dumps(CheckRow(**json.loads(args.row)).run(setting).as_json()))
 
 
 if __name__ == "__main__":

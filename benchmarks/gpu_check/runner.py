@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from qwen_vqa.benchmarks.gpu_check.row import FAILED, NOT_POSSIBLE, Result, Row, Setting
+from qwen_vqa.benchmarks.gpu_check.check_row import FAILED, NOT_POSSIBLE, CheckRow, CheckSetting, Result
 
 LEAST_SECONDS = 15  # in which a row can begin
 
 
 def run_rows(
-    rows: Sequence[Row], setting: Setting, seconds: float, ended: Callable[[Row, Result, float], None]
+    rows: Sequence[CheckRow], setting: CheckSetting, seconds: float, ended: Callable[[CheckRow, Result, float], None]
 ) -> list[dict[str, Any]]:
     """What became of each row, in order; those for which the time is over are not possible.
 
@@ -43,7 +43,7 @@ def run_rows(
     return found
 
 
-def _in_a_process(row: Row, setting: Setting, seconds: float) -> Result:
+def _in_a_process(row: CheckRow, setting: CheckSetting, seconds: float) -> Result:
     device, environment = setting.device, dict(os.environ)
     if setting.on_gpu:  # the only one that the row sees: the Trainer would spread a batch over all
         environment["CUDA_VISIBLE_DEVICES"] = _visible(torch.device(device).index or 0)

@@ -14,7 +14,7 @@ from typing import Any
 from qwen_vqa.benchmarks.load_generator.conversation_runner import Prepared, Share, prepare, run
 from qwen_vqa.benchmarks.load_generator.records import Record
 from qwen_vqa.benchmarks.load_generator.streaming_client import Target
-from qwen_vqa.benchmarks.load_generator.workload import Conversation
+from qwen_vqa.benchmarks.load_generator.workload import WorkloadConversation
 from qwen_vqa.plugin.errors import UserError
 
 # Between "all are ready" and the first request, so that every process is awake.
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def shares(
-    target: Target, conversations: list[Conversation], times: list[float] | None, users: int, processes: int
+    target: Target, conversations: list[WorkloadConversation], times: list[float] | None, users: int, processes: int
 ) -> list[Share]:
     """Deal conversations and users out; with fewer users than processes, some processes are not needed."""
     if times is None:

@@ -12,7 +12,7 @@ import aiohttp
 
 from qwen_vqa.benchmarks.load_generator.records import Record
 from qwen_vqa.benchmarks.load_generator.streaming_client import Client, Target
-from qwen_vqa.benchmarks.load_generator.workload import Conversation
+from qwen_vqa.benchmarks.load_generator.workload import WorkloadConversation
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Share:
     """Conversations and, in an open loop, when each is to be sent; in a closed loop, the number of users."""
 
     target: Target
-    conversations: tuple[Conversation, ...]
+    conversations: tuple[WorkloadConversation, ...]
     times: tuple[float, ...] | None
     users: int
 

@@ -14,7 +14,13 @@ from qwen_vqa.benchmarks.load_generator.records import Record
 from qwen_vqa.benchmarks.load_generator.server_metrics import ServerWatch
 from qwen_vqa.benchmarks.load_generator.streaming_client import Target
 from qwen_vqa.benchmarks.load_generator.summary import Bounds, failures, summarise
-from qwen_vqa.benchmarks.load_generator.workload import Conversation, Shown, WorkloadSpec, conversations, known_pictures
+from qwen_vqa.benchmarks.load_generator.workload import (
+    Shown,
+    WorkloadConversation,
+    WorkloadSpec,
+    conversations,
+    known_pictures,
+)
 from qwen_vqa.plugin.errors import UserError
 
 # Above this share of a core, waiting for the client's own work begins to show in the latencies.
@@ -78,7 +84,7 @@ def run_cells(plan: Plan, target: Target, progress: Progress) -> Iterator[dict[s
                 return
 
 
-def _draw(plan: Plan, seed: int, shown: Shown) -> list[Conversation]:
+def _draw(plan: Plan, seed: int, shown: Shown) -> list[WorkloadConversation]:
     return conversations(plan.spec, seed, plan.requests, plan.lengths, shown)
 
 
@@ -98,7 +104,7 @@ class _Cell:
     arrivals: Arrivals
     target: Target
     seed: int
-    asked: list[Conversation]
+    asked: list[WorkloadConversation]
     cache: str
     title: str
 

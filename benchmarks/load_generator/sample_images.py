@@ -31,7 +31,7 @@ MEDIA_TYPES = {
 
 
 @dataclass(frozen=True)
-class Picture:
+class SampleImage:
     """A picture that is not made yet: a file, a URL, or a drawing of this seed and size (pixels)."""
 
     seed: int = 0

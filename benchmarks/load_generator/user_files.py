@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from qwen_vqa.benchmarks.load_generator.sample_images import MEDIA_TYPES
-from qwen_vqa.benchmarks.load_generator.workload import Question
+from qwen_vqa.benchmarks.load_generator.workload import WorkloadQuestion
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.images.image_loader import looks_like_image
 
@@ -40,7 +40,7 @@ def check_image(path: Path, where: str) -> None:
         raise UserError(f"{where}: {path} is no image that the server takes; leave it out or convert it.")
 
 
-def read_questions(path: Path) -> tuple[Question, ...]:
+def read_questions(path: Path) -> tuple[WorkloadQuestion, ...]:
     """A question a line; a line of JSON has `question` and may have `image`, a URL or a path from the file's folder.
 
     Raises:
@@ -55,9 +55,9 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     return tuple(_question(line, f"{path}, line {number}", path.parent) for number, line in enumerate(lines, 1))
 
 
-def _question(line: str, where: str, folder: Path) -> Question:
+def _question(line: str, where: str, folder: Path) -> WorkloadQuestion:
     if not line.startswith("{"):
-        return Question(line)
+        return WorkloadQuestion(line)
     try:
         row = json.loads(line)
         question, image = row["question"], row.get("image")
@@ -66,4 +66,4 @@ def _question(line: str, where: str, folder: Path) -> Question:
     if image and not image.startswith(("http://", "https://", "data:")):
         image = str(folder / image)
         check_image(Path(image), where)
-    return Question(question, image)
+    return WorkloadQuestion(question, image)

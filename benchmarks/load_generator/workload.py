@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from qwen_vqa.benchmarks.load_generator.sample_images import Picture
+from qwen_vqa.benchmarks.load_generator.sample_images import SampleImage
 from qwen_vqa.benchmarks.load_generator.shuffled import Deck
 
 QUESTIONS = (
@@ -22,7 +22,7 @@ FOLLOW_UPS = ("And on the right?", "What colour is it?", "How many are there?", 
 
 
 @dataclass(frozen=True)
-class Question:
+class WorkloadQuestion:
     """A line of the user's question file: the text, and an image (path or URL) of its own, if any."""
 
     text: str
@@ -43,7 +43,7 @@ class WorkloadSpec:
     models: tuple[tuple[str, float], ...]
     sizes: tuple[tuple[int, int], ...] = ((640, 480),)
     files: tuple[str, ...] = ()
-    questions: tuple[Question, ...] = ()
+    questions: tuple[WorkloadQuestion, ...] = ()
     images_per_request: int = 1
     repeated_images: float = 0.0
     multi_turn: float = 0.0
@@ -53,11 +53,11 @@ class WorkloadSpec:
 
 
 @dataclass(frozen=True)
-class Turn:
+class WorkloadTurn:
     """A user's turn. `output_tokens` is the answer's length; `repeated_image` marks an image that came before."""
 
     text: str
-    pictures: tuple[Picture, ...]
+    pictures: tuple[SampleImage, ...]
     output_tokens: int
     repeated_image: bool = False
 
@@ -68,12 +68,12 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Conversation:
+class WorkloadConversation:
     """One user's turns, to one model. `index` is the number of its first request in the cell."""
 
     index: int
     model: str
-    turns: tuple[Turn, ...]
+    turns: tuple[WorkloadTurn, ...]
 
 
 class Shown:
@@ -84,18 +84,18 @@ class Shown:
         random = np.random.default_rng([seed, 2])
         self.files = Deck(spec.files, random)
         self.questions = Deck(spec.questions, random)
-        self.pictures: set[Picture] = set()
+        self.pictures: set[SampleImage] = set()
 
 
 def conversations(
     spec: WorkloadSpec, seed: int, count: int, lengths: tuple[int | None, ...] = (), shown: Shown | None = None
-) -> list[Conversation]:
+) -> list[WorkloadConversation]:
     """Conversations with `count` requests in all; `lengths` (of a trace) set a conversation's output tokens.
 
     `shown` goes on from the cells before; None: nothing was shown.
     """
     draw = _Draw(spec, seed, shown or Shown(spec, seed))
-    made: list[Conversation] = []
+    made: list[WorkloadConversation] = []
     requests = 0
     while requests < count:
         turns = spec.turns if draw.random.random() < spec.multi_turn else 1
@@ -105,12 +105,12 @@ def conversations(
     return made
 
 
-def known_pictures(talks: list[Conversation], ended: set[int]) -> float | None:
+def known_pictures(talks: list[WorkloadConversation], ended: set[int]) -> float | None:
     """Of the pictures in these requests, the share that came before among them: what a cold cache knows at most.
 
     `ended` are the requests' numbers. Later turns bring the first turn's pictures again.
     """
-    seen: set[Picture] = set()
+    seen: set[SampleImage] = set()
     known = count = 0
     for talk in talks:
         for turn in range(len(talk.turns)):
@@ -129,28 +129,28 @@ class _Draw:
         self.spec = spec
         self.random = np.random.default_rng([seed, 0])
         self.run = shown
-        self.shown: list[tuple[Picture, ...]] = []
+        self.shown: list[tuple[SampleImage, ...]] = []
 
-    def conversation(self, index: int, turns: int, length: int | None) -> Conversation:
+    def conversation(self, index: int, turns: int, length: int | None) -> WorkloadConversation:
         names = [name for name, _ in self.spec.models]
         model = names[self.random.choice(len(names), p=[share for _, share in self.spec.models])]
         question = self._question()
         pictures, repeated = self._pictures(question)
-        first = Turn(question.text, pictures, length or self._length(), repeated)
-        later = [Turn(self._pick(FOLLOW_UPS), (), length or self._length()) for _ in range(turns - 1)]
-        return Conversation(index, model, (first, *later))
+        first = WorkloadTurn(question.text, pictures, length or self._length(), repeated)
+        later = [WorkloadTurn(self._pick(FOLLOW_UPS), (), length or self._length()) for _ in range(turns - 1)]
+        return WorkloadConversation(index, model, (first, *later))
 
-    def _question(self) -> Question:
+    def _question(self) -> WorkloadQuestion:
         if not self.spec.questions:
             # The number keeps prompts without an image apart, which a prefix cache would know again.
             number = f"{self.random.integers(10**6):06d}"
             words = (self._pick(WORDS) for _ in range(self.spec.text_words))
-            return Question(" ".join((f"{number}:", *words, self._pick(QUESTIONS))))
+            return WorkloadQuestion(" ".join((f"{number}:", *words, self._pick(QUESTIONS))))
         return self.run.questions.deal()
 
-    def _pictures(self, question: Question) -> tuple[tuple[Picture, ...], bool]:
+    def _pictures(self, question: WorkloadQuestion) -> tuple[tuple[SampleImage, ...], bool]:
         if question.image is not None:
-            pictures: tuple[Picture, ...] = (Picture(source=question.image),)
+            pictures: tuple[SampleImage, ...] = (SampleImage(source=question.image),)
         elif self.spec.images_per_request == 0:
             return (), False
         elif self.shown and self.random.random() < self.spec.repeated_images:
@@ -162,11 +162,11 @@ class _Draw:
         self.shown.append(pictures)
         return pictures, repeated
 
-    def _picture(self) -> Picture:
+    def _picture(self) -> SampleImage:
         if self.spec.files:
-            return Picture(source=self.run.files.deal())
+            return SampleImage(source=self.run.files.deal())
         width, height = self.spec.sizes[self.random.integers(len(self.spec.sizes))]
-        return Picture(int(self.random.integers(2**62)), width, height)
+        return SampleImage(int(self.random.integers(2**62)), width, height)
 
     def _length(self) -> int:
         least, most = self.spec.output_tokens

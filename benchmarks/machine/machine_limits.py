@@ -17,7 +17,7 @@ import torch
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load import read_result
 from qwen_vqa.benchmarks.machine.flop_counts import WORK, Work
-from qwen_vqa.benchmarks.machine.part_formats import SCHEMES, Scheme
+from qwen_vqa.benchmarks.machine.part_formats import SCHEMES, PartFormat
 from qwen_vqa.benchmarks.machine.read_bandwidth import best_rate, read_bandwidth
 from qwen_vqa.benchmarks.script import run
 from qwen_vqa.plugin.errors import UserError
@@ -78,7 +78,7 @@ def limits(work: Work, bandwidth: float, rates: dict[str, float], output_tokens:
 
 def arithmetic_seconds(
     work: Work,
-    scheme: Scheme,
+    scheme: PartFormat,
     rates: dict[str, float],
     prompt_tokens: float,
     output_tokens: int = 1,
@@ -95,7 +95,7 @@ def decode_share(summary: dict[str, Any], limit: dict[str, Any]) -> float | None
 
 
 def prefill_share(
-    summary: dict[str, Any], work: Work, scheme: Scheme, rates: dict[str, float], image: bool = True
+    summary: dict[str, Any], work: Work, scheme: PartFormat, rates: dict[str, float], image: bool = True
 ) -> float | None:
     """Of a cell with one user and new images: what encoder and prompt take at the matmul rates / the median TTFT.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Scheme:
+class PartFormat:
     """`layer_bytes` are of a weight in the language model's layers, with the scales that belong to it, `layer_type` is
     what those are multiplied in; `around_` the same of encoder, connector and output layer."""
 
@@ -21,14 +21,14 @@ class Scheme:
 # 16 bits that it was stored in; where it holds float32 alone, as a 3B for lack of memory, its share is of that, too.
 # llama.cpp's q8_0 has a 16-bit scale for 32 weights, in the output layer, too; it has no encoder here.
 SCHEMES = {
-    "float32": Scheme(4, "float32", 4, "float32"),
-    "bfloat16": Scheme(2, "bfloat16", 2, "bfloat16"),
-    "int8": Scheme(1, "int8", 2, "bfloat16"),
-    "16-bit-f32": Scheme(2, "float32", 2, "float32"),
-    "int8-f32": Scheme(1, "int8", 2, "float32"),
-    "int4": Scheme(1 / 2 + 2 / 128, "bfloat16", 2, "bfloat16"),
-    "nf4": Scheme(1 / 2 + 1 / 64 + 4 / (64 * 256), "bfloat16", 2, "bfloat16"),
-    "q8_0": Scheme(1 + 2 / 32, "int8", 1 + 2 / 32, "int8"),
+    "float32": PartFormat(4, "float32", 4, "float32"),
+    "bfloat16": PartFormat(2, "bfloat16", 2, "bfloat16"),
+    "int8": PartFormat(1, "int8", 2, "bfloat16"),
+    "16-bit-f32": PartFormat(2, "float32", 2, "float32"),
+    "int8-f32": PartFormat(1, "int8", 2, "float32"),
+    "int4": PartFormat(1 / 2 + 2 / 128, "bfloat16", 2, "bfloat16"),
+    "nf4": PartFormat(1 / 2 + 1 / 64 + 4 / (64 * 256), "bfloat16", 2, "bfloat16"),
+    "q8_0": PartFormat(1 + 2 / 32, "int8", 1 + 2 / 32, "int8"),
 }
 
 

@@ -69,7 +69,7 @@ class Load:
 
 
 @dataclass
-class Measured:
+class MeasuredServer:
     """One side. Speeds are tokens per second for all users together, a number a round; times in milliseconds.
 
     `ready_bytes` is the server's memory before its first question, `resident_bytes` after the last. `side_by_side`:
@@ -121,11 +121,11 @@ class Measured:
         }
 
 
-def measure(sides: list[Side], load: Load, asked: Sequence[Prompt] = ()) -> list[Measured]:
+def measure(sides: list[Side], load: Load, asked: Sequence[Prompt] = ()) -> list[MeasuredServer]:
     """Measure checkpoints side by side, or, where memory has room for one server alone, one after the other.
 
     Args:
-        asked: questions that each server answers behind the rounds, into `Measured.replies`.
+        asked: questions that each server answers behind the rounds, into `MeasuredServer.replies`.
 
     Raises:
         UserError: a server does not fit into memory or does not start, or a request of a round fails.
@@ -163,10 +163,10 @@ def servable(sides: list[Side]) -> tuple[list[Side], bool]:
     return sides, sum(needed) <= free
 
 
-def _measure(sides: list[Side], load: Load, asked: Sequence[Prompt], together: bool) -> list[Measured]:
+def _measure(sides: list[Side], load: Load, asked: Sequence[Prompt], together: bool) -> list[MeasuredServer]:
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(_server(side)) for side in sides]
-        found = [Measured(one.side.dtype, one.load_seconds, one.ready_bytes, together) for one in servers]
+        found = [MeasuredServer(one.side.dtype, one.load_seconds, one.ready_bytes, together) for one in servers]
         for server in servers if load.rounds else ():  # the first requests fill caches and compile
             server.ask(2, WARM_UP_TOKENS, load.seed)
         for number in range(load.rounds):

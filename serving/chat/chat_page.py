@@ -4,10 +4,10 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import StopException
 
 from qwen_vqa.serving import DEMO_NAME
-from qwen_vqa.serving.chat.conversation import Turn
+from qwen_vqa.serving.chat.conversation import ChatTurn
 from qwen_vqa.serving.chat.examples import Example, examples
-from qwen_vqa.serving.chat.pictures import SUFFIXES, Picture
-from qwen_vqa.serving.chat.server import Reply, chat_server
+from qwen_vqa.serving.chat.pictures import SUFFIXES, ChatPicture
+from qwen_vqa.serving.chat.server import StreamedReply, chat_server
 from qwen_vqa.serving.chat.session import ChatSession
 from qwen_vqa.serving.chat.sidebar import ICON, sidebar
 from qwen_vqa.serving.chat.text import STYLE, answer, plain
@@ -88,7 +88,7 @@ def _example(session: ChatSession, example: Example) -> None:
     )
 
 
-def _turn(session: ChatSession, number: int, turn: Turn) -> None:
+def _turn(session: ChatSession, number: int, turn: ChatTurn) -> None:
     with st.chat_message("user", avatar=":material/person:"):
         _pictures(session, turn.pictures, THUMBNAIL_WIDTH, f"{number}")
         if turn.question:
@@ -104,7 +104,7 @@ def _turn(session: ChatSession, number: int, turn: Turn) -> None:
             _follow_ups(session)
 
 
-def _pictures(session: ChatSession, pictures: list[Picture], width: int, key: str) -> None:
+def _pictures(session: ChatSession, pictures: list[ChatPicture], width: int, key: str) -> None:
     if not pictures:
         return
     with st.container(horizontal=True, width="content", gap="small"):
@@ -123,7 +123,7 @@ def _pictures(session: ChatSession, pictures: list[Picture], width: int, key: st
                 )
 
 
-def _reply(reply: Reply, model: str) -> None:
+def _reply(reply: StreamedReply, model: str) -> None:
     if reply.text:
         st.markdown(answer(reply.text))
     small = [model, f"{reply.seconds:.2f} s"]
@@ -139,7 +139,7 @@ def _reply(reply: Reply, model: str) -> None:
         st.caption(plain(" · ".join(small)))
 
 
-def _problem(session: ChatSession, number: int, turn: Turn) -> None:
+def _problem(session: ChatSession, number: int, turn: ChatTurn) -> None:
     place = ""
     if turn is session.conversation.turns[-1]:
         place = session.conversation.place(turn.reply.place, session.settings.system_prompt)

@@ -4,20 +4,20 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwen_vqa.serving.chat.pictures import Picture
-from qwen_vqa.serving.chat.server import Reply
+from qwen_vqa.serving.chat.pictures import ChatPicture
+from qwen_vqa.serving.chat.server import StreamedReply
 
 PLACE = re.compile(r"messages\[(\d+)\](?:\.content\[(\d+)\])?")
 
 
 @dataclass(eq=False)
-class Turn:
+class ChatTurn:
     """A question with its images, who was asked, and what came back."""
 
     question: str
-    pictures: list[Picture]
+    pictures: list[ChatPicture]
     model: str
-    reply: Reply = field(default_factory=Reply)
+    reply: StreamedReply = field(default_factory=StreamedReply)
 
     @property
     def asks(self) -> bool:
@@ -31,10 +31,10 @@ class Turn:
 
 
 @dataclass
-class Conversation:
+class ChatConversation:
     """The turns so far. A question goes to the server with every earlier turn that was answered, images included."""
 
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[ChatTurn] = field(default_factory=list)
 
     def messages(self, system_prompt: str = "") -> list[dict[str, Any]]:
         """The last turn as a question, the remembered ones before it, in OpenAI's form."""
@@ -57,23 +57,23 @@ class Conversation:
             return question
         return f"image {part + 1} of {question} ({turn.pictures[part].name})"
 
-    def remove(self, picture: Picture) -> None:
+    def remove(self, picture: ChatPicture) -> None:
         """Forget an image: it is no longer shown, nor sent. A turn that was nothing else goes with it."""
         for turn in self.turns:
             turn.pictures = [other for other in turn.pictures if other is not picture]
         self.turns = [turn for turn in self.turns if turn.asks]
 
     @property
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[ChatPicture]:
         """Those that the next question will be sent with."""
         return [picture for turn in self.turns if turn.remembered for picture in turn.pictures]
 
-    def _sent(self) -> list[Turn]:
+    def _sent(self) -> list[ChatTurn]:
         *earlier, asked = self.turns
         return [*(turn for turn in earlier if turn.remembered), asked]
 
 
-def _user(turn: Turn) -> dict[str, Any]:
+def _user(turn: ChatTurn) -> dict[str, Any]:
     if not turn.pictures:
         return {"role": "user", "content": turn.question}
     parts: list[dict[str, Any]] = [

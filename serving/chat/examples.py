@@ -5,14 +5,14 @@ import json
 from dataclasses import dataclass
 
 from qwen_vqa.serving import DEMO_IMAGES
-from qwen_vqa.serving.chat.pictures import Picture, picture_from_file
+from qwen_vqa.serving.chat.pictures import ChatPicture, picture_from_file
 
 
 @dataclass(frozen=True)
 class Example:
     """A bundled picture and what may be asked about it."""
 
-    picture: Picture
+    picture: ChatPicture
     questions: tuple[str, ...]
 
 

@@ -20,7 +20,7 @@ SUFFIXES = ("png", "jpg", "jpeg", "webp", "gif", "avif", "heic", "tif", "tiff", 
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class ChatPicture:
     """An image in the chat.
 
     `url` is what the server gets, a data URL or a web address; `shown` is what the page shows, a small file's bytes
@@ -33,7 +33,7 @@ class Picture:
     scaled: str = ""
 
 
-def picture_from_file(data: bytes, name: str) -> Picture:
+def picture_from_file(data: bytes, name: str) -> ChatPicture:
     """An upload, read by the loader that training and serving use, within its limits.
 
     Raises:
@@ -42,14 +42,14 @@ def picture_from_file(data: bytes, name: str) -> Picture:
     image = load_image(data, name)
     shown = _jpeg(image, THUMBNAIL_SIDE)
     if max(image.size) <= LARGEST_SIDE and len(data) <= LARGEST_BYTES:
-        return Picture(name, _data_url(data, mimetypes.guess_type(name)[0] or "image/png"), shown)
+        return ChatPicture(name, _data_url(data, mimetypes.guess_type(name)[0] or "image/png"), shown)
     sent = image.copy()
     sent.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     scaled = f"{image.width} x {image.height}, sent as JPEG of {sent.width} x {sent.height}"
-    return Picture(name, _data_url(_jpeg(sent, LARGEST_SIDE), "image/jpeg"), shown, scaled)
+    return ChatPicture(name, _data_url(_jpeg(sent, LARGEST_SIDE), "image/jpeg"), shown, scaled)
 
 
-def picture_from_url(url: str) -> Picture:
+def picture_from_url(url: str) -> ChatPicture:
     """An image on the web: the server fetches it, and says if it cannot.
 
     Raises:
@@ -58,7 +58,7 @@ def picture_from_url(url: str) -> Picture:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise UserError(f"{url}: an address that begins with https:// or http:// is needed.")
-    return Picture(parts.path.rpartition("/")[2] or parts.netloc, url, url)
+    return ChatPicture(parts.path.rpartition("/")[2] or parts.netloc, url, url)
 
 
 def _jpeg(image: Image.Image, side: int) -> bytes:

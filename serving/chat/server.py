@@ -22,7 +22,7 @@ STATUS_SECONDS = 3
 
 
 @dataclass(frozen=True)
-class ServedModel:
+class ListedModel:
     """A model that the server offers; `base` is the model that an adapter adapts."""
 
     name: str
@@ -34,12 +34,12 @@ class ServedModel:
 class Served:
     """What the server said when it was last asked: its models, or what is wrong."""
 
-    models: tuple[ServedModel, ...] = ()
+    models: tuple[ListedModel, ...] = ()
     problem: str = ""
 
 
 @dataclass
-class Reply:
+class StreamedReply:
     """An answer as far as it came. `problem` and `place` are set when the server refused or broke off."""
 
     text: str = ""
@@ -59,7 +59,7 @@ class Reply:
 class RunningReply:
     """An answer that is being written, in another thread."""
 
-    reply: Reply
+    reply: StreamedReply
     _future: concurrent.futures.Future = field(repr=False)
 
     def wait(self, seconds: float) -> bool:
@@ -91,20 +91,20 @@ class ChatServer:
 
     def ask(self, request: dict[str, Any]) -> RunningReply:
         """Start a chat completion (`model`, `messages`, ...); the reply fills while it runs."""
-        reply = Reply()
+        reply = StreamedReply()
         return RunningReply(reply, self._start(self._answer(request, reply)))
 
     def _start(self, work: Coroutine) -> concurrent.futures.Future:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def _models(self) -> tuple[ServedModel, ...]:
+    async def _models(self) -> tuple[ListedModel, ...]:
         listed = await self._client.with_options(timeout=STATUS_SECONDS).models.list()
         return tuple(
-            ServedModel(one.id, getattr(one, "parent", None), getattr(one, "max_model_len", None))
+            ListedModel(one.id, getattr(one, "parent", None), getattr(one, "max_model_len", None))
             for one in listed.data
         )
 
-    async def _answer(self, request: dict[str, Any], reply: Reply) -> None:
+    async def _answer(self, request: dict[str, Any], reply: StreamedReply) -> None:
         started = time.monotonic()
         try:
             await self._stream(request, reply, started)
@@ -114,7 +114,7 @@ class ChatServer:
             reply.seconds = time.monotonic() - started
             reply.done = True
 
-    async def _stream(self, request: dict[str, Any], reply: Reply, started: float) -> None:
+    async def _stream(self, request: dict[str, Any], reply: StreamedReply, started: float) -> None:
         stream = await self._client.chat.completions.create(
             **request, stream=True, stream_options={"include_usage": True}
         )
@@ -135,7 +135,7 @@ def chat_server() -> ChatServer:
     return ChatServer(os.environ[URL_VARIABLE], os.environ.pop(KEY_VARIABLE, ""))
 
 
-def _count(reply: Reply, usage: Any) -> None:
+def _count(reply: StreamedReply, usage: Any) -> None:
     reply.prompt_tokens, reply.answer_tokens = usage.prompt_tokens, usage.completion_tokens
     details = usage.prompt_tokens_details
     by_kind = getattr(details, "multimodal_tokens", None) or {}

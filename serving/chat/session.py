@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.chat.conversation import Conversation, Turn
-from qwen_vqa.serving.chat.pictures import Picture, picture_from_file, picture_from_url
-from qwen_vqa.serving.chat.server import ChatServer, RunningReply, Served, ServedModel
+from qwen_vqa.serving.chat.conversation import ChatConversation, ChatTurn
+from qwen_vqa.serving.chat.pictures import ChatPicture, picture_from_file, picture_from_url
+from qwen_vqa.serving.chat.server import ChatServer, ListedModel, RunningReply, Served
 
 DEFAULT_MAX_TOKENS = 256
 
@@ -27,11 +27,11 @@ class ChatSession:
 
     server: ChatServer
     settings: Settings = field(default_factory=Settings)
-    conversation: Conversation = field(default_factory=Conversation)
-    waiting: list[Picture] = field(default_factory=list)
+    conversation: ChatConversation = field(default_factory=ChatConversation)
+    waiting: list[ChatPicture] = field(default_factory=list)
     running: RunningReply | None = None
     served: Served = field(default_factory=Served)
-    models: tuple[ServedModel, ...] = ()
+    models: tuple[ListedModel, ...] = ()
     notices: list[str] = field(default_factory=list)
 
     def look(self) -> bool:
@@ -42,7 +42,7 @@ class ChatSession:
             self._choose()
         return self.served != before
 
-    def model(self) -> ServedModel | None:
+    def model(self) -> ListedModel | None:
         """The chosen one."""
         return next((model for model in self.models if model.name == self.settings.model), None)
 
@@ -70,15 +70,15 @@ class ChatSession:
         except UserError as error:
             self.notices.append(str(error))
 
-    def ask(self, question: str, pictures: list[Picture]) -> None:
+    def ask(self, question: str, pictures: list[ChatPicture]) -> None:
         """Send a question with these images and the conversation so far."""
         self.stop()
         self.notices.clear()
-        turn = Turn(question, pictures, self.settings.model)
+        turn = ChatTurn(question, pictures, self.settings.model)
         self.conversation.turns.append(turn)
         self._send(turn)
 
-    def ask_again(self, turn: Turn) -> None:
+    def ask_again(self, turn: ChatTurn) -> None:
         """Send a question once more, as the last one, to the model chosen now."""
         self.conversation.turns.remove(turn)
         self.ask(turn.question, turn.pictures)
@@ -89,7 +89,7 @@ class ChatSession:
             self.running.stop()
         self.running = None
 
-    def remove(self, picture: Picture) -> None:
+    def remove(self, picture: ChatPicture) -> None:
         """Forget an image."""
         self.waiting = [other for other in self.waiting if other is not picture]
         self.conversation.remove(picture)
@@ -97,9 +97,9 @@ class ChatSession:
     def restart(self) -> None:
         """Forget the conversation and all its images; the settings stay."""
         self.stop()
-        self.conversation, self.waiting, self.notices = Conversation(), [], []
+        self.conversation, self.waiting, self.notices = ChatConversation(), [], []
 
-    def _send(self, turn: Turn) -> None:
+    def _send(self, turn: ChatTurn) -> None:
         settings = self.settings
         self.running = self.server.ask(
             {

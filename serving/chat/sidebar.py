@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from qwen_vqa.serving.chat.server import ServedModel
+from qwen_vqa.serving.chat.server import ListedModel
 from qwen_vqa.serving.chat.session import ChatSession
 from qwen_vqa.serving.chat.text import count
 
@@ -49,7 +49,7 @@ def _model(session: ChatSession) -> None:
     )
 
 
-def _model_label(model: ServedModel) -> str:
+def _model_label(model: ListedModel) -> str:
     return f"{model.name} (adapter)" if model.base else model.name
 
 

@@ -15,7 +15,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 
-from qwen_vqa.serving.http.http_protocol import BoundedProtocol, Phase
+from qwen_vqa.serving.http.http_protocol import BoundedProtocol, ConnectionPhase
 from qwen_vqa.serving.observability.log import say
 
 # Beyond the bound, for who asks whether the server lives.
@@ -28,7 +28,7 @@ FILES_SHARE = 0.75
 SLOW_SECONDS = 1.0
 LOOK_SECONDS = 0.5
 # Who gives way first: a connection that asks nothing, then one that is between two requests, then a body that comes.
-GIVE_WAY = (Phase.HEAD, Phase.REST, Phase.IDLE, Phase.BODY)
+GIVE_WAY = (ConnectionPhase.HEAD, ConnectionPhase.REST, ConnectionPhase.IDLE, ConnectionPhase.BODY)
 
 
 def raise_file_limit() -> None:
@@ -80,7 +80,7 @@ class Connections:
         if len(self) < self.most or self._close_one(GIVE_WAY, now, SLOW_SECONDS):
             return True
         # A flood within a second: the oldest has had its time while all the others were taken.
-        return len(self) < self.most + RESERVE or self._close_one((Phase.HEAD,), now, 0)
+        return len(self) < self.most + RESERVE or self._close_one((ConnectionPhase.HEAD,), now, 0)
 
     def add(self, protocol: BoundedProtocol, task: asyncio.Task) -> None:
         """One more, which `task` brings up; it counts until it is closed."""
@@ -96,14 +96,14 @@ class Connections:
             protocol.end_if_overdue(now)
         if not self._slow_per_address:
             return
-        slow = [one for one in self._waiting(Phase.HEAD, now) if one.address is not None]
+        slow = [one for one in self._waiting(ConnectionPhase.HEAD, now) if one.address is not None]
         beyond = Counter(one.address for one in slow)
         for protocol in slow:  # the oldest first
             if beyond[protocol.address] > self._slow_per_address:
                 beyond[protocol.address] -= 1
                 self._close(protocol)
 
-    def _close_one(self, phases: Sequence[Phase], now: float, least: float) -> bool:
+    def _close_one(self, phases: Sequence[ConnectionPhase], now: float, least: float) -> bool:
         for phase in phases:
             waiting = self._waiting(phase, now, least)
             if waiting:
@@ -113,7 +113,7 @@ class Connections:
                 return True
         return False
 
-    def _waiting(self, phase: Phase, now: float, least: float = SLOW_SECONDS) -> list[BoundedProtocol]:
+    def _waiting(self, phase: ConnectionPhase, now: float, least: float = SLOW_SECONDS) -> list[BoundedProtocol]:
         """Those that have been in a phase for longer than so many seconds, the oldest first."""
         found = [one for one in self._open if one.phase is phase and now - one.since > least]
         return sorted(found, key=lambda one: one.since)

@@ -36,7 +36,7 @@ SMALL_CHUNK_BYTES = 64
 _BLANK_LINE = re.compile(rb"\n\r?\n")  # as h11 has it
 
 
-class Phase(Enum):
+class ConnectionPhase(Enum):
     """What a connection is in the middle of."""
 
     HEAD = "head"  # a request's head: its bytes come, or nothing has come since the connection was made
@@ -149,7 +149,7 @@ class BoundedProtocol(H11Protocol):
         self._lost = lost
         self._last_words = last_words
         self.conn: BoundedConnection = BoundedConnection(head_bytes, headers)
-        self.phase = Phase.HEAD
+        self.phase = ConnectionPhase.HEAD
         self.since = self.loop.time()  # when the phase began
         self._rest = REST_BYTES
         self._unwritten_since: float | None = None
@@ -157,7 +157,7 @@ class BoundedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio's."""
-        if self._last_until is not None or self.phase is Phase.REST:
+        if self._last_until is not None or self.phase is ConnectionPhase.REST:
             self._rest -= len(data)
             if self._rest < 0:
                 return self.transport.abort()
@@ -186,7 +186,7 @@ class BoundedProtocol(H11Protocol):
 
         So the answer is sent first. Who did not ask sees that the connection ended (RFC 9112, 9.5 and 9.8).
         """
-        if self.phase in (Phase.HEAD, Phase.IDLE):
+        if self.phase in (ConnectionPhase.HEAD, ConnectionPhase.IDLE):
             self._answer_and_close(self._last_words())
         else:
             super().shutdown()
@@ -211,9 +211,9 @@ class BoundedProtocol(H11Protocol):
         elif self._last_until is not None:
             if now > self._last_until:
                 self.transport.abort()
-        elif self.phase is Phase.REST and seconds > REST_SECONDS:
+        elif self.phase is ConnectionPhase.REST and seconds > REST_SECONDS:
             self.transport.abort()
-        elif self.phase is Phase.HEAD and seconds > HEAD_SECONDS:
+        elif self.phase is ConnectionPhase.HEAD and seconds > HEAD_SECONDS:
             if self.conn.has_begun:
                 message = f"the request's headers did not come within {HEAD_SECONDS:g} s."
                 self._answer_and_close(RefusedError(408, message, code="request_timeout"))
@@ -226,13 +226,13 @@ class BoundedProtocol(H11Protocol):
             self.phase, self.since = phase, self.loop.time()
             self._rest = REST_BYTES
 
-    def _phase(self) -> Phase:
+    def _phase(self) -> ConnectionPhase:
         answered = self.cycle is None or self.cycle.response_complete
         if self.conn.their_state is h11.SEND_BODY:
-            return Phase.REST if answered else Phase.BODY
+            return ConnectionPhase.REST if answered else ConnectionPhase.BODY
         if not answered:
-            return Phase.BUSY
-        return Phase.HEAD if self.cycle is None or self.conn.has_begun else Phase.IDLE
+            return ConnectionPhase.BUSY
+        return ConnectionPhase.HEAD if self.cycle is None or self.conn.has_begun else ConnectionPhase.IDLE
 
     def _answer_and_close(self, refusal: RefusedError) -> None:
         if self.transport.is_closing() or self._last_until is not None:

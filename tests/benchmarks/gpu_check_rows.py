@@ -3,32 +3,32 @@
 import os
 import time
 
-from qwen_vqa.benchmarks.gpu_check.row import NotPossible, Setting, check
+from qwen_vqa.benchmarks.gpu_check.check_row import CheckSetting, NotPossible, check
 
 
-def passes(setting: Setting, number: int) -> dict:
+def passes(setting: CheckSetting, number: int) -> dict:
     return {"number": number, "device": setting.device}
 
 
-def fails(setting: Setting) -> dict:
+def fails(setting: CheckSetting) -> dict:
     check(False, "the numbers differ")
     return {}
 
 
-def is_not_possible(setting: Setting) -> dict:
+def is_not_possible(setting: CheckSetting) -> dict:
     raise NotPossible("the card has no float8")
 
 
-def lacks_a_package(setting: Setting) -> dict:
+def lacks_a_package(setting: CheckSetting) -> dict:
     setting.needs("no_such_package")
     return {}
 
 
-def dies(setting: Setting) -> dict:
+def dies(setting: CheckSetting) -> dict:
     print("a last word", flush=True)
     os._exit(9)
 
 
-def hangs(setting: Setting) -> dict:
+def hangs(setting: CheckSetting) -> dict:
     time.sleep(600)
     return {}

@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 
 from qwen_vqa.benchmarks.alternatives.gguf_checkpoint import gguf_name
-from qwen_vqa.benchmarks.alternatives.llava import llava_checkpoint
 from qwen_vqa.benchmarks.alternatives.transformers_serve import link_into
+from qwen_vqa.benchmarks.alternatives.vllm_llava import llava_checkpoint
 from qwen_vqa.benchmarks.machine.read_bandwidth import read_bandwidth
 from qwen_vqa.serving import DEMO_CHECKPOINT
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_vqa.benchmarks.gpu_check.row import FAILED, NOT_POSSIBLE, PASSED, Row, Setting
+from qwen_vqa.benchmarks.gpu_check.check_row import FAILED, NOT_POSSIBLE, PASSED, CheckRow, CheckSetting
 from qwen_vqa.benchmarks.gpu_check.rows import ROWS
 from qwen_vqa.benchmarks.gpu_check.runner import run_rows
 from tests.tiny import REPOSITORY
@@ -16,8 +16,8 @@ from tests.tiny import REPOSITORY
 HERE = "tests.benchmarks.gpu_check_rows"
 
 
-def row(name: str, seconds: int = 60, **options: object) -> Row:
-    return Row(name, "A", f"{HERE}:{name}", seconds, options)
+def row(name: str, seconds: int = 60, **options: object) -> CheckRow:
+    return CheckRow(name, "A", f"{HERE}:{name}", seconds, options)
 
 
 def test_no_row_stops_the_others(tmp_path: Path):
@@ -27,7 +27,7 @@ def test_no_row_stops_the_others(tmp_path: Path):
     ]  # fmt: skip
     told: list[str] = []
     started = time.monotonic()
-    found = run_rows(rows, Setting("cpu", True, tmp_path), 600, lambda one, result, _: told.append(result.status))
+    found = run_rows(rows, CheckSetting("cpu", True, tmp_path), 600, lambda one, result, _: told.append(result.status))
     assert time.monotonic() - started < 300
     assert [one["status"] for one in found] == told == [FAILED, FAILED, FAILED, NOT_POSSIBLE, NOT_POSSIBLE, PASSED]
     hung, died, failed, impossible, lacking, passed = found
@@ -40,7 +40,7 @@ def test_no_row_stops_the_others(tmp_path: Path):
 
 
 def test_what_the_time_does_not_allow_is_said(tmp_path: Path):
-    [found] = run_rows([row("passes", number=1)], Setting("cpu", True, tmp_path), 1, lambda *_: None)
+    [found] = run_rows([row("passes", number=1)], CheckSetting("cpu", True, tmp_path), 1, lambda *_: None)
     assert found["status"] == NOT_POSSIBLE and "minutes are over" in found["message"]
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from qwen_vqa.benchmarks.load_generator.sample_images import Picture
+from qwen_vqa.benchmarks.load_generator.sample_images import SampleImage
 from qwen_vqa.benchmarks.load_generator.user_files import image_files, read_questions
-from qwen_vqa.benchmarks.load_generator.workload import Question
+from qwen_vqa.benchmarks.load_generator.workload import WorkloadQuestion
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.images.data_url import data_url_bytes
 from qwen_vqa.plugin.images.image_limits import DEFAULT_LIMITS
@@ -27,7 +27,7 @@ def test_what_the_server_takes_is_found_in_subfolders_and_opens_there(tmp_path: 
     (tmp_path / "notes.txt").write_text("no image")
     (file,) = image_files(tmp_path)
     assert file == str(tmp_path / "a" / "b" / f"x.{suffix}")
-    assert load_image(data_url_bytes(Picture(source=file).url(), "x", DEFAULT_LIMITS)).size == (32, 24)
+    assert load_image(data_url_bytes(SampleImage(source=file).url(), "x", DEFAULT_LIMITS)).size == (32, 24)
 
 
 def test_a_file_that_is_none_or_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -44,7 +44,10 @@ def test_questions_are_lines_or_json_with_an_image(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG")
     file = tmp_path / "questions"
     file.write_text('What is it?\n{"question": "And this?", "image": "a.png"}\n')
-    assert read_questions(file) == (Question("What is it?"), Question("And this?", str(tmp_path / "a.png")))
+    assert read_questions(file) == (
+        WorkloadQuestion("What is it?"),
+        WorkloadQuestion("And this?", str(tmp_path / "a.png")),
+    )
 
 
 def test_a_question_about_a_missing_image_is_refused(tmp_path: Path) -> None:

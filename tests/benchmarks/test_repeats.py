@@ -5,7 +5,7 @@ import pytest
 from qwen_vqa.benchmarks.load_generator.arrivals import Arrivals
 from qwen_vqa.benchmarks.load_generator.image_repeats import repeat_notes, warm_remark
 from qwen_vqa.benchmarks.load_generator.measurement_points import Plan
-from qwen_vqa.benchmarks.load_generator.workload import Question, WorkloadSpec
+from qwen_vqa.benchmarks.load_generator.workload import WorkloadQuestion, WorkloadSpec
 
 CELLS = (Arrivals("closed", concurrency=1), Arrivals("closed", concurrency=2))
 
@@ -15,7 +15,7 @@ def notes(files: int = 0, questions: int = 0, requests: int = 4) -> list[str]:
     spec = WorkloadSpec(
         (("m", 1.0),),
         files=tuple(f"{number}.png" for number in range(files)),
-        questions=tuple(Question("What?", f"{number}.jpg") for number in range(questions)),
+        questions=tuple(WorkloadQuestion("What?", f"{number}.jpg") for number in range(questions)),
     )
     return repeat_notes(Plan(spec, CELLS, requests, seed=1))
 

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 
-from qwen_vqa.benchmarks.comparison.settings import Setting, ask_in_turns, means, table
+from qwen_vqa.benchmarks.comparison.settings import ServeSetting, ask_in_turns, means, table
 from qwen_vqa.benchmarks.load_generator.client_overhead import null_server
 from qwen_vqa.plugin.errors import UserError
 
@@ -15,7 +15,7 @@ def cell(rate: float, tpot: float | None = 10.0, failed: int = 0) -> dict:
 
 
 def test_words_are_variables_or_flags():
-    setting = Setting.parse("asleep: OMP_WAIT_POLICY=passive --dtype float32 --additional-config '{\"a\": 1}'")
+    setting = ServeSetting.parse("asleep: OMP_WAIT_POLICY=passive --dtype float32 --additional-config '{\"a\": 1}'")
     assert setting.name == "asleep"
     assert setting.variables == {"OMP_WAIT_POLICY": "passive"}
     assert setting.flags == ("--dtype", "float32", "--additional-config", '{"a": 1}')
@@ -23,7 +23,7 @@ def test_words_are_variables_or_flags():
 
 def test_a_setting_without_a_name_is_refused():
     with pytest.raises(UserError, match="there is no colon"):
-        Setting.parse("--dtype float32")
+        ServeSetting.parse("--dtype float32")
 
 
 def test_turns_come_to_means_and_to_the_median_ratio_of_a_turn():
@@ -47,6 +47,6 @@ def test_nothing_answered_is_no_ratio():
 def test_no_turn_asks_about_pictures_of_another():
     args = Namespace(concurrency="1,2", requests=2, output_tokens=2, seed=7, turns=2)
     with null_server("--ttft", "50", "--itl", "20") as url:  # so slow that one process of the client keeps up
-        *_, [turns] = ask_in_turns([Setting("one")], [url.removesuffix("/v1")], args)
+        *_, [turns] = ask_in_turns([ServeSetting("one")], [url.removesuffix("/v1")], args)
     seeds = [cell["seed"] for turn in turns for cell in turn]
     assert len(seeds) == len(set(seeds)) == 2 * 2

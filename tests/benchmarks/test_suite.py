@@ -8,13 +8,13 @@ import pytest
 
 from qwen_vqa.benchmarks.comparison import servers
 from qwen_vqa.benchmarks.comparison.candidates import Candidate, Launch, Maker
-from qwen_vqa.benchmarks.comparison.measurement import SECOND_PICTURES, Setting, kept, measure
+from qwen_vqa.benchmarks.comparison.measurement import SECOND_PICTURES, MeasurementSetting, kept, measure
 from qwen_vqa.benchmarks.comparison.servers import running
 from qwen_vqa.benchmarks.load_generator.sample_images import draw
 from qwen_vqa.benchmarks.load_generator.workload import WorkloadSpec, conversations
 from qwen_vqa.plugin.errors import UserError
 
-SETTING = Setting(cells=((1, 2), (2, 4)), output_tokens=3, seed=1, warm_up=0, words=0)
+SETTING = MeasurementSetting(cells=((1, 2), (2, 4)), output_tokens=3, seed=1, warm_up=0, words=0)
 NULL = Launch((sys.executable, "-m", "qwen_vqa.benchmarks.load_generator.null_server"))
 
 
@@ -24,7 +24,7 @@ def test_a_candidate_is_started_asked_and_kept(tmp_path: Path) -> None:
     assert [(cell["users"], cell["summary"]["completed"]) for cell in result["cells"]] == [(1, 2), (2, 4)]
     assert all("records" not in cell for cell in result["cells"])
     assert kept(file, SETTING) == json.loads(file.read_text()) == result
-    assert kept(file, Setting(**{**SETTING.__dict__, "seed": 2})) is None
+    assert kept(file, MeasurementSetting(**{**SETTING.__dict__, "seed": 2})) is None
 
 
 def test_a_server_that_ends_is_said_with_its_log(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_keys_are_each_candidates_own() -> None:
 
 
 def test_no_cell_asks_about_the_pictures_of_another(tmp_path: Path) -> None:
-    setting = Setting(cells=((1, 3), (2, 4), (2, 4)), output_tokens=1, seed=1, warm_up=2, words=0)
+    setting = MeasurementSetting(cells=((1, 3), (2, 4), (2, 4)), output_tokens=1, seed=1, warm_up=2, words=0)
     candidate = Candidate("null", "nothing", "bfloat16", lambda: NULL, turns=True)
     result = measure(candidate, setting, tmp_path / "null.json")
     spec = WorkloadSpec(models=(("null", 1.0),))

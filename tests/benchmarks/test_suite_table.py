@@ -9,7 +9,7 @@ import pytest
 
 from qwen_vqa.benchmarks.comparison import suite
 from qwen_vqa.benchmarks.comparison.suite_table import caption, table
-from qwen_vqa.benchmarks.comparison.targets import Measured
+from qwen_vqa.benchmarks.comparison.targets import MeasuredShape
 from tests.benchmarks.test_targets import candidate, cell
 from tests.tiny import REPOSITORY
 
@@ -28,7 +28,7 @@ def named(result: dict, *cells: dict, git: str = "abc", **more: object) -> dict:
 
 def column(results: dict[str, dict], name: str, limits: dict[str, dict] | None = None) -> list[str]:
     rates = dict.fromkeys(TYPES, 400e9)
-    measured = Measured("0.5b", 32, results, limits or dict.fromkeys((*TYPES, "int8-f32"), LIMIT), rates)
+    measured = MeasuredShape("0.5b", 32, results, limits or dict.fromkeys((*TYPES, "int8-f32"), LIMIT), rates)
     head, *rows = table(results, measured)
     return [row[head.index(name)] for row in rows]
 

@@ -1,6 +1,6 @@
 """Targets are computed from what was measured, and say so where nothing was."""
 
-from qwen_vqa.benchmarks.comparison.targets import Measured, target_rows
+from qwen_vqa.benchmarks.comparison.targets import MeasuredShape, target_rows
 
 LIMIT = {"decode_tokens_per_second": 50.0, "requests_per_second": 2.0}
 
@@ -18,7 +18,7 @@ def candidate(scheme: str, *cells: dict) -> dict:
 
 def rows(shape: str, results: dict, output_tokens: int = 32) -> dict[str, dict]:
     types = ("bfloat16", "float32", "int8")
-    measured = Measured(shape, output_tokens, results, dict.fromkeys(types, LIMIT), dict.fromkeys(types, 400e9))
+    measured = MeasuredShape(shape, output_tokens, results, dict.fromkeys(types, LIMIT), dict.fromkeys(types, 400e9))
     return {row["what"]: row for row in target_rows(measured)}
 
 

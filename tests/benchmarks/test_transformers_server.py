@@ -9,12 +9,15 @@ import torch
 from fastapi.testclient import TestClient
 
 from qwen_vqa.benchmarks.alternatives.transformers_server import Worker, application
-from qwen_vqa.benchmarks.load_generator.sample_images import Picture
+from qwen_vqa.benchmarks.load_generator.sample_images import SampleImage
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
 
 def body(seed: int, text: str, tokens: int) -> dict:
-    content = [{"type": "image_url", "image_url": {"url": Picture(seed, 90, 60).url()}}, {"type": "text", "text": text}]
+    content = [
+        {"type": "image_url", "image_url": {"url": SampleImage(seed, 90, 60).url()}},
+        {"type": "text", "text": text},
+    ]
     return {"model": "tiny", "messages": [{"role": "user", "content": content}], "max_tokens": tokens}
 
 

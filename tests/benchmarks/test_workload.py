@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from qwen_vqa.benchmarks.load_generator.arrivals import Arrivals, read_trace
-from qwen_vqa.benchmarks.load_generator.sample_images import Picture
-from qwen_vqa.benchmarks.load_generator.workload import Question, Shown, WorkloadSpec, conversations, known_pictures
+from qwen_vqa.benchmarks.load_generator.sample_images import SampleImage
+from qwen_vqa.benchmarks.load_generator.workload import (
+    Shown,
+    WorkloadQuestion,
+    WorkloadSpec,
+    conversations,
+    known_pictures,
+)
 from qwen_vqa.plugin.errors import UserError
 
 SPEC = WorkloadSpec((("base", 0.7), ("adapter", 0.3)), sizes=((64, 48), (32, 32)), output_tokens=(8, 24))
@@ -67,7 +73,7 @@ def test_a_folder_is_shown_once_before_it_repeats() -> None:
 def test_cells_go_on_where_the_one_before_left_the_folder_and_the_questions() -> None:
     files = tuple(f"{number}.png" for number in range(10))
     spec = WorkloadSpec(
-        (("m", 1.0),), files=files, questions=tuple(Question(f"{n}?") for n in range(10)), multi_turn=0.3
+        (("m", 1.0),), files=files, questions=tuple(WorkloadQuestion(f"{n}?") for n in range(10)), multi_turn=0.3
     )
     shown = Shown(spec, 4)
     turns = [talk.turns[0] for seed in (4, 5, 6) for talk in conversations(spec, seed, 5, shown=shown)]
@@ -77,7 +83,7 @@ def test_cells_go_on_where_the_one_before_left_the_folder_and_the_questions() ->
 
 
 def test_known_pictures_are_repeats_and_later_turns() -> None:
-    spec = WorkloadSpec((("m", 1.0),), questions=(Question("a?", "a.png"), Question("b?", "b.png")))
+    spec = WorkloadSpec((("m", 1.0),), questions=(WorkloadQuestion("a?", "a.png"), WorkloadQuestion("b?", "b.png")))
     assert known_pictures(conversations(spec, 0, 6), set(range(6))) == pytest.approx(4 / 6)
     talks = conversations(WorkloadSpec((("m", 1.0),), multi_turn=1.0, turns=3), 0, 6)
     assert known_pictures(talks, set(range(6))) == pytest.approx(4 / 6)
@@ -86,7 +92,7 @@ def test_known_pictures_are_repeats_and_later_turns() -> None:
 
 
 def test_a_pictures_bytes_are_a_jpeg_of_its_size() -> None:
-    assert Picture(3, 40, 30).url().startswith("data:image/jpeg;base64,")
+    assert SampleImage(3, 40, 30).url().startswith("data:image/jpeg;base64,")
 
 
 def test_poisson_arrivals_have_the_rate_and_the_spread_of_poisson() -> None:

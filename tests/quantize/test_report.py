@@ -23,7 +23,7 @@ from qwen_vqa.quantize.answer_quality import LOGITS_AT_ONCE, Answer, accuracy_ro
 from qwen_vqa.quantize.demo_samples import DemoSamples
 from qwen_vqa.quantize.samples import UserSamples
 from qwen_vqa.train.data.collator import ConversationCollator
-from qwen_vqa.train.evaluation.metrics import vqa_accuracy
+from qwen_vqa.train.evaluation.answer_metrics import vqa_accuracy
 from qwen_vqa.train.evaluation.replies import Reply
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration

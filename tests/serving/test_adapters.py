@@ -20,7 +20,7 @@ from qwen_vqa.train.model.reference_adapter import attach_adapter
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from qwen_vqa.train.verify.served_stages import ServedAnswer, ServedModel
 from qwen_vqa.train.verify.stage_comparison import Reference, Tolerance, compare_answer
-from qwen_vqa.train.verify.verify_cases import Case, case, picture
+from qwen_vqa.train.verify.verify_cases import VerifyCase, case, picture
 from tests.serving.conftest import GuardedServer
 from tests.tiny import make_adapter
 
@@ -69,13 +69,13 @@ def reference(checkpoint: Path, adapter: Path | None = None) -> Reference:
     return Reference(trained, load_processor(checkpoint))
 
 
-def assert_equal(trained: Reference, served: ServedModel, asked: list[Case]) -> None:
+def assert_equal(trained: Reference, served: ServedModel, asked: list[VerifyCase]) -> None:
     """The served answers are the reference's, token by token, within 1e-3."""
     for one in asked:
         assert_right(trained, one, served.answer(one, 16))
 
 
-def assert_right(trained: Reference, asked: Case, answer: ServedAnswer) -> None:
+def assert_right(trained: Reference, asked: VerifyCase, answer: ServedAnswer) -> None:
     result = compare_answer(asked, trained, answer, TOLERANCE)
     assert result.equal, (asked.name, result.detail)
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.chat.chat import _command, _environment, build_parser
-from qwen_vqa.serving.chat.conversation import Conversation, Turn
+from qwen_vqa.serving.chat.conversation import ChatConversation, ChatTurn
 from qwen_vqa.serving.chat.pictures import LARGEST_BYTES, LARGEST_SIDE, picture_from_file, picture_from_url
-from qwen_vqa.serving.chat.server import ChatServer, Reply
+from qwen_vqa.serving.chat.server import ChatServer, StreamedReply
 from qwen_vqa.serving.chat.session import ChatSession
 from qwen_vqa.serving.chat.text import answer, plain
 from tests.server import Server, free_port
@@ -34,8 +34,8 @@ def a_picture(seed: int, name: str = "blocks.png"):
     return picture_from_file(png(picture(seed)), name)
 
 
-def answered(question: str, *pictures, text: str = "yes", **reply) -> Turn:
-    return Turn(question, list(pictures), "tiny", Reply(text, done=True, **reply))
+def answered(question: str, *pictures, text: str = "yes", **reply) -> ChatTurn:
+    return ChatTurn(question, list(pictures), "tiny", StreamedReply(text, done=True, **reply))
 
 
 def image_part(one) -> dict:
@@ -44,7 +44,9 @@ def image_part(one) -> dict:
 
 def test_a_question_is_sent_with_the_turns_before_it_and_their_images():
     first, second = a_picture(0), a_picture(1)
-    chat = Conversation([answered("What is this?", first, second, text="blocks"), Turn("Which colour?", [], "tiny")])
+    chat = ChatConversation(
+        [answered("What is this?", first, second, text="blocks"), ChatTurn("Which colour?", [], "tiny")]
+    )
     assert chat.messages("Be brief.") == [
         {"role": "system", "content": "Be brief."},
         {
@@ -66,25 +68,29 @@ def test_a_question_is_sent_with_the_turns_before_it_and_their_images():
     ],
     ids=["stopped", "broken off", "refused", "stopped before anything came"],
 )
-def test_what_was_answered_is_remembered_and_what_failed_is_not(turn: Turn, sent: bool):
-    chat = Conversation([turn, Turn("next", [], "tiny")])
+def test_what_was_answered_is_remembered_and_what_failed_is_not(turn: ChatTurn, sent: bool):
+    chat = ChatConversation([turn, ChatTurn("next", [], "tiny")])
     assert len(chat.messages()) == (3 if sent else 1)
 
 
 def test_an_image_without_words_is_a_question():
     one = a_picture(0)
-    assert Conversation([Turn("", [one], "tiny")]).messages() == [{"role": "user", "content": [image_part(one)]}]
+    assert ChatConversation([ChatTurn("", [one], "tiny")]).messages() == [
+        {"role": "user", "content": [image_part(one)]}
+    ]
 
 
 def test_a_turn_that_was_only_a_removed_image_goes_with_it():
     one, other = a_picture(0), a_picture(1)
-    chat = Conversation([answered("", one), answered("And this?", one, other)])
+    chat = ChatConversation([answered("", one), answered("And this?", one, other)])
     chat.remove(one)
     assert [(turn.question, turn.pictures) for turn in chat.turns] == [("And this?", [other])]
 
 
 def test_the_servers_place_is_named_in_the_users_words():
-    chat = Conversation([answered("refused", problem="no"), answered("a", a_picture(0)), Turn("b", [a_picture(1)], "")])
+    chat = ChatConversation(
+        [answered("refused", problem="no"), answered("a", a_picture(0)), ChatTurn("b", [a_picture(1)], "")]
+    )
     assert chat.place("messages[0].content[0]") == "image 1 of question 2 (blocks.png)"
     assert chat.place("messages[3].content[0]", "Be brief.") == "image 1 of question 3 (blocks.png)"
     assert chat.place("messages[2].content[1]") == chat.place("messages[2]") == "question 3"

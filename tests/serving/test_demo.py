@@ -16,7 +16,7 @@ from qwen_vqa.serving import DEMO_IMAGES
 from qwen_vqa.train.demo.demo_evaluation import Evaluator
 from qwen_vqa.train.drawn.conversations import messages_of
 from qwen_vqa.train.drawn.drawing import draw
-from qwen_vqa.train.drawn.held_out import Case, adapter_cases, cases
+from qwen_vqa.train.drawn.held_out import HeldOutCase, adapter_cases, cases
 from qwen_vqa.train.drawn.scenes import Scene
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from tests.server import Server
@@ -46,10 +46,10 @@ def ask(server: Server, *messages: dict, model: str = NAME) -> str:
     return reply.choices[0].message.content
 
 
-def in_parallel(server: Server, asked: list[Case], model: str = NAME) -> list[bool]:
+def in_parallel(server: Server, asked: list[HeldOutCase], model: str = NAME) -> list[bool]:
     """Whether each case's last answer is right, its messages being those that the evaluation uses."""
 
-    def right(case: Case) -> bool:
+    def right(case: HeldOutCase) -> bool:
         rng = random.Random(case.scenes[0].seed)
         *messages, answer = messages_of(rng, list(case.turns), *(case.a_turn or (len(case.scenes),)))
         pictures = [png(scene) for scene in case.scenes]
@@ -116,17 +116,17 @@ JSON = {"type": "json_schema", "json_schema": {"name": "colour", "schema": COLOU
 REPORT = {"type": "function", "function": {"name": "report", "description": "Report the color.", "parameters": COLOUR}}
 
 
-def colour_questions() -> list[Case]:
+def colour_questions() -> list[HeldOutCase]:
     """Held-out pictures of one colour, asked for it."""
     return [case for case in cases("colour", 60) if case.turns[0].answer in COLOUR["properties"]["color"]["enum"]][:24]
 
 
-def right_of(answered: list[str], asked: list[Case]) -> float:
+def right_of(answered: list[str], asked: list[HeldOutCase]) -> float:
     return sum(json.loads(text)["color"] == case.turns[0].answer for text, case in zip(answered, asked, strict=True))
 
 
 def test_json_and_forced_tools_with_default_flags_end_and_are_right(demo_server: Server):
-    def answer(case: Case, **options) -> str:
+    def answer(case: HeldOutCase, **options) -> str:
         reply = demo_server.client.chat.completions.create(
             model=NAME, messages=[turn(case.turns[0].question, png(case.scenes[0]))], temperature=0, **options
         ).choices[0]

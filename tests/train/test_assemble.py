@@ -24,7 +24,7 @@ from transformers import (
 from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.cli import main
-from qwen_vqa.train.assembly.assemble import Parts, assemble
+from qwen_vqa.train.assembly.assemble import AssembledParts, assemble
 from qwen_vqa.train.assembly.connector_file import load_connector
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from tests.tiny import DEMO, picture, tiny_config, tiny_processor, user
@@ -54,14 +54,14 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def parts(artefacts: Path, output: Path, **changes) -> Parts:
+def parts(artefacts: Path, output: Path, **changes) -> AssembledParts:
     fields = {
         "vision_encoder": str(artefacts / "vit"),
         "language_model": str(artefacts / "language_model"),
         "connector": artefacts / "final_connector.pth",
         "output": output,
     }
-    return Parts(**{**fields, **changes})
+    return AssembledParts(**{**fields, **changes})
 
 
 def test_the_command_writes_a_checkpoint_and_says_what(artefacts: Path, tmp_path: Path, capsys):
@@ -316,7 +316,7 @@ def test_a_language_model_that_transformers_decodes_greedily_is_served_so(artefa
     assert re.search(r"decoding +greedy\n", printed)
 
 
-def refused(parts_of_it: Parts, message: str) -> None:
+def refused(parts_of_it: AssembledParts, message: str) -> None:
     with pytest.raises(UserError, match=message):
         assemble(parts_of_it)
     assert not parts_of_it.output.exists()

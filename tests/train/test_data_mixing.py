@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.data.dataset import ConversationDataset
+from qwen_vqa.train.data.mix_table import data_table
 from qwen_vqa.train.data.screening import fitting_messages
-from qwen_vqa.train.data.table import data_table
 from tests.tiny import tiny_processor
 from tests.train import releases
 

@@ -9,7 +9,7 @@ from PIL import Image
 from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.demo.comparison.compare_runs import main
 from qwen_vqa.train.demo.comparison.comparison_report import table
-from qwen_vqa.train.demo.comparison.comparison_runs import BOTH, FIRST, Phase, methods, with_equal_compute
+from qwen_vqa.train.demo.comparison.comparison_runs import BOTH, FIRST, TrainingPhase, methods, with_equal_compute
 from qwen_vqa.train.demo.comparison.training_flops import step_flops
 from qwen_vqa.train.model.reference_checkpoint import load_processor
 from qwen_vqa.train.training_config import TrainingConfig
@@ -35,8 +35,8 @@ def test_cheaper_steps_are_more_steps():
 
 
 def test_the_align_stage_has_no_lora_and_the_others_have_theirs():
-    assert Phase("align", BOTH, 1.0, steps=7).config(3).rank == 0
-    config = Phase("joint", ("attention",), 1.0, steps=7).config(3)
+    assert TrainingPhase("align", BOTH, 1.0, steps=7).config(3).rank == 0
+    config = TrainingPhase("joint", ("attention",), 1.0, steps=7).config(3)
     assert (config.rank, config.max_steps, config.seed) == (16, 7, 3)
     assert config.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj")
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from qwen_vqa.train.data.table import data_table
+from qwen_vqa.train.data.mix_table import data_table
 from qwen_vqa.train.drawn.example_data import write_data_sets
 from tests.train.releases import prepare
 

@@ -3,18 +3,18 @@
 import json
 import random
 
-from qwen_vqa.train.drawn.conversations import Conversation, make_conversation
+from qwen_vqa.train.drawn.conversations import DrawnConversation, make_conversation
 from qwen_vqa.train.drawn.scenes import make_scene
 from qwen_vqa.train.model.reference_checkpoint import load_processor
 from tests.tiny import DEMO
 
 
-def conversations() -> list[Conversation]:
+def conversations() -> list[DrawnConversation]:
     scenes = [make_scene(seed) for seed in range(400)]
     return [make_conversation(random.Random(seed), [scene, scenes[0]]) for seed, scene in enumerate(scenes)]
 
 
-def answers(conversation: Conversation) -> list[str]:
+def answers(conversation: DrawnConversation) -> list[str]:
     return [message["content"] for message in conversation.messages if message["role"] == "assistant"]
 
 

@@ -10,7 +10,7 @@ from qwen_vqa.train.demo.packing import make_packed_scene
 from qwen_vqa.train.drawn import sprites, words
 from qwen_vqa.train.drawn.conversations import make_conversation
 from qwen_vqa.train.drawn.drawing import CLASSES, draw, patch_labels
-from qwen_vqa.train.drawn.drawn_questions import Turn, ask, describe, follow_up
+from qwen_vqa.train.drawn.drawn_questions import DrawnTurn, ask, describe, follow_up
 from qwen_vqa.train.drawn.held_out import FIRST_SEED
 from qwen_vqa.train.drawn.scenes import Scene, Thing, make_scene
 from qwen_vqa.train.drawn.sentences import in_a_sentence
@@ -118,6 +118,6 @@ def test_crowded_pictures_hold_many_things():
 
 
 def test_the_adapters_answers_are_sentences_about_the_subject():
-    turn = in_a_sentence(Turn("colour", "What color are the stars?", "red", "star"), TWO_STARS_AND_A_CAT)
+    turn = in_a_sentence(DrawnTurn("colour", "What color are the stars?", "red", "star"), TWO_STARS_AND_A_CAT)
     assert turn.answer == "There are two red stars."
-    assert in_a_sentence(Turn("count", "How many dogs?", "0", "dog"), TWO_STARS_AND_A_CAT) is None
+    assert in_a_sentence(DrawnTurn("count", "How many dogs?", "0", "dog"), TWO_STARS_AND_A_CAT) is None

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from qwen_vqa.train.evaluation.metrics import anls, exact_match, vqa_accuracy, wilson_interval
+from qwen_vqa.train.evaluation.answer_metrics import anls, exact_match, vqa_accuracy, wilson_interval
 from qwen_vqa.train.evaluation.normalisation import normalise_answer
 
 # visualqa.org/evaluation.html names each rule with an example; below them, what follows from the rules together.

@@ -35,7 +35,7 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 
 @dataclass(frozen=True)
-class Parts:
+class AssembledParts:
     """What a checkpoint is assembled from, and how.
 
     Without `connector` there is a fresh one, drawn with `seed`, to be trained. What is None is as `like` has it, or
@@ -73,7 +73,7 @@ class Parts:
         return LIKENESSES[self.like] if self.like else None
 
 
-def assemble(parts: Parts) -> list[str]:
+def assemble(parts: AssembledParts) -> list[str]:
     """Write the checkpoint; returns the lines that say what was written.
 
     The folder appears under its name only when it is whole.
@@ -114,7 +114,7 @@ def assemble(parts: Parts) -> list[str]:
 
 
 def _put_together(
-    parts: Parts,
+    parts: AssembledParts,
     config: QwenVqaConfig,
     encoder: VisionEncoder,
     connector: dict[str, torch.Tensor] | None,
@@ -139,7 +139,7 @@ def _put_together(
     return model
 
 
-def _processor(parts: Parts, vision: LoadedEncoder, tokenizer: PreTrainedTokenizerBase) -> QwenVqaProcessor:
+def _processor(parts: AssembledParts, vision: LoadedEncoder, tokenizer: PreTrainedTokenizerBase) -> QwenVqaProcessor:
     how = parts.likeness or Likeness("inline", QWEN_SYSTEM_PROMPT, "pad")
     system_prompt = how.system_prompt if parts.system_prompt is None else parts.system_prompt
     return QwenVqaProcessor(
@@ -154,7 +154,7 @@ def _processor(parts: Parts, vision: LoadedEncoder, tokenizer: PreTrainedTokeniz
     )
 
 
-def _load_language_model(parts: Parts) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_language_model(parts: AssembledParts) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     dtype: str | torch.dtype = "auto" if parts.dtype == "auto" else DTYPES[parts.dtype]
     try:
         model = AutoModelForCausalLM.from_pretrained(parts.language_model, dtype=dtype)
@@ -183,7 +183,7 @@ def _image_token_id(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, 
     return token_id
 
 
-def _write(parts: Parts, model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor) -> None:
+def _write(parts: AssembledParts, model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor) -> None:
     partial = parts.output.with_name(f".{parts.output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -199,7 +199,7 @@ def _write(parts: Parts, model: QwenVqaForConditionalGeneration, processor: Qwen
 
 
 def _written(
-    parts: Parts, model: QwenVqaForConditionalGeneration, vision: LoadedEncoder, adapter_line: str
+    parts: AssembledParts, model: QwenVqaForConditionalGeneration, vision: LoadedEncoder, adapter_line: str
 ) -> list[str]:
     """What was written, in lines for the terminal."""
     config = model.config
@@ -295,6 +295,6 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """`qwen-vqa assemble`."""
-    fields = {name: getattr(args, name) for name in Parts.__dataclass_fields__}
-    print("\n".join(assemble(Parts(**fields))))
+    fields = {name: getattr(args, name) for name in AssembledParts.__dataclass_fields__}
+    print("\n".join(assemble(AssembledParts(**fields))))
     return 0

@@ -22,7 +22,7 @@ from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.demo.encoder import normalise
 from qwen_vqa.train.drawn.conversations import messages_of
 from qwen_vqa.train.drawn.drawing import draw
-from qwen_vqa.train.drawn.held_out import SKILLS, Case, adapter_cases, cases
+from qwen_vqa.train.drawn.held_out import SKILLS, HeldOutCase, adapter_cases, cases
 from qwen_vqa.train.drawn.scenes import Scene
 from qwen_vqa.train.drawn.sentences import SENTENCES
 from qwen_vqa.train.model.reference_adapter import attach_adapter
@@ -39,7 +39,7 @@ class Evaluator:
         self.collate = ConversationCollator(processor)
 
     @torch.no_grad()
-    def answers_right(self, asked: list[Case], pictures: str = "own") -> list[bool]:
+    def answers_right(self, asked: list[HeldOutCase], pictures: str = "own") -> list[bool]:
         """Whether greedy decoding gives each case's answer; `pictures` is own, other or none."""
         right: list[bool] = []
         for start in range(0, len(asked), BATCH):

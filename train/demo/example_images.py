@@ -15,46 +15,46 @@ import torch
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.demo.demo_evaluation import Evaluator
 from qwen_vqa.train.drawn.drawing import draw
-from qwen_vqa.train.drawn.drawn_questions import Turn, groups_of
-from qwen_vqa.train.drawn.held_out import FIRST_SEED, Case
+from qwen_vqa.train.drawn.drawn_questions import DrawnTurn, groups_of
+from qwen_vqa.train.drawn.held_out import FIRST_SEED, HeldOutCase
 from qwen_vqa.train.drawn.scenes import Scene, make_scene
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
 WIDTH, HEIGHT = 480, 360
 
 
-def _shapes(scene: Scene) -> list[Turn]:
+def _shapes(scene: Scene) -> list[DrawnTurn]:
     first = scene.things[0]
     return [
-        Turn("shape", f"What shape is {first.colour}?", first.name),
-        Turn("colour", f"What color is the {first.name}?", first.colour),
-        Turn("position", f"Where is the {first.name}?", first.place),
+        DrawnTurn("shape", f"What shape is {first.colour}?", first.name),
+        DrawnTurn("colour", f"What color is the {first.name}?", first.colour),
+        DrawnTurn("position", f"Where is the {first.name}?", first.place),
     ]
 
 
-def _group(scene: Scene) -> list[Turn]:
+def _group(scene: Scene) -> list[DrawnTurn]:
     name = scene.things[0].name
     plural = name + ("es" if name == "cross" else "s")
     return [
-        Turn("count", f"How many {plural} are there?", str(len(groups_of(scene)[0]))),
-        Turn("colour", f"What color are the {plural}?", scene.things[0].colour),
+        DrawnTurn("count", f"How many {plural} are there?", str(len(groups_of(scene)[0]))),
+        DrawnTurn("colour", f"What color are the {plural}?", scene.things[0].colour),
     ]
 
 
-def _number(scene: Scene) -> list[Turn]:
-    return [Turn("reading", "What number is written here?", scene.things[0].name)]
+def _number(scene: Scene) -> list[DrawnTurn]:
+    return [DrawnTurn("reading", "What number is written here?", scene.things[0].name)]
 
 
-def _emoji(scene: Scene) -> list[Turn]:
+def _emoji(scene: Scene) -> list[DrawnTurn]:
     name = scene.things[0].name
     return [
-        Turn("emoji", "What is this?", ("an " if name[0] in "aeiou" else "a ") + name),
-        Turn("unanswerable", "What number is written here?", "unanswerable"),
+        DrawnTurn("emoji", "What is this?", ("an " if name[0] in "aeiou" else "a ") + name),
+        DrawnTurn("unanswerable", "What number is written here?", "unanswerable"),
     ]
 
 
 # file -> kind of scene, whether it is one to show, its questions
-EXAMPLES: dict[str, tuple[str, Callable[[Scene], bool], Callable[[Scene], list[Turn]]]] = {
+EXAMPLES: dict[str, tuple[str, Callable[[Scene], bool], Callable[[Scene], list[DrawnTurn]]]] = {
     "number": ("number", lambda s: len(s.things[0].name) == 3, _number),
     "shapes": ("shapes", lambda s: len(s.things) == 3 and all(t.place for t in s.things), _shapes),
     "group": ("group", lambda s: len(groups_of(s)) == 1 and 3 <= len(s.things) <= 4, _group),
@@ -76,7 +76,7 @@ def make_examples(checkpoint: Path, folder: Path) -> None:
     print(f"wrote {len(EXAMPLES)} pictures and {len(entries)} questions to {folder}")
 
 
-def first_right(evaluator: Evaluator, kind: str, fits, questions) -> tuple[Scene, list[Turn]]:
+def first_right(evaluator: Evaluator, kind: str, fits, questions) -> tuple[Scene, list[DrawnTurn]]:
     for seed in range(FIRST_SEED + 90_000_000, FIRST_SEED + 90_002_000):
         scene = make_scene(seed, kind != "emoji", kind)
         if scene.visibility != "clear" or scene.noise or scene.blur or scene.brightness < 1 or not fits(scene):
@@ -87,7 +87,7 @@ def first_right(evaluator: Evaluator, kind: str, fits, questions) -> tuple[Scene
         turns = questions(scene)
         alone = [(turn,) for turn in turns]
         in_a_row = [tuple(turns[: last + 1]) for last in range(1, len(turns))]
-        if all(evaluator.answers_right([Case(kind, (scene,), asked) for asked in alone + in_a_row])):
+        if all(evaluator.answers_right([HeldOutCase(kind, (scene,), asked) for asked in alone + in_a_row])):
             return scene, turns
     raise UserError(f"no {kind} picture was answered right: train the demo further before it is shown.")
 

@@ -21,7 +21,7 @@ from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.demo.encoder import VISION, image_processor, normalise
 from qwen_vqa.train.demo.fitting import fit
 from qwen_vqa.train.demo.tokenizer import build_tokenizer
-from qwen_vqa.train.drawn.conversations import Conversation, make_conversation
+from qwen_vqa.train.drawn.conversations import DrawnConversation, make_conversation
 from qwen_vqa.train.drawn.drawing import draw
 from qwen_vqa.train.drawn.scenes import Scene, make_scene
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference, save_checkpoint
@@ -119,7 +119,7 @@ class FeatureConversations(Dataset):
         others = [rng.randrange(len(self.features.seeds)) for _ in range(self.pictures_of(index) - 1)]
         pictures = [index % len(self.features.seeds), *others]
         scenes: list[Scene] = [make_scene(self.features.seeds[picture]) for picture in pictures]
-        conversation: Conversation = self.make(rng, scenes)
+        conversation: DrawnConversation = self.make(rng, scenes)
         shown = [pictures[position] for position in conversation.scenes]
         sample: dict[str, Any] = {"sample_id": str(index), "messages": conversation.messages}
         if shown:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from qwen_vqa.train.drawn.drawing import draw
-from qwen_vqa.train.drawn.held_out import SKILLS, Case, cases
+from qwen_vqa.train.drawn.held_out import SKILLS, HeldOutCase, cases
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
 COLUMNS, WIDTH, PICTURE, CAPTION = 6, 250, 170, 56
@@ -31,7 +31,7 @@ def say(model, processor, picture: np.ndarray, question: str) -> str:
     return processor.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
-def tile(model, processor, case: Case) -> np.ndarray:
+def tile(model, processor, case: HeldOutCase) -> np.ndarray:
     """One picture over its question and answer."""
     picture, turn = draw(case.scenes[0])[0], case.turns[-1]
     answer = say(model, processor, picture, turn.question)

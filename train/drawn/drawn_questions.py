@@ -12,7 +12,7 @@ NO, YES = "no", "yes"
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class DrawnTurn:
     """One question, its answer, the skill it tests, and the name of the thing it was about."""
 
     skill: str
@@ -21,7 +21,7 @@ class Turn:
     subject: str | None = None
 
 
-def ask(rng: random.Random, scene: Scene, skills: Iterable[str] | None = None) -> Turn | None:
+def ask(rng: random.Random, scene: Scene, skills: Iterable[str] | None = None) -> DrawnTurn | None:
     """A question that can be asked of a scene without earlier turns; None when none of `skills` fits it."""
     names = list(skills or _SKILL_WEIGHTS)
     while names:
@@ -33,23 +33,23 @@ def ask(rng: random.Random, scene: Scene, skills: Iterable[str] | None = None) -
     return None
 
 
-def ask_anything(rng: random.Random, scene: Scene) -> Turn:
+def ask_anything(rng: random.Random, scene: Scene) -> DrawnTurn:
     """A question that can be asked of a scene without earlier turns; any scene can be described."""
     turn = ask(rng, scene)
     assert turn is not None
     return turn
 
 
-def follow_up(rng: random.Random, scene: Scene, subject: str) -> Turn | None:
+def follow_up(rng: random.Random, scene: Scene, subject: str) -> DrawnTurn | None:
     """A question that says 'it' or 'they' of what an earlier turn was about."""
     things = [thing for thing in scene.things if thing.name == subject]
     if not things or scene.visibility != "clear":
         return None
-    options: list[Turn] = []
+    options: list[DrawnTurn] = []
     thing, alone = things[0], len(things) == 1
 
     def add(template: str, answer: str) -> None:
-        options.append(Turn("follow_up", rng.choice(words.QUESTIONS[template]), answer, subject))
+        options.append(DrawnTurn("follow_up", rng.choice(words.QUESTIONS[template]), answer, subject))
 
     if thing.kind != "number":
         add("follow_count", str(len(things)))
@@ -136,7 +136,7 @@ def _some_name(rng: random.Random, scene: Scene) -> str | None:
     return rng.choice(names) if names else None
 
 
-def _colour(rng: random.Random, scene: Scene) -> Turn | None:
+def _colour(rng: random.Random, scene: Scene) -> DrawnTurn | None:
     candidates = [
         things
         for name in _names(scene)
@@ -147,31 +147,31 @@ def _colour(rng: random.Random, scene: Scene) -> Turn | None:
         return None
     things = rng.choice(candidates)
     template = "colour" if len(things) == 1 else "colour_plural"
-    return Turn("colour", fill(rng, template, things[0].name), things[0].colour, things[0].name)
+    return DrawnTurn("colour", fill(rng, template, things[0].name), things[0].colour, things[0].name)
 
 
-def _colour_of_it(rng: random.Random, scene: Scene) -> Turn | None:
+def _colour_of_it(rng: random.Random, scene: Scene) -> DrawnTurn | None:
     phrases = {thing.phrase for thing in scene.things}
     if not _seen(scene) or len(phrases) != 1 or not scene.things[0].colour:
         return None
-    return Turn("colour", fill(rng, "colour_of_it"), scene.things[0].colour, scene.things[0].name)
+    return DrawnTurn("colour", fill(rng, "colour_of_it"), scene.things[0].colour, scene.things[0].name)
 
 
-def _colour_of_number(rng: random.Random, scene: Scene) -> Turn | None:
+def _colour_of_number(rng: random.Random, scene: Scene) -> DrawnTurn | None:
     numbers = [thing for thing in scene.things if thing.kind == "number"]
     if not _seen(scene) or not numbers:
         return None
-    return Turn("colour", fill(rng, "colour", "number"), numbers[0].colour, numbers[0].name)
+    return DrawnTurn("colour", fill(rng, "colour", "number"), numbers[0].colour, numbers[0].name)
 
 
-def _shape(rng: random.Random, scene: Scene) -> Turn | None:
+def _shape(rng: random.Random, scene: Scene) -> DrawnTurn | None:
     names = _names(scene)
     if not _seen(scene) or len(names) != 1 or len(scene.things) != 1 or names[0] not in words.SHAPES:
         return None
-    return Turn("shape", fill(rng, "shape"), names[0], names[0])
+    return DrawnTurn("shape", fill(rng, "shape"), names[0], names[0])
 
 
-def _shape_by_colour(rng: random.Random, scene: Scene) -> Turn | None:
+def _shape_by_colour(rng: random.Random, scene: Scene) -> DrawnTurn | None:
     shapes = [thing for thing in scene.things if thing.kind == "shape"]
     names_by_colour: dict[str, set[str]] = {}
     for thing in shapes:
@@ -181,10 +181,10 @@ def _shape_by_colour(rng: random.Random, scene: Scene) -> Turn | None:
         return None
     colour = rng.choice(colours)
     name = next(iter(names_by_colour[colour]))
-    return Turn("shape", fill(rng, "shape_by_colour", colour=colour), name, name)
+    return DrawnTurn("shape", fill(rng, "shape_by_colour", colour=colour), name, name)
 
 
-def _count(rng: random.Random, scene: Scene) -> Turn | None:
+def _count(rng: random.Random, scene: Scene) -> DrawnTurn | None:
     if not _seen(scene):
         return None
     name = _some_name(rng, scene) if rng.random() < 0.88 else _absent(rng, scene)
@@ -196,74 +196,74 @@ def _count(rng: random.Random, scene: Scene) -> Turn | None:
     if things and things[0].kind == "shape" and rng.random() < 0.15:
         colour = things[0].colour
         count = sum(thing.colour == colour for thing in things)
-        return Turn("count", fill(rng, "count", f"{colour} {name}"), str(count), name)
-    return Turn("count", fill(rng, "count", name), str(len(things)), name)
+        return DrawnTurn("count", fill(rng, "count", f"{colour} {name}"), str(count), name)
+    return DrawnTurn("count", fill(rng, "count", name), str(len(things)), name)
 
 
-def _count_all(rng: random.Random, scene: Scene) -> Turn | None:
+def _count_all(rng: random.Random, scene: Scene) -> DrawnTurn | None:
     if not _seen(scene) or any(thing.kind != "shape" for thing in scene.things) or not scene.things:
         return None
-    return Turn("count", fill(rng, "count_all"), str(len(scene.things)))
+    return DrawnTurn("count", fill(rng, "count_all"), str(len(scene.things)))
 
 
-def _position(rng: random.Random, scene: Scene) -> Turn | None:
+def _position(rng: random.Random, scene: Scene) -> DrawnTurn | None:
     alone = [t for t in scene.things if sum(t.name == other.name for other in scene.things) == 1 and t.place]
     if not _seen(scene) or not alone:
         return None
     thing = rng.choice(alone)
     name = "number" if thing.kind == "number" else thing.name
-    return Turn("position", fill(rng, "position", name), thing.place, thing.name)
+    return DrawnTurn("position", fill(rng, "position", name), thing.place, thing.name)
 
 
-def _at_place(rng: random.Random, scene: Scene) -> Turn | None:
+def _at_place(rng: random.Random, scene: Scene) -> DrawnTurn | None:
     placed = {thing.place: thing for thing in scene.things}
     if not _seen(scene) or len(scene.things) < 2 or "" in placed or len(placed) != len(scene.things):
         return None
     place, thing = rng.choice(list(placed.items()))
     where = {"left": "on the left", "right": "on the right", "center": "in the center"}.get(place, f"at the {place}")
-    return Turn("position", fill(rng, "at_place", place=where), group_phrase([thing]), thing.name)
+    return DrawnTurn("position", fill(rng, "at_place", place=where), group_phrase([thing]), thing.name)
 
 
-def _exists(rng: random.Random, scene: Scene) -> Turn | None:
+def _exists(rng: random.Random, scene: Scene) -> DrawnTurn | None:
     if not _seen(scene):
         return None
     present = _some_name(rng, scene)
     if rng.random() < 0.12:
         shown = any(thing.kind == "number" for thing in scene.things)
-        return Turn("exists", fill(rng, "exists", "number"), YES if shown else NO)
+        return DrawnTurn("exists", fill(rng, "exists", "number"), YES if shown else NO)
     if present and rng.random() < 0.5:
         thing = next(thing for thing in scene.things if thing.name == present)
         name = thing.phrase if rng.random() < 0.4 else thing.name
-        return Turn("exists", fill(rng, "exists", name), YES, present)
+        return DrawnTurn("exists", fill(rng, "exists", name), YES, present)
     if present and present in words.SHAPES and rng.random() < 0.3:
         colours = {thing.colour for thing in scene.things if thing.name == present}
         colour = rng.choice([colour for colour in words.COLOURS if colour not in colours])
-        return Turn("exists", fill(rng, "exists", f"{colour} {present}"), NO, present)
-    return Turn("exists", fill(rng, "exists", _absent(rng, scene)), NO)
+        return DrawnTurn("exists", fill(rng, "exists", f"{colour} {present}"), NO, present)
+    return DrawnTurn("exists", fill(rng, "exists", _absent(rng, scene)), NO)
 
 
-def _name(rng: random.Random, scene: Scene) -> Turn | None:
+def _name(rng: random.Random, scene: Scene) -> DrawnTurn | None:
     groups = groups_of(scene)
     if not _seen(scene) or not groups:
         return None
     if len(groups) > 1:
-        return Turn("describe", fill(rng, "name_many"), join([group_phrase(group) for group in groups]))
+        return DrawnTurn("describe", fill(rng, "name_many"), join([group_phrase(group) for group in groups]))
     skill = {"shape": "name", "emoji": "emoji", "number": "reading"}[groups[0][0].kind]
-    return Turn(skill, fill(rng, "name"), group_phrase(groups[0]), groups[0][0].name)
+    return DrawnTurn(skill, fill(rng, "name"), group_phrase(groups[0]), groups[0][0].name)
 
 
-def _reading(rng: random.Random, scene: Scene) -> Turn | None:
+def _reading(rng: random.Random, scene: Scene) -> DrawnTurn | None:
     numbers = [thing for thing in scene.things if thing.kind == "number"]
     if not _seen(scene) or not numbers:
         return None
-    return Turn("reading", fill(rng, "reading"), numbers[0].name, numbers[0].name)
+    return DrawnTurn("reading", fill(rng, "reading"), numbers[0].name, numbers[0].name)
 
 
-def _describe(rng: random.Random, scene: Scene) -> Turn:
-    return Turn("describe", fill(rng, "describe"), describe(scene))
+def _describe(rng: random.Random, scene: Scene) -> DrawnTurn:
+    return DrawnTurn("describe", fill(rng, "describe"), describe(scene))
 
 
-def _unanswerable(rng: random.Random, scene: Scene) -> Turn | None:
+def _unanswerable(rng: random.Random, scene: Scene) -> DrawnTurn | None:
     """Of a picture too dark or blurred, anything; of a clear one, what it does not show."""
     if not _seen(scene):
         return _unseen(rng)
@@ -273,18 +273,18 @@ def _unanswerable(rng: random.Random, scene: Scene) -> Turn | None:
         options += [fill(rng, "reading"), fill(rng, "colour", "number")]
     if not scene.things:
         options += [fill(rng, template) for template in ("name", "shape", "colour_of_it")]
-    return Turn("unanswerable", rng.choice(options), words.UNANSWERABLE)
+    return DrawnTurn("unanswerable", rng.choice(options), words.UNANSWERABLE)
 
 
-def _unseen(rng: random.Random) -> Turn:
+def _unseen(rng: random.Random) -> DrawnTurn:
     name = rng.choice((*words.SHAPES, *words.EMOJI))
     template = rng.choice(
         ("colour", "colour_of_it", "shape", "count", "position", "exists", "name", "name", "reading", "reading")
     )
-    return Turn("unanswerable", fill(rng, template, name), words.UNANSWERABLE)
+    return DrawnTurn("unanswerable", fill(rng, template, name), words.UNANSWERABLE)
 
 
-_SKILLS: dict[str, Callable[[random.Random, Scene], Turn | None]] = {
+_SKILLS: dict[str, Callable[[random.Random, Scene], DrawnTurn | None]] = {
     "colour": _colour,
     "colour_of_it": _colour_of_it,
     "colour_of_number": _colour_of_number,

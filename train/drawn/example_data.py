@@ -15,7 +15,7 @@ from tqdm import tqdm
 from qwen_vqa.plugin.chat.prompts import UNANSWERABLE
 from qwen_vqa.train.drawn.conversations import SMALL_TALK
 from qwen_vqa.train.drawn.drawing import draw
-from qwen_vqa.train.drawn.drawn_questions import Turn, ask, follow_up
+from qwen_vqa.train.drawn.drawn_questions import DrawnTurn, ask, follow_up
 from qwen_vqa.train.drawn.scenes import Scene, make_scene
 
 FIRST_SEED = {"train": 4_000_000_000, "val": 5_000_000_000}  # no stage of the demo draws these pictures
@@ -36,11 +36,11 @@ def _write_llava(out: Path, split: str, number: int) -> str:
     entries: list[dict[str, Any]] = []
     for rng, scene, index in _scenes(split, number, "llava"):
         if split == "train" and rng.random() < SMALL_TALK_SHARE:
-            turns = [Turn("talk", *rng.choice(list(SMALL_TALK.items())))]
+            turns = [DrawnTurn("talk", *rng.choice(list(SMALL_TALK.items())))]
             entries.append({"id": f"{index:012}", "conversations": _rounds(turns)})
             continue
         turns = _turns(rng, scene, rng.randint(1, 3) if split == "train" else 1)
-        turns[0] = Turn(turns[0].skill, f"<image>\n{turns[0].question}", turns[0].answer)
+        turns[0] = DrawnTurn(turns[0].skill, f"<image>\n{turns[0].question}", turns[0].answer)
         name = f"{index:012}.jpg"
         _save(scene, folder / name)
         entries.append({"id": f"{index:012}", "image": name, "conversations": _rounds(turns)})
@@ -93,8 +93,8 @@ def _scenes(split: str, number: int, name: str, kind: str | None = None):
         yield rng, make_scene(seed, held_out=split == "val", kind=kind), index
 
 
-def _turns(rng: random.Random, scene: Scene, length: int) -> list[Turn]:
-    turns: list[Turn] = []
+def _turns(rng: random.Random, scene: Scene, length: int) -> list[DrawnTurn]:
+    turns: list[DrawnTurn] = []
     while len(turns) < length:
         subject = turns[-1].subject if turns else None
         turn = follow_up(rng, scene, subject) if subject else None
@@ -104,7 +104,7 @@ def _turns(rng: random.Random, scene: Scene, length: int) -> list[Turn]:
     return turns
 
 
-def _rounds(turns: list[Turn]) -> list[dict[str, str]]:
+def _rounds(turns: list[DrawnTurn]) -> list[dict[str, str]]:
     sides = (("human", "question"), ("gpt", "answer"))
     return [{"from": side, "value": getattr(turn, text)} for turn in turns for side, text in sides]
 

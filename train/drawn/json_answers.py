@@ -12,7 +12,7 @@ from typing import Any
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from qwen_vqa.plugin.chat.chat_template import chat_template
-from qwen_vqa.train.drawn.drawn_questions import Turn, ask
+from qwen_vqa.train.drawn.drawn_questions import DrawnTurn, ask
 from qwen_vqa.train.drawn.scenes import Scene
 
 # Names of the field for an answer of each skill; "answer" for any.
@@ -35,7 +35,7 @@ TYPES = {"str": "string", "int": "integer"}
 PURPOSES = ("Report the {key}.", "Say what the {key} is.", "Save the {key} of the picture.", "The answer.", "")
 
 
-def json_turn(rng: random.Random, scene: Scene) -> tuple[Turn, str] | None:
+def json_turn(rng: random.Random, scene: Scene) -> tuple[DrawnTurn, str] | None:
     """A question whose answer is JSON, and the system turn that asks for a call ("" where it is an object)."""
     turn = ask(rng, scene)
     if turn is None:

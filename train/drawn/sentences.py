@@ -7,15 +7,15 @@ are made of words the base model knows: an adapter moves the layers, not the fro
 import random
 from dataclasses import replace
 
-from qwen_vqa.train.drawn.conversations import Conversation, messages_of
-from qwen_vqa.train.drawn.drawn_questions import Turn, ask, group_phrase, groups_of
+from qwen_vqa.train.drawn.conversations import DrawnConversation, messages_of
+from qwen_vqa.train.drawn.drawn_questions import DrawnTurn, ask, group_phrase, groups_of
 from qwen_vqa.train.drawn.scenes import Scene
 
 SENTENCES = "sentences"  # the adapter's name
 SKILLS = ("colour", "colour_of_it", "colour_of_number", "shape", "shape_by_colour", "name", "reading", "position")
 
 
-def in_a_sentence(turn: Turn, scene: Scene) -> Turn | None:
+def in_a_sentence(turn: DrawnTurn, scene: Scene) -> DrawnTurn | None:
     """The turn answered with a sentence on its subject; None where several groups share the name."""
     groups = [group for group in groups_of(scene) if group[0].name == turn.subject]
     if len(groups) != 1:
@@ -24,15 +24,15 @@ def in_a_sentence(turn: Turn, scene: Scene) -> Turn | None:
     return replace(turn, answer=f"{start} {group_phrase(groups[0])}.")
 
 
-def make_sentences_conversation(rng: random.Random, scenes: list[Scene]) -> Conversation:
+def make_sentences_conversation(rng: random.Random, scenes: list[Scene]) -> DrawnConversation:
     """One to three questions about the first of `scenes`, or a greeting where it shows nothing."""
-    turns: list[Turn] = []
+    turns: list[DrawnTurn] = []
     for _ in range(rng.choice((1, 2, 3))):
         turn = ask(rng, scenes[0], SKILLS)
         turn = in_a_sentence(turn, scenes[0]) if turn else None
         if turn:
             turns.append(turn)
     if not turns:
-        greeting = Turn("small_talk", "Hello!", "Hello! Ask me about a picture.")
-        return Conversation(messages_of(rng, [greeting], 0), (), (greeting,))
-    return Conversation(messages_of(rng, turns, 1), (0,), tuple(turns))
+        greeting = DrawnTurn("small_talk", "Hello!", "Hello! Ask me about a picture.")
+        return DrawnConversation(messages_of(rng, [greeting], 0), (), (greeting,))
+    return DrawnConversation(messages_of(rng, turns, 1), (0,), tuple(turns))

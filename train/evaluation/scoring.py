@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from qwen_vqa.plugin.chat.prompts import UNANSWERABLE
-from qwen_vqa.train.evaluation.metrics import anls, exact_match, vqa_accuracy, wilson_interval
+from qwen_vqa.train.evaluation.answer_metrics import anls, exact_match, vqa_accuracy, wilson_interval
 from qwen_vqa.train.evaluation.normalisation import normalise_answer
 from qwen_vqa.train.evaluation.questions import OWN, Condition
 from qwen_vqa.train.evaluation.replies import Reply

@@ -23,7 +23,7 @@ LOGIT_BYTES = 12  # log-probabilities, their gradient and the logits' own, in fl
 
 
 @dataclass(frozen=True)
-class Parts:
+class WeightCounts:
     """Numbers of weights: frozen ones that can be rounded and that cannot, trained ones; and a layer's dimensions."""
 
     roundable: int
@@ -36,7 +36,7 @@ class Parts:
     """Of `whole`, the vision encoder's."""
 
 
-def parts_of(config: QwenVqaConfig, training: TrainingConfig) -> Parts:
+def parts_of(config: QwenVqaConfig, training: TrainingConfig) -> WeightCounts:
     """Counted in the model itself, without its weights."""
     with torch.device("meta"):
         model = QwenVqaForConditionalGeneration(config)
@@ -51,7 +51,7 @@ def parts_of(config: QwenVqaConfig, training: TrainingConfig) -> Parts:
     layer = model.language_model.get_decoder().layers[0]
     inputs = sum(module.in_features for name, module in layer.named_modules() if name.endswith("lora_A.default"))
     encoder = sum(weight.numel() for weight in model.vision_encoder.parameters())
-    return Parts(sum(linear), everything - sum(linear) - trained, trained, max(linear), inputs, encoder)
+    return WeightCounts(sum(linear), everything - sum(linear) - trained, trained, max(linear), inputs, encoder)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ def memory_of(
     )
 
 
-def layer_bytes(config: QwenVqaConfig, training: TrainingConfig, parts: Parts, length: int, mask_bytes: int = 1) -> int:
+def layer_bytes(
+    config: QwenVqaConfig, training: TrainingConfig, parts: WeightCounts, length: int, mask_bytes: int = 1
+) -> int:
     """What a layer keeps for its backward pass, a token.
 
     Both norms' inputs in float32; queries and attention's output, keys and values; attention's mask (a row of it);

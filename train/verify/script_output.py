@@ -24,7 +24,7 @@ from qwen_vqa.plugin.images.image_loader import load_image
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.verify.served_stages import ServedAnswer, ServedModel
 from qwen_vqa.train.verify.stage_comparison import HIDDEN, StageResult, Tolerance
-from qwen_vqa.train.verify.verify_cases import Case
+from qwen_vqa.train.verify.verify_cases import VerifyCase
 
 ADVICE_FOR_SCRIPTS = {
     "prompt text": "assemble with the script's --system-prompt and --image-position, or with --like",
@@ -44,7 +44,7 @@ _PICTURE = "<picture>"
 class ScriptCase:
     """A conversation, and what the script made of it; None where it did not write that down."""
 
-    case: Case
+    case: VerifyCase
     prompt: str | None = None
     prompt_ids: list[int] | None = None
     pixels: np.ndarray | None = None
@@ -82,7 +82,7 @@ def _script_case(one: Any, name: str, path: Path) -> ScriptCase:
     pictures = one.get("images") or ([one["image"]] if one.get("image") else [])
     images = [load_image(path.parent / picture) for picture in pictures]
     return ScriptCase(
-        Case(str(one.get("name", name)), _messages(one, len(images), where), images),
+        VerifyCase(str(one.get("name", name)), _messages(one, len(images), where), images),
         prompt=one.get("prompt"),
         prompt_ids=one.get("prompt_ids"),
         pixels=_pixels(path.parent / one["pixels"], where) if one.get("pixels") else None,

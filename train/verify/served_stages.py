@@ -10,7 +10,7 @@ import numpy as np
 from openai import APIConnectionError, APIStatusError, OpenAI
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.train.verify.verify_cases import Case
+from qwen_vqa.train.verify.verify_cases import VerifyCase
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class ServedModel:
         reply = self._get(f"{self.url.removesuffix('/v1')}/verify/settings")
         return None if reply.status_code != 200 else ServerSettings(**reply.json())
 
-    def prompt(self, case: Case) -> ServedPrompt:
+    def prompt(self, case: VerifyCase) -> ServedPrompt:
         """What the server makes of a request before the model sees it."""
         body = {"model": self.name, "messages": case.request_messages(), "mm_payload": "tensors", **(self.extra or {})}
         reply = self._post(f"{self.url}/chat/completions/render", may_be_closed=True, json=body)
@@ -105,7 +105,7 @@ class ServedModel:
         reply = self._post(f"{base}/verify/image_features", may_be_closed=True, content=body.getvalue())
         return None if reply.status_code != 200 else np.load(io.BytesIO(reply.content))
 
-    def answer(self, case: Case, max_tokens: int) -> ServedAnswer:
+    def answer(self, case: VerifyCase, max_tokens: int) -> ServedAnswer:
         """The answer to a conversation, of so many tokens at most."""
         client = OpenAI(base_url=self.url, api_key=self.api_key, timeout=600)
         try:

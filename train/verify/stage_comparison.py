@@ -11,7 +11,7 @@ import torch
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.verify.served_stages import ServedAnswer, ServedModel
-from qwen_vqa.train.verify.verify_cases import Case
+from qwen_vqa.train.verify.verify_cases import VerifyCase
 
 STAGES = ("prompt text", "token ids", "pixels", "features", "logits")
 HIDDEN = "not shown by the server: start it with --verify"
@@ -64,7 +64,7 @@ class Reference:
 
 
 def compare(
-    case: Case, reference: Reference, served: ServedModel, tolerance: Tolerance, max_tokens: int = 16
+    case: VerifyCase, reference: Reference, served: ServedModel, tolerance: Tolerance, max_tokens: int = 16
 ) -> Iterator[StageResult]:
     """Yield the stages' results in order; nothing after the first that differs, since it follows from it."""
     for result in _stages(case, reference, served, tolerance, max_tokens):
@@ -73,18 +73,18 @@ def compare(
             return
 
 
-def compare_answer(case: Case, reference: Reference, answer: ServedAnswer, tolerance: Tolerance) -> StageResult:
+def compare_answer(case: VerifyCase, reference: Reference, answer: ServedAnswer, tolerance: Tolerance) -> StageResult:
     """The last stage alone, of an answer that was taken before."""
     return _compare_answers(reference, _inputs(case, reference.processor), answer, tolerance.logprobs)
 
 
-def _inputs(case: Case, processor: QwenVqaProcessor) -> Any:
+def _inputs(case: VerifyCase, processor: QwenVqaProcessor) -> Any:
     prompt = processor.apply_chat_template(case.messages, tokenize=False, add_generation_prompt=True)
     return processor(text=prompt, images=case.images or None, return_tensors="pt")
 
 
 def _stages(
-    case: Case, reference: Reference, served: ServedModel, tolerance: Tolerance, max_tokens: int
+    case: VerifyCase, reference: Reference, served: ServedModel, tolerance: Tolerance, max_tokens: int
 ) -> Iterator[StageResult]:
     processor = reference.processor
     inputs = _inputs(case, processor)

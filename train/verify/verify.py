@@ -29,7 +29,7 @@ from qwen_vqa.train.verify.local_server import started_server
 from qwen_vqa.train.verify.script_output import ADVICE_FOR_SCRIPTS, ScriptCase, compare_with_script, read_script_output
 from qwen_vqa.train.verify.served_stages import GREEDY, ServedModel, ServerSettings, served_models
 from qwen_vqa.train.verify.stage_comparison import ADVICE, Reference, StageResult, Tolerance, compare
-from qwen_vqa.train.verify.verify_cases import Case, built_in_cases, case
+from qwen_vqa.train.verify.verify_cases import VerifyCase, built_in_cases, case
 
 
 def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     return _conclude(results, args, ADVICE, "serving equals training")
 
 
-def _cases(args: argparse.Namespace) -> list[Case]:
+def _cases(args: argparse.Namespace) -> list[VerifyCase]:
     if args.image and not args.prompt:
         raise UserError("--image needs a --prompt to ask about it.")
     images = [load_image(path) for path in args.image]
@@ -118,7 +118,7 @@ def _served_lines(settings: ServerSettings | None, dtype: torch.dtype) -> list[s
 
 
 def _check_all(
-    served: ServedModel, names: list[str], cases: list[Case], dtype: torch.dtype, args: argparse.Namespace
+    served: ServedModel, names: list[str], cases: list[VerifyCase], dtype: torch.dtype, args: argparse.Namespace
 ) -> list[dict]:
     """The checkpoint's own model, and each adapter in its folder."""
     model, processor = load_reference(args.checkpoint, dtype), load_processor(args.checkpoint)
@@ -142,7 +142,7 @@ def _check_all(
 
 
 def _check(
-    served: ServedModel, cases: list[Case], reference: Reference, args: argparse.Namespace, tolerance: Tolerance
+    served: ServedModel, cases: list[VerifyCase], reference: Reference, args: argparse.Namespace, tolerance: Tolerance
 ) -> list[dict]:
     print(f"\n{served.name} at {served.url}")
     return [

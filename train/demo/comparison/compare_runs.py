@@ -25,7 +25,14 @@ from qwen_vqa.train.data.feature_cache import FeatureDataset
 from qwen_vqa.train.data.preparation import prepare_data
 from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.demo.comparison.comparison_report import draw, summary, table
-from qwen_vqa.train.demo.comparison.comparison_runs import FIRST, Phase, Run, carry_out, methods, with_equal_compute
+from qwen_vqa.train.demo.comparison.comparison_runs import (
+    FIRST,
+    Run,
+    TrainingPhase,
+    carry_out,
+    methods,
+    with_equal_compute,
+)
 from qwen_vqa.train.demo.comparison.example_model import make_base
 from qwen_vqa.train.demo.comparison.training_flops import step_flops
 from qwen_vqa.train.drawn.example_data import write_data_sets
@@ -114,7 +121,7 @@ def _prepare(options: argparse.Namespace, seed: int, data: list[str]) -> Convers
     return dataset
 
 
-def _flops(options: argparse.Namespace, dataset: ConversationDataset) -> dict[Phase, int]:
+def _flops(options: argparse.Namespace, dataset: ConversationDataset) -> dict[TrainingPhase, int]:
     """Operations of a step of each phase: on the same batch for all, of samples with a picture each.
 
     Counted once for all runs in the folder, which get their steps from it.
@@ -131,7 +138,7 @@ def _flops(options: argparse.Namespace, dataset: ConversationDataset) -> dict[Ph
     return dict(zip(phases, json.loads(file.read_text()), strict=True))
 
 
-def _runs(options: argparse.Namespace, flops: dict[Phase, int]) -> list[Run]:
+def _runs(options: argparse.Namespace, flops: dict[TrainingPhase, int]) -> list[Run]:
     ways = methods(options.align_share)
     budget = options.steps * flops[ways[FIRST][0]]
     return [

@@ -12,14 +12,14 @@ import torch
 import transformers
 from matplotlib.figure import Figure
 
-from qwen_vqa.train.demo.comparison.comparison_runs import FIRST, Phase, Run
+from qwen_vqa.train.demo.comparison.comparison_runs import FIRST, Run, TrainingPhase
 from qwen_vqa.train.demo.machine import processor_name
 
 MEAN = "mean"
 _COLOURS = ("#2f6fdf", "#1a7f4b", "#c2571a")
 
 
-def summary(runs: list[Run], flops: dict[Phase, int], options: argparse.Namespace) -> dict[str, Any]:
+def summary(runs: list[Run], flops: dict[TrainingPhase, int], options: argparse.Namespace) -> dict[str, Any]:
     """Settings, compute, and of each method and data set the accuracy of each seed, in percent."""
     by_name = {(phase.stage, phase.modules): value for phase, value in flops.items()}
     found: dict[str, Any] = {}

@@ -29,7 +29,7 @@ _SHARED = (FEATURE_FILE, COUNT_FILE, MIX_FILE, REPORT_FILE)
 
 
 @dataclass(frozen=True)
-class Phase:
+class TrainingPhase:
     """A stage of a run: its recipe, where the LoRA sits, its share of the run's compute, and its steps."""
 
     stage: str
@@ -54,7 +54,7 @@ class Run:
 
     method: str
     seed: int
-    phases: tuple[Phase, ...]
+    phases: tuple[TrainingPhase, ...]
     folder: Path
     base: Path
     features: Path
@@ -65,16 +65,18 @@ class Run:
         return self.folder / RESULT_FILE
 
 
-def methods(align_share: float) -> dict[str, tuple[Phase, ...]]:
+def methods(align_share: float) -> dict[str, tuple[TrainingPhase, ...]]:
     """The ways that are compared."""
     return {
-        FIRST: (Phase("joint", BOTH, 1.0),),
-        "two stages": (Phase("align", BOTH, align_share), Phase("finetune", BOTH, 1 - align_share)),
-        "attention only": (Phase("joint", ATTENTION, 1.0),),
+        FIRST: (TrainingPhase("joint", BOTH, 1.0),),
+        "two stages": (TrainingPhase("align", BOTH, align_share), TrainingPhase("finetune", BOTH, 1 - align_share)),
+        "attention only": (TrainingPhase("joint", ATTENTION, 1.0),),
     }
 
 
-def with_equal_compute(phases: tuple[Phase, ...], flops: dict[Phase, int], budget: int) -> tuple[Phase, ...]:
+def with_equal_compute(
+    phases: tuple[TrainingPhase, ...], flops: dict[TrainingPhase, int], budget: int
+) -> tuple[TrainingPhase, ...]:
     """The phases with as many steps as their shares of the budget buy; `flops` are those of a step."""
     return tuple(replace(phase, steps=max(1, round(phase.share * budget / flops[phase]))) for phase in phases)
 
@@ -99,7 +101,7 @@ def carry_out(run: Run, data: list[str], held_out: list[str], threads: int) -> N
     partial.replace(run.result)
 
 
-def _train(base: Path, output: Path, phase: Phase, run: Run, data: list[str], threads: int) -> None:
+def _train(base: Path, output: Path, phase: TrainingPhase, run: Run, data: list[str], threads: int) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for name in _SHARED:
         if not (output / name).exists():

@@ -17,7 +17,7 @@ class NotPossible(Exception):  # noqa: N818 - it is no error: the message says w
 
 
 @dataclass(frozen=True)
-class Setting:
+class CheckSetting:
     """Where and how large: the device, a tiny shape in place of the 3B one, and a folder that the rows share."""
 
     device: str
@@ -38,7 +38,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckRow:
     """`function` is MODULE:NAME, called with a Setting and the options; `seconds` it may take."""
 
     name: str
@@ -47,7 +47,7 @@ class Row:
     seconds: int
     options: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, setting: Setting) -> "Result":
+    def run(self, setting: CheckSetting) -> "Result":
         """What became of it; only what ends the process is not caught."""
         module, name = self.function.split(":")
         try:
@@ -76,7 +76,7 @@ class Result:
         return asdict(self)
 
 
-def checkpoint_of(setting: Setting) -> Path:
+def checkpoint_of(setting: CheckSetting) -> Path:
     """The checkpoint of the shape, which one of the rows makes.
 
     Raises:

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoTokenizer, TrainerCallback
 
-from qwen_vqa.benchmarks.gpu_check.row import SHAPE_FOLDER, NotPossible, Setting, check, checkpoint_of
+from qwen_vqa.benchmarks.gpu_check.check_row import SHAPE_FOLDER, CheckSetting, NotPossible, check, checkpoint_of
 from qwen_vqa.benchmarks.machine.model_shapes import SHAPES, Shape, random_model, shape_config
 from qwen_vqa.plugin.chat.chat_template import chat_template
 from qwen_vqa.plugin.processor import QwenVqaProcessor
@@ -27,7 +27,7 @@ STEPS, WARM_UP = 6, 2
 DEMO_SECONDS, DEMO_SAMPLES = 120, 512
 
 
-def shape_of(setting: Setting) -> Shape:
+def shape_of(setting: CheckSetting) -> Shape:
     """Qwen2.5-3B's, or a tiny one."""
     return TINY if setting.tiny else SHAPES["3b"]
 
@@ -38,7 +38,7 @@ def processor_of_the_shape() -> QwenVqaProcessor:
     return QwenVqaProcessor(QwenVqaImageProcessor(384, 32), tokenizer, chat_template())
 
 
-def make_checkpoint(setting: Setting) -> dict[str, Any]:
+def make_checkpoint(setting: CheckSetting) -> dict[str, Any]:
     """Random weights behind ViT-B/32-384, for the rows below."""
     processor = processor_of_the_shape()
     config = shape_config(shape_of(setting), processor)
@@ -51,7 +51,7 @@ def make_checkpoint(setting: Setting) -> dict[str, Any]:
     return {"parameters": sum(weight.numel() for weight in model.parameters()), "GiB": size / GIB}
 
 
-def steps(setting: Setting, load_in: str, precision: str, length: int) -> dict[str, Any]:
+def steps(setting: CheckSetting, load_in: str, precision: str, length: int) -> dict[str, Any]:
     """Steps at the recipe's batch of 4, with gradient checkpointing and LoRA of rank 64 on attention."""
     base = checkpoint_of(setting)
     if precision == "float16" and not setting.on_gpu:
@@ -99,7 +99,7 @@ def steps(setting: Setting, load_in: str, precision: str, length: int) -> dict[s
     return measured
 
 
-def demo_adapter(setting: Setting) -> dict[str, Any]:
+def demo_adapter(setting: CheckSetting) -> dict[str, Any]:
     """The demo's weights, a new LoRA and the connector, on scenes that the demo's own renderer draws."""
     # Draws with OpenCV, which the other rows do without.
     from qwen_vqa.quantize.demo_samples import DemoSamples
@@ -132,11 +132,11 @@ def demo_adapter(setting: Setting) -> dict[str, Any]:
     return {"steps/s": clock.steps_per_second, "steps": len(clock.losses), "loss first": first, "loss last": last}
 
 
-def _quiet(setting: Setting) -> dict[str, Any]:
+def _quiet(setting: CheckSetting) -> dict[str, Any]:
     return {"save_strategy": "no", "disable_tqdm": True, "use_cpu": not setting.on_gpu}
 
 
-def _check_room(setting: Setting, needed: int) -> None:
+def _check_room(setting: CheckSetting, needed: int) -> None:
     if not setting.on_gpu:
         return
     free, _ = torch.cuda.mem_get_info()

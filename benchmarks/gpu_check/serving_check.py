@@ -6,20 +6,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from qwen_vqa.benchmarks.gpu_check.row import NotPossible, Setting, check, checkpoint_of
+from qwen_vqa.benchmarks.gpu_check.check_row import CheckSetting, NotPossible, check, checkpoint_of
 from qwen_vqa.serving import DEMO_CHECKPOINT
 
 COMMAND = [sys.executable, "-m", "qwen_vqa.serving.cli"]
 REQUESTS_A_USER = 4
 
 
-def verify(setting: Setting) -> dict[str, Any]:
+def verify(setting: CheckSetting) -> dict[str, Any]:
     """`qwen-vqa verify` of the demo and its adapter."""
     setting.needs("vllm")
     return _verified(setting, DEMO_CHECKPOINT)
 
 
-def quantised(setting: Setting, scheme: str) -> dict[str, Any]:
+def quantised(setting: CheckSetting, scheme: str) -> dict[str, Any]:
     """`qwen-vqa quantize` of the demo, and a question to a server of it."""
     setting.needs("vllm")
     from qwen_vqa.plugin.quantization import FACTS, why_not_served_here
@@ -33,13 +33,13 @@ def quantised(setting: Setting, scheme: str) -> dict[str, Any]:
     return {"MiB": size / 2**20} | _load(setting, folder, 1)
 
 
-def load(setting: Setting, users: int) -> dict[str, Any]:
+def load(setting: CheckSetting, users: int) -> dict[str, Any]:
     """`qwen-vqa load` against a server of the shape's checkpoint."""
     setting.needs("vllm")
     return _load(setting, checkpoint_of(setting), users, "--max-model-len", "2048")
 
 
-def second_question(setting: Setting) -> dict[str, Any]:
+def second_question(setting: CheckSetting) -> dict[str, Any]:
     """TTFT of a second question about the same picture beside the first one's, by comparison/second_question.py."""
     setting.needs("vllm")
     from qwen_vqa.train.verify.local_server import started_server
@@ -52,7 +52,7 @@ def second_question(setting: Setting) -> dict[str, Any]:
     return {name: found[name] for name in ("first_ms", "second_ms", "ratio", "cached_tokens")}
 
 
-def _verified(setting: Setting, folder: Path) -> dict[str, Any]:
+def _verified(setting: CheckSetting, folder: Path) -> dict[str, Any]:
     file = setting.folder / "verify.json"
     _run("verify", str(folder), "--json", str(file))
     results = json.loads(file.read_text())
@@ -60,7 +60,7 @@ def _verified(setting: Setting, folder: Path) -> dict[str, Any]:
     return {"comparisons": len(results)}
 
 
-def _load(setting: Setting, folder: Path, users: int, *flags: str) -> dict[str, Any]:
+def _load(setting: CheckSetting, folder: Path, users: int, *flags: str) -> dict[str, Any]:
     from qwen_vqa.train.verify.local_server import started_server
 
     file = setting.folder / "load.json"

@@ -4,15 +4,15 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from qwen_vqa.benchmarks.gpu_check.row import Setting, check
-from qwen_vqa.benchmarks.gpu_check.training import processor_of_the_shape, shape_of
+from qwen_vqa.benchmarks.gpu_check.check_row import CheckSetting, check
+from qwen_vqa.benchmarks.gpu_check.training_check import processor_of_the_shape, shape_of
 from qwen_vqa.benchmarks.machine.model_shapes import random_model, shape_config
 from qwen_vqa.train.verify.verify_cases import built_in_cases
 
 ITERATIONS, FULL_ITERATIONS = 20, 200
 
 
-def one_layer(setting: Setting) -> dict[str, Any]:
+def one_layer(setting: CheckSetting) -> dict[str, Any]:
     """By AutoRound over the conversations of `qwen-vqa verify`, with answers."""
     setting.needs("auto_round")
     setting.needs("compressed_tensors")

@@ -5,18 +5,18 @@ from typing import Any
 
 import torch
 
-from qwen_vqa.benchmarks.gpu_check.row import Setting, check, checkpoint_of
+from qwen_vqa.benchmarks.gpu_check.check_row import CheckSetting, check, checkpoint_of
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.serving import DEMO_CHECKPOINT
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.verify.stage_comparison import Tolerance
-from qwen_vqa.train.verify.verify_cases import Case, built_in_cases
+from qwen_vqa.train.verify.verify_cases import VerifyCase, built_in_cases
 
 NEW_TOKENS = 16
 
 
-def equals_the_cpu(setting: Setting, dtype: str) -> dict[str, Any]:
+def equals_the_cpu(setting: CheckSetting, dtype: str) -> dict[str, Any]:
     """Log-probabilities of the tokens that the CPU chooses in float32, within the bounds of `qwen-vqa verify`."""
     processor, cpu = load_processor(DEMO_CHECKPOINT), load_reference(DEMO_CHECKPOINT, torch.float32)
     other = load_reference(DEMO_CHECKPOINT, getattr(torch, dtype)).to(setting.device)
@@ -30,7 +30,7 @@ def equals_the_cpu(setting: Setting, dtype: str) -> dict[str, Any]:
     return {"cases": len(built_in_cases()), "largest difference": worst, "bound": bound}
 
 
-def same_answers(setting: Setting) -> dict[str, Any]:
+def same_answers(setting: CheckSetting) -> dict[str, Any]:
     """Greedy answers in float32, token by token."""
     processor, model = load_processor(DEMO_CHECKPOINT), load_reference(DEMO_CHECKPOINT, torch.float32)
     here = [_answer(model, processor, case) for case in built_in_cases()]
@@ -42,7 +42,7 @@ def same_answers(setting: Setting) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def generate(setting: Setting, batch: int) -> dict[str, Any]:
+def generate(setting: CheckSetting, batch: int) -> dict[str, Any]:
     """Output tokens/s of the shape in bfloat16 by transformers alone: what a server's are to be held against."""
     if setting.tiny:
         batch = min(batch, 2)
@@ -67,18 +67,18 @@ def generate(setting: Setting, batch: int) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _log_probs(model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, case: Case) -> torch.Tensor:
+def _log_probs(model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, case: VerifyCase) -> torch.Tensor:
     """[tokens, vocabulary] in float32, on the CPU."""
     return model(**_inputs(model, processor, case)).logits[0].float().log_softmax(-1).cpu()
 
 
 @torch.inference_mode()
-def _answer(model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, case: Case) -> list[int]:
+def _answer(model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, case: VerifyCase) -> list[int]:
     inputs = _inputs(model, processor, case)
     tokens = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, repetition_penalty=1.0)
     return tokens[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-def _inputs(model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, case: Case) -> Any:
+def _inputs(model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, case: VerifyCase) -> Any:
     prompt = processor.apply_chat_template(case.messages, tokenize=False, add_generation_prompt=True)
     return processor(text=prompt, images=case.images or None, return_tensors="pt").to(model.device)

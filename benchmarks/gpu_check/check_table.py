@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qwen_vqa.benchmarks.gpu_check.row import Result, Row
+from qwen_vqa.benchmarks.gpu_check.check_row import CheckRow, Result
 
 
 def heading(environment: dict[str, Any]) -> str:
@@ -13,7 +13,7 @@ def heading(environment: dict[str, Any]) -> str:
     return f"{card}\n{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB\n{shown}"
 
 
-def line(row: Row, result: Result, seconds: float) -> str:
+def line(row: CheckRow, result: Result, seconds: float) -> str:
     """A row of the table."""
     numbers = ", ".join(f"{name} {_shown(value)}" for name, value in result.measured.items())
     return f"{row.part:<4s}{row.name:<36s}{result.status:<18s}{seconds:>6.0f} s  {numbers or result.message}"

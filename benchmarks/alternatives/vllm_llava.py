@@ -1,6 +1,6 @@
 """Stock vLLM with its own LLaVA of a shape's dimensions, to see what the plugin itself costs.
 
-python -m qwen_vqa.benchmarks.alternatives.llava 0.5b runs/llava-0.5b
+python -m qwen_vqa.benchmarks.alternatives.vllm_llava 0.5b runs/llava-0.5b
 
 CLIP's tower stands for the ViT: it has the same blocks, patches and width. LLaVA is told to keep CLS, as ours does.
 """
