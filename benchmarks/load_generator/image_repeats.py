@@ -20,7 +20,7 @@ def repeat_notes(plan: Plan) -> list[str]:
         asked += sum(picture.source in own for talk in talks for picture in talk.turns[0].pictures)
     notes = []
     for what, there, wanted in (
-        ("folder", len(plan.spec.files), shown.files.dealt),
+        ("folder", len(plan.spec.files), shown.files.taken),
         ("question file", len(own), asked),
     ):
         if wanted > there:

@@ -1,4 +1,4 @@
-"""Things in a random order, none twice before all came."""
+"""Shuffled sampling without replacement: things in a random order, none twice before all came."""
 
 from typing import Generic, TypeVar
 
@@ -7,16 +7,16 @@ import numpy as np
 Thing = TypeVar("Thing")
 
 
-class Deck(Generic[Thing]):
-    """Deals its things in one order, over and over; `dealt` counts them."""
+class Shuffled(Generic[Thing]):
+    """Gives its things in one order, over and over; `taken` counts them."""
 
     def __init__(self, things: tuple[Thing, ...], random: np.random.Generator) -> None:
         self._things = things
         self._order = random.permutation(len(things))
-        self.dealt = 0
+        self.taken = 0
 
-    def deal(self) -> Thing:
+    def take(self) -> Thing:
         """The next one."""
-        thing = self._things[self._order[self.dealt % len(self._order)]]
-        self.dealt += 1
+        thing = self._things[self._order[self.taken % len(self._order)]]
+        self.taken += 1
         return thing

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from qwen_vqa.benchmarks.load_generator.sample_images import SampleImage
-from qwen_vqa.benchmarks.load_generator.shuffled import Deck
+from qwen_vqa.benchmarks.load_generator.shuffled import Shuffled
 
 QUESTIONS = (
     "What is written here?",
@@ -77,13 +77,13 @@ class WorkloadConversation:
 
 
 class Shown:
-    """What a run has asked about so far: its cells deal from the same decks, so that the user's own files and questions
+    """What a run has asked about so far: its cells draw from the same ones, so that the user's own files and questions
     come again only after all of them came."""
 
     def __init__(self, spec: WorkloadSpec, seed: int) -> None:
         random = np.random.default_rng([seed, 2])
-        self.files = Deck(spec.files, random)
-        self.questions = Deck(spec.questions, random)
+        self.files = Shuffled(spec.files, random)
+        self.questions = Shuffled(spec.questions, random)
         self.pictures: set[SampleImage] = set()
 
 
@@ -146,7 +146,7 @@ class _Draw:
             number = f"{self.random.integers(10**6):06d}"
             words = (self._pick(WORDS) for _ in range(self.spec.text_words))
             return WorkloadQuestion(" ".join((f"{number}:", *words, self._pick(QUESTIONS))))
-        return self.run.questions.deal()
+        return self.run.questions.take()
 
     def _pictures(self, question: WorkloadQuestion) -> tuple[tuple[SampleImage, ...], bool]:
         if question.image is not None:
@@ -164,7 +164,7 @@ class _Draw:
 
     def _picture(self) -> SampleImage:
         if self.spec.files:
-            return SampleImage(source=self.run.files.deal())
+            return SampleImage(source=self.run.files.take())
         width, height = self.spec.sizes[self.random.integers(len(self.spec.sizes))]
         return SampleImage(int(self.random.integers(2**62)), width, height)
 

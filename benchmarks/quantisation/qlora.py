@@ -26,7 +26,7 @@ from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.drawn.example_data import write_data_sets
 from qwen_vqa.train.evaluation.questions import OWN, prompts, read_questions
 from qwen_vqa.train.evaluation.scoring import Mean, Scored
-from qwen_vqa.train.evaluation.served import ask_server
+from qwen_vqa.train.evaluation.server_model import ask_server
 from qwen_vqa.train.export import ADAPTER_NAME
 from qwen_vqa.train.verify.local_server import started_server
 

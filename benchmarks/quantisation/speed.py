@@ -30,7 +30,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.host_memory import available_memory
 from qwen_vqa.train.evaluation.questions import Prompt
 from qwen_vqa.train.evaluation.replies import Reply
-from qwen_vqa.train.evaluation.served import ask_server
+from qwen_vqa.train.evaluation.server_model import ask_server
 from qwen_vqa.train.verify.local_server import started_server
 
 MAX_MODEL_LEN = 2048

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from qwen_vqa.plugin.cpu.output_layout import FEW, LEAST_TABLE_BYTES, MIXED, SETTING, SHARED
-from qwen_vqa.plugin.cpu.small_batch_matmul import compile_products, exact_halves, multiply
+from qwen_vqa.plugin.cpu.small_batch_matmul import compile_products, exact_in_16_bits, multiply
 from qwen_vqa.plugin.vllm_model_api import (
     CompilationMode,
     ParallelLMHead,
@@ -81,9 +81,9 @@ class InputEmbedding(UnquantizedEmbeddingMethod):
     def process_weights_after_loading(self, layer: Any) -> None:
         table = layer.weight.data
         self.served = table.dtype
-        halves = exact_halves(table, self.stored)
-        if halves is not None:
-            layer.weight = nn.Parameter(halves, requires_grad=False)
+        weight_16 = exact_in_16_bits(table, self.stored)
+        if weight_16 is not None:
+            layer.weight = nn.Parameter(weight_16, requires_grad=False)
 
     def embedding(self, layer: Any, input_: torch.Tensor) -> torch.Tensor:
         return functional.embedding(input_, layer.weight).to(self.served)

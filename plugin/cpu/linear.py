@@ -11,7 +11,7 @@ from torch.library import Library
 
 from qwen_vqa.plugin.cpu.linear_layout import LEAST_MATRIX_BYTES, MIXED, PACKED, SETTING
 from qwen_vqa.plugin.cpu.output_layout import FEW
-from qwen_vqa.plugin.cpu.small_batch_matmul import compile_products, exact_halves, multiply
+from qwen_vqa.plugin.cpu.small_batch_matmul import compile_products, exact_in_16_bits, multiply
 from qwen_vqa.plugin.vllm_model_api import (
     LinearBase,
     UnquantizedLinearMethod,
@@ -42,19 +42,23 @@ def hold_linear_layers(language_model: nn.Module, vllm_config: VllmConfig, store
 
 
 def compile_linear_layers(language_model: nn.Module) -> None:
-    """Compile what a few rows meet, which takes time at a first start, before anybody waits for it.
+    """Compile the products of few rows, which takes time at a first start, before anybody waits for it.
 
     Call it when all weights are loaded and packed.
     """
     for layer in mixed_layers(language_model):
-        compile_products(layer.halves)
+        compile_products(layer.weight_16)
 
 
 def mixed_layers(language_model: nn.Module) -> Iterator[Any]:
     """The layers that are held twice."""
     for layer in language_model.modules():
         # LoRA's layers have the attributes of those that they wrap.
-        if isinstance(layer, LinearBase) and isinstance(layer.quant_method, MixedLinear) and hasattr(layer, "halves"):
+        if (
+            isinstance(layer, LinearBase)
+            and isinstance(layer.quant_method, MixedLinear)
+            and hasattr(layer, "weight_16")
+        ):
             yield layer
 
 
@@ -67,22 +71,22 @@ class MixedLinear(UnquantizedLinearMethod):
 
     def process_weights_after_loading(self, layer: Any) -> None:
         whole = layer.weight.data
-        halves = exact_halves(whole, self.stored) if 2 * whole.numel() >= LEAST_MATRIX_BYTES else None
+        weight_16 = exact_in_16_bits(whole, self.stored) if 2 * whole.numel() >= LEAST_MATRIX_BYTES else None
         super().process_weights_after_loading(layer)
-        if halves is None:
+        if weight_16 is None:
             if 2 * whole.numel() >= LEAST_MATRIX_BYTES:
                 logger.warning("a linear layer of %s is not exact in %s: packed alone", list(whole.shape), self.stored)
             return
-        layer.halves = halves
+        layer.weight_16 = weight_16
         number = next(_numbers)
         _layers[number] = layer
         # A tensor, for a number would be compiled into the graph, and each layer's would be another graph.
         layer.register_buffer("number", torch.tensor(number), persistent=False)
 
     def apply(self, layer: Any, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        if not hasattr(layer, "halves"):
+        if not hasattr(layer, "weight_16"):
             return super().apply(layer, x, bias)
-        return torch.ops.qwen_vqa.mixed_linear(x, bias, layer.number, layer.halves.shape[0])
+        return torch.ops.qwen_vqa.mixed_linear(x, bias, layer.number, layer.weight_16.shape[0])
 
 
 def _mixed_linear(x: torch.Tensor, bias: torch.Tensor | None, number: torch.Tensor, outputs: int) -> torch.Tensor:
@@ -91,7 +95,7 @@ def _mixed_linear(x: torch.Tensor, bias: torch.Tensor | None, number: torch.Tens
     layer: Any = _layers[int(number)]
     if x.dim() != 2 or not 0 < len(x) <= FEW:
         return layer.cpu_linear(x, layer.weight, bias)
-    product = multiply(x, layer.halves)
+    product = multiply(x, layer.weight_16)
     return product if bias is None else product.add_(bias)
 
 

@@ -2,7 +2,9 @@
 
 # In vLLM's --additional-config, for whom `vllm serve` is started with the plugin.
 SETTING = "qwen_vqa_output_layer"
-MIXED = "mixed"  # packed, and a few answers at once meet the input embeddings where those are held in fewer bits
+MIXED = (
+    "mixed"  # packed, and few sequences at once are multiplied with the input embeddings, where those have fewer bits
+)
 PACKED = "packed"  # in an order of its own beside them, in which several answers are decoded faster
 SHARED = "shared"  # not at all: it multiplies with them as they lie
 OUTPUT_LAYERS = (MIXED, PACKED, SHARED)

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from qwen_vqa.plugin.cpu.output_layout import FEW
 
-HALVES = (torch.bfloat16, torch.float16)
+TYPES_OF_16_BITS = (torch.bfloat16, torch.float16)
 CHUNK = 8192  # rows that are compared at once, so that comparing takes little memory
 Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -38,13 +38,13 @@ def compiled_products() -> int:
     return _product.cache_info().currsize
 
 
-def exact_halves(whole: torch.Tensor, stored: torch.dtype | None) -> torch.Tensor | None:
+def exact_in_16_bits(whole: torch.Tensor, stored: torch.dtype | None) -> torch.Tensor | None:
     """A float32 matrix in the 16 bits that it was stored in; None where it was not, or is not exact in them."""
-    if stored not in HALVES or whole.dtype != torch.float32:
+    if stored not in TYPES_OF_16_BITS or whole.dtype != torch.float32:
         return None
-    halves = whole.to(stored)
-    parts = zip(halves.split(CHUNK), whole.split(CHUNK), strict=True)
-    return halves if all(torch.equal(half.float(), part) for half, part in parts) else None
+    weight_16 = whole.to(stored)
+    parts = zip(weight_16.split(CHUNK), whole.split(CHUNK), strict=True)
+    return weight_16 if all(torch.equal(narrow.float(), part) for narrow, part in parts) else None
 
 
 @cache

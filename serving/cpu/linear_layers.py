@@ -14,7 +14,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.checked_checkpoint import CheckedCheckpoint
 
 FLAG = "--linear-layers"
-HALVES = {"bfloat16": "BF16", "float16": "F16"}
+TYPES_OF_16_BITS = {"bfloat16": "BF16", "float16": "F16"}
 PREFIX = "language_model.model.layers."
 # What vLLM makes one matrix of.
 STACKS = ((re.compile(r"\.[qkv]_proj\."), ".qkv_proj."), (re.compile(r"\.(gate|up)_proj\."), ".gate_up_proj."))
@@ -74,13 +74,13 @@ def _obstacle(args: Namespace, checkpoint: CheckedCheckpoint) -> str | None:
     served = args.dtype
     if checkpoint.scheme is not None or args.quantization is not None:
         return "the checkpoint's linear layers are quantised"
-    if served not in ("float32", "float") or stored not in HALVES:
+    if served not in ("float32", "float") or stored not in TYPES_OF_16_BITS:
         return f"it is for 16-bit checkpoints served in float32, and this one of {stored} is served in {served}"
     if args.enforce_eager:
         return "its product is made by the compiler, which --enforce-eager turns off"
     if args.enable_lora and not has_compiler():  # beside adapters vLLM compiles nothing, and needs none
         return "its product is made by a C++ compiler, and there is none (apt install g++)"
-    if other := _stored_otherwise(checkpoint.folder, HALVES[stored]):
+    if other := _stored_otherwise(checkpoint.folder, TYPES_OF_16_BITS[stored]):
         return f"config.json says {stored}, and {other[0]} is {other[1]}"
     if not linear_layer_bytes(checkpoint.folder):
         return f"none of its matrices has {LEAST_MATRIX_BYTES / 2**20:g} MiB, and smaller ones gain nothing"

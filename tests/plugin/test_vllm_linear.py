@@ -24,7 +24,7 @@ INTERMEDIATE = LEAST_MATRIX_BYTES // (2 * 2 * HIDDEN)
 
 def mixed(model: nn.Module) -> list[tuple[torch.dtype, list[int]]]:
     """What is held in 16 bits beside the packed weight."""
-    return [(layer.halves.dtype, list(layer.halves.shape)) for layer in linear.mixed_layers(model.language_model)]
+    return [(layer.weight_16.dtype, list(layer.weight_16.shape)) for layer in linear.mixed_layers(model.language_model)]
 
 
 def compiled_products(_: nn.Module) -> int:
@@ -34,7 +34,7 @@ def compiled_products(_: nn.Module) -> int:
 
 def forget_halves(model: nn.Module) -> None:
     for layer in linear.mixed_layers(model.language_model):
-        layer.halves.zero_()
+        layer.weight_16.zero_()
 
 
 @pytest.mark.parametrize("compiles", [True, False])

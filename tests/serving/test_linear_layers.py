@@ -24,7 +24,7 @@ NUMBERS = LEAST_MATRIX_BYTES // 2 * 2
 
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory: pytest.TempPathFactory) -> CheckedCheckpoint:
-    return checked_checkpoint(make_large(tmp_path_factory.mktemp("halves"), torch.bfloat16))
+    return checked_checkpoint(make_large(tmp_path_factory.mktemp("weight_16"), torch.bfloat16))
 
 
 def make_large(folder: Path, dtype: torch.dtype) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openai import APIError, AsyncOpenAI
+from tqdm import tqdm
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.images.image_limits import ImageError
@@ -18,6 +19,9 @@ from qwen_vqa.train.evaluation.questions import Prompt
 from qwen_vqa.train.evaluation.replies import Record, Reply
 from qwen_vqa.train.verify.served_stages import served_models
 
+MAX_TOKENS = 64  # of an answer, CONCURRENCY and REQUEST_SECONDS: where a measurement asks (`ask_server`)
+CONCURRENCY = 16
+REQUEST_SECONDS = 1800.0
 GIVE_UP_AFTER = 20  # failures with nothing answered between them
 # What any server takes as it is; other files are sent as PNG.
 _SIGNATURES = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png"}
@@ -142,3 +146,28 @@ def _bytes(path: Any) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error
+
+
+def ask_server(
+    url: str, name: str | None, asked: Sequence[Prompt], label: str, max_tokens: int = MAX_TOKENS
+) -> list[Reply]:
+    """Greedy answers of a server's model, or why there is none, in the order of `asked`.
+
+    Args:
+        url: the API's address, ending in /v1.
+        name: the model's on the server; None for the first.
+        label: what the progress bar says.
+
+    Raises:
+        UserError: there is no such model, or one request after another fails.
+    """
+    model = ServerModel.find(url, name, "none", max_tokens=max_tokens, concurrency=CONCURRENCY, timeout=REQUEST_SECONDS)
+    replies: dict[int, Reply] = {}
+    with tqdm(total=len(asked), desc=f"asking {label}", unit="question") as progress:
+
+        def record(reply: Reply) -> None:
+            replies[id(reply.prompt)] = reply
+            progress.update()
+
+        model.ask(asked, record)
+    return [replies[id(prompt)] for prompt in asked]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qwen_vqa.plugin.cpu.output_layout import FEW
-from qwen_vqa.plugin.cpu.small_batch_matmul import compile_products, compiled_products, exact_halves, multiply
+from qwen_vqa.plugin.cpu.small_batch_matmul import compile_products, compiled_products, exact_in_16_bits, multiply
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
@@ -35,10 +35,10 @@ def test_nothing_waits_for_the_compiler_once_it_has_compiled():
 
 def test_halves_are_the_same_numbers_or_none():
     whole = torch.randn(20_000, 4).bfloat16().float()
-    halves = exact_halves(whole, torch.bfloat16)
+    halves = exact_in_16_bits(whole, torch.bfloat16)
     assert halves is not None and halves.dtype == torch.bfloat16 and torch.equal(halves.float(), whole)
     whole[15_000, 2] = 1 + 2**-12  # float32 has it, bfloat16 does not
-    assert exact_halves(whole, torch.bfloat16) is None
-    assert exact_halves(whole, torch.float32) is None
-    assert exact_halves(whole.double(), torch.bfloat16) is None
-    assert exact_halves(whole, None) is None
+    assert exact_in_16_bits(whole, torch.bfloat16) is None
+    assert exact_in_16_bits(whole, torch.float32) is None
+    assert exact_in_16_bits(whole.double(), torch.bfloat16) is None
+    assert exact_in_16_bits(whole, None) is None
