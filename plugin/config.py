@@ -5,12 +5,15 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.configuration_utils import PretrainedConfig
 
+from qwen_vqa.plugin.connector.mlp import MlpConnector
+from qwen_vqa.plugin.views.view_rules import VIEW_RULES, WholeImage
+from qwen_vqa.plugin.vision.encoders import encoder_family
+from qwen_vqa.plugin.vision.tower import VisionEncoder
+
 MODEL_TYPE = "qwen_vqa"
 ARCHITECTURE = "QwenVqaForConditionalGeneration"
-VISION_ENCODERS = ("vit",)
 # How the names of the vision side's weights begin in a checkpoint.
 VISION_WEIGHTS = ("vision_encoder.", "connector.")
-CONNECTOR_ACTIVATIONS = ("gelu",)
 
 
 class QwenVqaConfig(PretrainedConfig):
@@ -59,51 +62,27 @@ class QwenVqaConfig(PretrainedConfig):
         self._check()
 
     def _check(self) -> None:
-        vision, connector = self.vision_config, self.connector
-        if vision.model_type not in VISION_ENCODERS:
-            raise ValueError(
-                f"vision_config.model_type is {vision.model_type!r}; this version serves "
-                f"{', '.join(VISION_ENCODERS)}. Assemble the checkpoint with a ViT such as "
-                "google/vit-base-patch32-384."
-            )
-        image_size, patch_size = square_sizes(vision)
-        if image_size % patch_size:
-            raise ValueError(
-                f"vision_config.image_size {image_size} is not a multiple of patch_size {patch_size}; "
-                "patches would not cover the canvas."
-            )
-        if vision.hidden_act != "gelu":
-            raise ValueError(f"vision_config.hidden_act is {vision.hidden_act!r}; the ViT here has 'gelu'.")
-        if connector["activation"] not in CONNECTOR_ACTIVATIONS:
-            raise ValueError(
-                f"connector.activation is {connector['activation']!r}; "
-                f"it must be one of {', '.join(CONNECTOR_ACTIVATIONS)}."
-            )
-        unknown = set(connector) - {"hidden_size", "activation"}
-        if unknown:
-            raise ValueError(f"connector has unknown fields {sorted(unknown)}; remove them from config.json.")
+        self.vision_family.check(self.vision_config)
+        MlpConnector.check(self.connector)
 
     @property
-    def num_image_tokens(self) -> int:
-        """Features, and so prompt tokens, of one image: one per patch and one for CLS (145 at 384/32)."""
-        image_size, patch_size = square_sizes(self.vision_config)
-        return (image_size // patch_size) ** 2 + 1
+    def vision_family(self) -> type[VisionEncoder]:
+        """The vision encoder's class, which knows what there is to know of it."""
+        return encoder_family(self.vision_config)
+
+    @property
+    def tokens_per_view(self) -> int:
+        """Prompt tokens of one view of an image (145 of google/vit-base-patch32-384's)."""
+        return MlpConnector.num_tokens(self.vision_family.num_features(self.vision_config))
+
+    @property
+    def most_image_tokens(self) -> int:
+        """Prompt tokens of the image that takes most of them."""
+        return VIEW_RULES[WholeImage.name].most() * self.tokens_per_view
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:
         """The language model's config: what transformers and vLLM ask for sizes, heads and caches."""
         return self.text_config
-
-
-def square_sizes(vision_config: PretrainedConfig) -> tuple[int, int]:
-    """Sides of the canvas and of a patch, in pixels.
-
-    Raises:
-        ValueError: transformers would take oblong ones; the canvas here is square.
-    """
-    for name in ("image_size", "patch_size"):
-        if not isinstance(getattr(vision_config, name), int):
-            raise ValueError(f"vision_config.{name} is {getattr(vision_config, name)}; it must be one whole number.")
-    return vision_config.image_size, vision_config.patch_size
 
 
 def _as_config(value: dict[str, Any] | PretrainedConfig | None, default: str) -> PretrainedConfig:

@@ -6,7 +6,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from qwen_vqa.plugin.chat.chat_template import CONTROL_TOKENS, IMAGE_TOKEN
-from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
+from qwen_vqa.plugin.views.image_processor import TOKENS, QwenVqaImageProcessor
 
 
 class QwenVqaProcessorKwargs(ProcessingKwargs, total=False):
@@ -20,7 +20,7 @@ class QwenVqaProcessor(ProcessorMixin):
     """An image processor and a tokenizer; `apply_chat_template` makes the prompt.
 
     Called with a ChatML prompt and its images in order, it returns `input_ids` [prompts, tokens],
-    in which each `<|image_pad|>` of the prompt has become `num_image_tokens` of them, and
+    in which each `<|image_pad|>` of the prompt has become as many as its image has features, and
     `pixel_values` [images, 3, size, size].
 
     Raises:
@@ -62,4 +62,9 @@ class QwenVqaProcessor(ProcessorMixin):
 
     def replace_image_token(self, image_inputs: dict[str, Any], image_idx: int, **kwargs: Any) -> str:
         """What one placeholder becomes: as many as the image has features."""
-        return IMAGE_TOKEN * self.image_processor.num_image_tokens
+        return IMAGE_TOKEN * int(image_inputs[TOKENS][image_idx])
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        """What the image processor counts for this class alone."""
+        return [TOKENS]

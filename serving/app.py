@@ -109,7 +109,7 @@ def build_server_app(
     # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics: what is
     # added goes around it. The guard is outermost: no body is read of a request that has not passed the keys.
     app.middleware_stack = RequestImagesMiddleware(app.middleware_stack or app.build_middleware_stack())
-    queue = stand_guard(app, args, args.guard, model_config.hf_config.num_image_tokens, in_use)
+    queue = stand_guard(app, args, args.guard, model_config.hf_config.most_image_tokens, in_use)
     watch(
         waiting=lambda: queue.waiting,
         running=lambda: queue.running,

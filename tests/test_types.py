@@ -9,10 +9,10 @@ from tests.tiny import REPOSITORY
 
 ACROSS = """
 import qwen_vqa.plugin.errors
-import qwen_vqa.plugin.config
+import qwen_vqa.plugin.vision.tower
 import qwen_vqa.train.model.reference_checkpoint
 reveal_type(qwen_vqa.plugin.errors.INTERRUPTED)
-reveal_type(qwen_vqa.plugin.config.square_sizes)
+reveal_type(qwen_vqa.plugin.vision.tower.square_sizes)
 reveal_type(qwen_vqa.train.model.reference_checkpoint.load_processor)
 """
 

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
 from qwen_vqa.benchmarks.script import run
+from qwen_vqa.plugin.chat.chat_format import CHATML
 from qwen_vqa.plugin.chat.chat_template import chat_template
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.processor import QwenVqaProcessor
@@ -53,7 +54,7 @@ def shape_config(shape: Shape, processor: QwenVqaProcessor) -> QwenVqaConfig:
             rms_norm_eps=1e-6,
             tie_word_embeddings=True,
             max_window_layers=shape.layers,
-            eos_token_id=processor.tokenizer.convert_tokens_to_ids("<|im_end|>"),
+            eos_token_id=processor.tokenizer.convert_tokens_to_ids(CHATML.turn_end),
         ),
         image_token_id=processor.image_token_id,
     )

@@ -12,10 +12,12 @@ from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 
-from qwen_vqa.plugin.images.image_detail import detail_of, view_of, with_detail
+from qwen_vqa.plugin.images.image_detail import DEFAULT_DETAIL, detail_of, view_of, with_detail
+from qwen_vqa.plugin.views.view_rules import VIEW_RULES, ViewRule, WholeImage
 
 _RGB_CHANNELS = 3
 Fit = Literal["pad", "squash"]
+TOKENS = "num_image_tokens"
 
 
 class QwenVqaImageProcessor(BaseImageProcessor):
@@ -28,6 +30,8 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         image_std: what each RGB channel is divided by then.
         fit: "pad" scales the longest side to `image_size` and pastes the image at the top left of a black canvas;
             "squash" scales both sides to `image_size`, whatever the image's shape.
+        tokens_per_view: prompt tokens of one view, as config.json's encoder makes them (default: one a patch and one
+            for the class token).
 
     Raises:
         ValueError: a canvas that patches do not cover, statistics that are not three numbers, or another fit.
@@ -42,6 +46,7 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         image_mean: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5),
         image_std: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5),
         fit: Fit = "pad",
+        tokens_per_view: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -56,15 +61,46 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         self.patch_size = patch_size
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
+        self.tokens_per_view = tokens_per_view or self._patches + 1
 
     @property
-    def num_image_tokens(self) -> int:
-        """Prompt tokens that one image takes: its patches and CLS."""
-        return (self.image_size // self.patch_size) ** 2 + 1
+    def _patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """Without the default of a field that older checkpoints do not have: theirs stay as they are, byte by byte."""
+        fields = super().to_dict()
+        if self.tokens_per_view == self._patches + 1:
+            fields.pop("tokens_per_view")
+        return fields
+
+    @property
+    def view_rule(self) -> ViewRule:
+        """Which views of an image there are."""
+        return VIEW_RULES[WholeImage.name]
+
+    def image_tokens(self, width: int, height: int, detail: str = DEFAULT_DETAIL) -> int:
+        """Prompt tokens that an image of so many pixels takes: what every count of them comes from.
+
+        Raises:
+            ValueError: an unknown `detail`.
+        """
+        return self.view_rule.count(width, height, detail) * self.tokens_per_view
+
+    def tokens_of(self, image: Image.Image | np.ndarray) -> int:
+        """Prompt tokens that an image takes, by its own size and `detail`."""
+        height, width = (image.height, image.width) if isinstance(image, Image.Image) else np.shape(image)[:2]
+        return self.image_tokens(width, height, detail_of(image))
+
+    @property
+    def most_image_tokens(self) -> int:
+        """Prompt tokens of the image that takes most of them."""
+        return self.view_rule.most() * self.tokens_per_view
 
     def preprocess(self, images: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
-        """Any nesting of PIL images or uint8 RGB arrays [H, W, 3] to pixel_values [images, 3, size, size].
+        """Any nesting of PIL images or uint8 RGB arrays [H, W, 3] to pixel_values [views, 3, size, size].
 
+        `num_image_tokens` [images] says how many prompt tokens each image takes.
         Each image is seen as its `detail` asks (`image_detail.view_of`); there is one view, the whole of it.
 
         Raises:
@@ -72,7 +108,8 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         """
         flat: list[Any] = make_flat_list_of_images(images)  # type: ignore[assignment] # typed as any nesting
         pixels = [self._normalise(self._seen(image)) for image in flat]
-        return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+        tokens = [self.tokens_of(image) for image in flat]
+        return BatchFeature({"pixel_values": pixels, TOKENS: tokens}, tensor_type=return_tensors)
 
     def shrunk(self, image: Image.Image) -> Image.Image:
         """The image as its `detail` has it seen, of which `preprocess` makes the same pixels: `image_size` a side.

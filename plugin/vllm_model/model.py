@@ -10,15 +10,16 @@ from torch import nn
 from transformers.configuration_utils import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from qwen_vqa.plugin.chat.chat_format import CHATML
 from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.connector.mlp import MlpConnector
 from qwen_vqa.plugin.lora.adapter_names import layer_prefix
-from qwen_vqa.plugin.vllm_model.connector import Connector
+from qwen_vqa.plugin.vllm_model.parallel_layers import ParallelLayers
 from qwen_vqa.plugin.vllm_model.processing import (
     QwenVqaDummyInputsBuilder,
     QwenVqaMultiModalProcessor,
     QwenVqaProcessingInfo,
 )
-from qwen_vqa.plugin.vllm_model.vision_encoder import VisionEncoder
 from qwen_vqa.plugin.vllm_model.weight_loading import load_all_weights
 from qwen_vqa.plugin.vllm_model_api import (
     MULTIMODAL_REGISTRY,
@@ -55,7 +56,7 @@ class PixelInputs(TensorSchema):
     QwenVqaMultiModalProcessor, info=QwenVqaProcessingInfo, dummy_inputs=QwenVqaDummyInputsBuilder
 )
 class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA, SupportsPP):
-    """A ViT whose features, through a connector, take the places of `<|image_pad|>` in the prompt."""
+    """A vision encoder whose features, through a connector, take the places of `<|image_pad|>` in the prompt."""
 
     packed_modules_mapping: dict[str, list[str]] = {  # noqa: RUF012 - vLLM reads a plain class dict
         "qkv_proj": ["q_proj", "k_proj", "v_proj"],
@@ -69,7 +70,7 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
         """What stands for an image in the prompt where a chat template takes text only."""
         if modality.startswith("image"):
-            return "<|vision_start|><|image_pad|><|vision_end|>"
+            return CHATML.image
         raise ValueError(f"the model takes images, no {modality}.")
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
@@ -82,10 +83,9 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
         self.configure_mm_token_handling(vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_id])
         self.embedding_dtype = vllm_config.model_config.dtype
         with self._mark_tower_model(vllm_config, "image"), vision_float_type(config):
-            self.vision_encoder = VisionEncoder(
-                config.vision_config, quant_config, maybe_prefix(prefix, "vision_encoder")
-            )
-            self.connector = Connector(config, quant_config, maybe_prefix(prefix, "connector"))
+            layers, vision, text = ParallelLayers(quant_config, prefix), config.vision_config, config.text_config
+            self.vision_encoder = config.vision_family(vision, layers)
+            self.connector = MlpConnector(vision.hidden_size, text.hidden_size, config.connector, layers)
         with self._mark_language_model(vllm_config):
             language_model: Any = init_vllm_registered_model(
                 vllm_config=vllm_config,
@@ -190,12 +190,8 @@ def check_tensor_parallel(config: QwenVqaConfig, ranks: int) -> None:
     Raises:
         ValueError: it does not; the message names the field and the ranks that would do.
     """
-    vision = config.vision_config
-    for field, size in (
-        ("vision_config.num_attention_heads", vision.num_attention_heads),
-        ("vision_config.intermediate_size", vision.intermediate_size),
-        ("connector.hidden_size", config.connector["hidden_size"]),
-    ):
+    sizes = config.vision_family.split_sizes(config.vision_config) | MlpConnector.split_sizes(config.connector)
+    for field, size in sizes.items():
         if size % ranks:
             fitting = [n for n in range(1, ranks) if size % n == 0]
             raise ValueError(

@@ -10,6 +10,7 @@ from qwen_vqa.plugin.vllm_model_api import (
     BaseDummyInputsBuilder,
     BaseMultiModalProcessor,
     BaseProcessingInfo,
+    ImageProcessorItems,
     MultiModalDataDict,
     MultiModalDataItems,
     MultiModalDummyOptions,
@@ -47,7 +48,7 @@ class QwenVqaProcessingInfo(BaseProcessingInfo):
         return {"image": None}
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
-        return {"image": self.get_hf_config().num_image_tokens}
+        return {"image": self.get_hf_config().most_image_tokens}
 
 
 class QwenVqaDummyInputsBuilder(BaseDummyInputsBuilder[QwenVqaProcessingInfo]):
@@ -102,11 +103,10 @@ class QwenVqaMultiModalProcessor(BaseMultiModalProcessor[QwenVqaProcessingInfo])
         hf_processor_mm_kwargs: Mapping[str, object],
         out_mm_kwargs: MultiModalKwargsItems,
     ) -> Sequence[PromptUpdate]:
-        config = self.info.get_hf_config()
-        return [
-            PromptReplacement(
-                modality="image",
-                target=[config.image_token_id],
-                replacement=[config.image_token_id] * config.num_image_tokens,
-            )
-        ]
+        token = self.info.get_hf_config().image_token_id
+        image_processor = self.info.get_hf_processor().image_processor
+
+        def tokens_of(index: int) -> list[int]:
+            return [token] * image_processor.tokens_of(mm_items.get_items("image", ImageProcessorItems).get(index))
+
+        return [PromptReplacement(modality="image", target=[token], replacement=tokens_of)]

@@ -118,7 +118,7 @@ def choose_step_tokens(args: Namespace, checkpoint: CheckedCheckpoint) -> str | 
     if args.max_num_batched_tokens is not None or args.enable_chunked_prefill is False:
         return None
     # A step takes each answer's next token, and a picture whole.
-    args.max_num_batched_tokens = max(STEP_TOKENS, args.max_num_seqs or 0, checkpoint.config.num_image_tokens)
+    args.max_num_batched_tokens = max(STEP_TOKENS, args.max_num_seqs or 0, checkpoint.config.most_image_tokens)
     return (
         f"steps of up to {args.max_num_batched_tokens} tokens: new prompts and running answers share them, and neither "
         "waits long for the other (--max-num-batched-tokens)"

@@ -68,8 +68,8 @@ def test_black_and_white_are_minus_one_and_one():
 
 
 def test_one_image_takes_its_patches_and_cls():
-    assert QwenVqaImageProcessor(384, 32).num_image_tokens == 145
-    assert QwenVqaImageProcessor(128, 16).num_image_tokens == 65
+    assert QwenVqaImageProcessor(384, 32).image_tokens(640, 480) == 145
+    assert QwenVqaImageProcessor(128, 16).image_tokens(640, 480) == 65
 
 
 def test_images_of_a_batch_keep_their_order():

@@ -195,7 +195,7 @@ def test_the_processor_survives_a_checkpoint(tiny_checkpoint: Path):
 
     processor = AutoProcessor.from_pretrained(tiny_checkpoint)
     assert isinstance(processor, QwenVqaProcessor)
-    assert processor.image_processor.num_image_tokens == 5
+    assert processor.image_processor.tokens_per_view == 5
     assert processor.chat_template == tiny_processor().chat_template
 
 

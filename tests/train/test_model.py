@@ -169,6 +169,6 @@ def test_a_config_is_checked_at_the_door(fields: dict, message: str):
 
 def test_the_default_config_is_the_original_shape():
     config = QwenVqaConfig()
-    assert config.num_image_tokens == 145
+    assert config.most_image_tokens == 145
     assert config.vision_config.hidden_size == 768
     assert config.image_token_id == 151655

@@ -69,7 +69,7 @@ def test_the_loss_counts_answers_and_their_ends_alone():
     ]
     assert processor.tokenizer.decode(counted) == "no<|im_end|>yes, blue<|im_end|>"
     assert torch.equal(batch["labels"][batch["labels"] != IGNORED], torch.tensor(counted))
-    assert (batch["input_ids"] == processor.image_token_id).sum() == processor.image_processor.num_image_tokens
+    assert (batch["input_ids"] == processor.image_token_id).sum() == processor.image_processor.tokens_of(image)
 
 
 def test_the_label_mask_of_a_released_sample_token_by_token(tmp_path: Path):

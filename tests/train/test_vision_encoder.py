@@ -7,8 +7,9 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.train.assembly.vision_weights import load_vision_encoder, rename_vit_weights
-from qwen_vqa.train.model.reference_encoder import VisionEncoder
+from qwen_vqa.plugin.vision.vit import VitEncoder
+from qwen_vqa.train.assembly.encoder_file import load_vision_encoder, renamed_weights
+from qwen_vqa.train.model.torch_layers import TorchLayers
 
 CONFIG = ViTConfig(
     hidden_size=48,
@@ -60,24 +61,24 @@ def test_the_names_of_older_releases_are_known():
         "layernorm.bias": "final_norm.bias",
     }
     zero = torch.zeros(1)
-    assert set(rename_vit_weights(dict.fromkeys(names, zero))) == set(names.values())
+    assert set(renamed_weights(VitEncoder, dict.fromkeys(names, zero))) == set(names.values())
 
 
 def test_every_weight_of_the_installed_release_has_a_place():
-    renamed = rename_vit_weights(ViTModel(CONFIG, add_pooling_layer=False).state_dict())
-    assert renamed.keys() == VisionEncoder(CONFIG).state_dict().keys()
+    renamed = renamed_weights(VitEncoder, ViTModel(CONFIG, add_pooling_layer=False).state_dict())
+    assert renamed.keys() == VitEncoder(CONFIG, TorchLayers()).state_dict().keys()
 
 
 def test_an_unknown_name_is_an_error():
     with pytest.raises(UserError, match=r"embeddings\.mask_token"):
-        rename_vit_weights({"embeddings.mask_token": torch.zeros(1)})
+        renamed_weights(VitEncoder, {"embeddings.mask_token": torch.zeros(1)})
 
 
 def test_another_encoder_is_refused(tmp_path: Path):
     from transformers import CLIPVisionConfig
 
     CLIPVisionConfig().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="is a clip_vision_model; this version takes a ViT"):
+    with pytest.raises(UserError, match="is a clip_vision_model; this version takes vit"):
         load_vision_encoder(str(tmp_path))
 
 

@@ -17,18 +17,21 @@ from transformers.initialization import no_init_weights
 from qwen_vqa.plugin.chat.chat_template import IMAGE_TOKEN, QWEN_SYSTEM_PROMPT, ImagePosition, chat_template
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
 from qwen_vqa.plugin.checkpoint_summary import summary_lines
-from qwen_vqa.plugin.config import QwenVqaConfig, square_sizes
+from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.connector.mlp import MlpConnector
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.lora.adapter import check_adapter
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.plugin.views.image_processor import Fit, QwenVqaImageProcessor
+from qwen_vqa.plugin.vision.encoders import examples
+from qwen_vqa.plugin.vision.tower import VisionEncoder, square_sizes
 from qwen_vqa.train.assembly.connector_file import check_connector, load_connector
+from qwen_vqa.train.assembly.encoder_file import LoadedEncoder, load_vision_encoder
 from qwen_vqa.train.assembly.original_format import LIKENESSES, Likeness, decoding_defaults
-from qwen_vqa.train.assembly.vision_weights import LoadedEncoder, load_vision_encoder
 from qwen_vqa.train.model.adapter_merging import Merged, merge_adapter
 from qwen_vqa.train.model.reference_checkpoint import save_checkpoint
-from qwen_vqa.train.model.reference_encoder import VisionEncoder
-from qwen_vqa.train.model.reference_model import Connector, QwenVqaForConditionalGeneration
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.model.torch_layers import TorchLayers
 
 DEFAULT_STATISTICS = [0.5, 0.5, 0.5]
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -109,7 +112,7 @@ def assemble(parts: AssembledParts) -> list[str]:
         )
     language_model.generation_config = decoding_defaults(language_model.generation_config, parts.likeness)
     model = _put_together(parts, config, vision.encoder, connector, language_model)
-    _write(parts, model, _processor(parts, vision, tokenizer))
+    _write(parts, model, _processor(parts, vision, tokenizer, config.tokens_per_view))
     return _written(parts, model, vision, adapter_line)
 
 
@@ -121,7 +124,7 @@ def _put_together(
     language_model: PreTrainedModel,
 ) -> QwenVqaForConditionalGeneration:
     dtype = language_model.dtype
-    others = [encoder.patch_embedding.weight.dtype, *(tensor.dtype for tensor in (connector or {}).values())]
+    others = [encoder.dtype, *(tensor.dtype for tensor in (connector or {}).values())]
     if connector is None:
         others.append(torch.float32)  # a fresh one, which is trained
     # What the language model's float type cannot hold exactly is held and computed in float32, as scripts do.
@@ -131,7 +134,8 @@ def _put_together(
         model = QwenVqaForConditionalGeneration(config)
     model.vision_encoder = encoder
     torch.manual_seed(parts.seed)
-    model.connector = Connector(config)
+    widths = config.vision_config.hidden_size, config.text_config.hidden_size
+    model.connector = MlpConnector(*widths, config.connector, TorchLayers())
     model.language_model = language_model
     if connector:
         model.connector.load_state_dict(connector)
@@ -139,7 +143,9 @@ def _put_together(
     return model
 
 
-def _processor(parts: AssembledParts, vision: LoadedEncoder, tokenizer: PreTrainedTokenizerBase) -> QwenVqaProcessor:
+def _processor(
+    parts: AssembledParts, vision: LoadedEncoder, tokenizer: PreTrainedTokenizerBase, tokens_per_view: int
+) -> QwenVqaProcessor:
     how = parts.likeness or Likeness("inline", QWEN_SYSTEM_PROMPT, "pad")
     system_prompt = how.system_prompt if parts.system_prompt is None else parts.system_prompt
     return QwenVqaProcessor(
@@ -148,6 +154,7 @@ def _processor(parts: AssembledParts, vision: LoadedEncoder, tokenizer: PreTrain
             vision.image_mean or DEFAULT_STATISTICS,
             vision.image_std or DEFAULT_STATISTICS,
             parts.fit or how.fit,
+            tokens_per_view,
         ),
         tokenizer,
         chat_template(parts.image_position or how.image_position, system_prompt, tokenizer.all_special_tokens),
@@ -207,8 +214,8 @@ def _written(
     rows = [
         (
             "vision encoder",
-            f"{parts.vision_encoder}: {config.vision_config.image_size} px, {config.num_image_tokens} tokens an image, "
-            f"width {config.vision_config.hidden_size}",
+            f"{parts.vision_encoder}: {config.vision_config.image_size} px, "
+            f"{config.most_image_tokens} tokens an image, width {config.vision_config.hidden_size}",
         ),
         (
             "connector",
@@ -247,7 +254,7 @@ def _merged_line(folder: Path, merged: Merged) -> str:
 def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The flags of `qwen-vqa assemble`."""
     add = parser.add_argument
-    add("--vision-encoder", required=True, metavar="ID_OR_PATH", help="a ViT: hub id or folder")
+    add("--vision-encoder", required=True, metavar="ID_OR_PATH", help=f"hub id or folder, such as {examples()}")
     add("--language-model", required=True, metavar="ID_OR_PATH", help="a causal language model: hub id or folder")
     add(
         "--connector",

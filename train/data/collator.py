@@ -53,15 +53,15 @@ class ConversationCollator:
         return batch
 
     def token_count(self, messages: list[dict[str, Any]], sample_id: str) -> int:
-        """How many tokens a conversation has, image tokens included.
+        """How many tokens a conversation has at most, image tokens included: its pictures are not looked at.
 
         Raises:
             UserError: an answer that the chat template does not reproduce.
         """
-        return len(self._tokens_and_labels(messages, sample_id)[0])
+        return len(self._tokens_and_labels(messages, sample_id, None)[0])
 
     def _encode(self, sample: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        ids, labels = self._tokens_and_labels(sample["messages"], sample.get("sample_id"))
+        ids, labels = self._tokens_and_labels(sample["messages"], sample.get("sample_id"), self._image_tokens(sample))
         if len(ids) > self.max_length:
             raise UserError(
                 f"sample {sample.get('sample_id')} has {len(ids)} tokens, more than max_length "
@@ -69,12 +69,24 @@ class ConversationCollator:
             )
         return ids, labels
 
+    def _image_tokens(self, sample: dict[str, Any]) -> list[int]:
+        """How many each image takes, in order."""
+        if sample.get("image_features") is not None:
+            return [len(features) for features in sample["image_features"]]
+        return [self.processor.image_processor.tokens_of(image) for image in sample.get("images") or []]
+
     def _tokens_and_labels(
-        self, messages: list[dict[str, Any]], sample_id: str | None
+        self, messages: list[dict[str, Any]], sample_id: str | None, image_tokens: list[int] | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        prompt = self.processor.apply_chat_template(messages, tokenize=False)
-        image_token = self.processor.image_token
-        expanded = prompt.replace(image_token, image_token * self.processor.image_processor.num_image_tokens)
+        """Of a conversation whose images take so many tokens each; None: as many as an image can take."""
+        image = self.processor.image_token
+        first, *rest = self.processor.apply_chat_template(messages, tokenize=False).split(image)
+        counts = (
+            [self.processor.image_processor.most_image_tokens] * len(rest) if image_tokens is None else image_tokens
+        )
+        if len(counts) != len(rest):
+            raise UserError(f"sample {sample_id} has {len(counts)} images, and {len(rest)} in its conversation.")
+        expanded = first + "".join(image * count + text for count, text in zip(counts, rest, strict=True))
         ids = torch.tensor(self.processor.tokenizer.encode(expanded, add_special_tokens=False))
         labels = assistant_labels(ids, self.processor.tokenizer)
         answers = sum(message["role"] == "assistant" for message in messages)

@@ -47,9 +47,10 @@ class FeatureDataset(Dataset):
             raise UserError("cache_features needs a data set whose pictures are files.")
         self.dataset = dataset
         self.places, pictures = _number_pictures(dataset)
-        self.dtype = model.vision_encoder.patch_embedding.weight.dtype
+        self.dtype = model.vision_encoder.dtype
         width = model.config.vision_config.hidden_size
-        self.file, self.shape = output / FEATURE_FILE, (len(pictures), model.config.num_image_tokens, width)
+        features = model.config.vision_family.num_features(model.config.vision_config)
+        self.file, self.shape = output / FEATURE_FILE, (len(pictures), features, width)
         done = output / COUNT_FILE
         if not gathered(done.is_file() and json.loads(done.read_text()) == list(self.shape))[0]:
             self._encode(pictures, model, processor, device)

@@ -14,10 +14,11 @@ from torch.nn import functional
 from transformers import ViTConfig
 
 from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
+from qwen_vqa.plugin.vision.vit import VitEncoder
 from qwen_vqa.train.demo.packing import make_packed_scene
 from qwen_vqa.train.drawn import drawing
 from qwen_vqa.train.drawn.scenes import make_scene
-from qwen_vqa.train.model.reference_encoder import VisionEncoder
+from qwen_vqa.train.model.torch_layers import TorchLayers
 
 VISION: dict[str, Any] = {
     "image_size": 96,
@@ -107,13 +108,13 @@ def loss_of(logits: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> 
     return total + 3 * counts + 0.2 * functional.cross_entropy(logits["visibility"].float(), batch["visibility"])
 
 
-def new_encoder() -> VisionEncoder:
+def new_encoder() -> VitEncoder:
     """An encoder that starts with a sense of place, which a small ViT otherwise spends its budget on.
 
     Positions start as 2-D sines (Chen et al. 2021, arXiv:2104.02057), and queries and keys as near copies of
     each other, so that patches attend to their neighbours (Trockman and Kolter 2023, arXiv:2305.09828).
     """
-    encoder = VisionEncoder(ViTConfig(**VISION))
+    encoder = VitEncoder(ViTConfig(**VISION), TorchLayers())
     width, grid = VISION["hidden_size"], VISION["image_size"] // VISION["patch_size"]
     for module in encoder.modules():
         if isinstance(module, nn.Linear):

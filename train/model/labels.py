@@ -3,6 +3,8 @@
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from qwen_vqa.plugin.chat.chat_format import CHATML
+
 IGNORED = -100
 
 
@@ -12,8 +14,8 @@ def assistant_labels(input_ids: torch.Tensor, tokenizer: PreTrainedTokenizerBase
     The turns are found by their control tokens, which nobody can type (see the chat template). An
     answer cut off by truncation counts as far as it goes.
     """
-    header = tokenizer.encode("<|im_start|>assistant\n", add_special_tokens=False)
-    turn_end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    header = tokenizer.encode(CHATML.assistant_start, add_special_tokens=False)
+    turn_end = tokenizer.convert_tokens_to_ids(CHATML.turn_end)
     ids = input_ids.tolist()
     labels = torch.full_like(input_ids, IGNORED)
     position = 0

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoProcessor, GenerationConfig
 
+from qwen_vqa.plugin.chat.chat_format import CHATML
 from qwen_vqa.plugin.checkpoint_files import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.processor import QwenVqaProcessor
@@ -71,7 +72,7 @@ def save_checkpoint(
 def chat_generation_config(base: GenerationConfig, processor: QwenVqaProcessor) -> GenerationConfig:
     """The language model's own generation defaults, ending at `<|im_end|>` whatever else they end at."""
     config = GenerationConfig.from_dict(base.to_dict())
-    turn_end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    turn_end = processor.tokenizer.convert_tokens_to_ids(CHATML.turn_end)
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     config.eos_token_id = [turn_end, *(token for token in ends if token not in (None, turn_end))]
     config.pad_token_id = processor.tokenizer.pad_token_id

@@ -9,25 +9,13 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Gene
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.connector.mlp import MlpConnector
 from qwen_vqa.plugin.registration import register_for_transformers
+from qwen_vqa.plugin.vision.tower import VisionEncoder
 from qwen_vqa.train.model.labels import IGNORED
-from qwen_vqa.train.model.reference_encoder import VisionEncoder
+from qwen_vqa.train.model.torch_layers import TorchLayers
 
 LOGITS_AT_ONCE = 256  # positions
-
-
-class Connector(nn.Module):
-    """Linear, exact GELU, Linear: from the encoder's width to the language model's (LLaVA-1.5, arXiv:2310.03744)."""
-
-    def __init__(self, config: QwenVqaConfig) -> None:
-        super().__init__()
-        width = config.connector["hidden_size"]
-        self.linear_1 = nn.Linear(config.vision_config.hidden_size, width)
-        self.linear_2 = nn.Linear(width, config.text_config.hidden_size)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features [..., vision width] to [..., text width]."""
-        return self.linear_2(nn.functional.gelu(self.linear_1(features)))
 
 
 class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -49,8 +37,9 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         if config.vision_in_float32:
             self._keep_in_fp32_modules_strict = ["vision_encoder", "connector"]  # transformers reads it while it loads
-        self.vision_encoder = VisionEncoder(config.vision_config)  # type: ignore[arg-type] # a ViT's, as it has checked
-        self.connector = Connector(config)
+        layers, vision, text = TorchLayers(), config.vision_config, config.text_config
+        self.vision_encoder = config.vision_family(vision, layers)
+        self.connector = MlpConnector(vision.hidden_size, text.hidden_size, config.connector, layers)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
 
@@ -62,8 +51,7 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, VisionEncoder):
-            for embedding in (module.class_embedding, module.position_embedding):
-                nn.init.trunc_normal_(embedding, std=self.config.vision_config.initializer_range)
+            module.initialise_embeddings(self.config.vision_config.initializer_range)
         else:
             super()._init_weights(module)
 
@@ -98,7 +86,7 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         trainable = any(parameter.requires_grad for parameter in self.vision_encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and trainable):
-            return self.vision_encoder(pixel_values.to(self.vision_encoder.patch_embedding.weight.dtype))
+            return self.vision_encoder(pixel_values.to(self.vision_encoder.dtype))
 
     def embed(
         self,
@@ -121,15 +109,15 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if self.training and torch.is_grad_enabled():
                 # A batch of text alone still has a gradient for every trained weight, if it is 0: the backward pass
                 # needs one when the connector is all that learns, and so do processes that share their gradients.
-                nothing = embeddings.new_zeros(1, self.connector.linear_1.in_features)
-                unused = self.connector(nothing.to(self.connector.linear_1.weight.dtype))
+                nothing = embeddings.new_zeros(1, self.config.vision_config.hidden_size)
+                unused = self.connector(nothing.to(self.connector.dtype))
                 embeddings = embeddings + 0 * unused.sum().to(embeddings.dtype)
             return embeddings
-        connected = self.connector(image_features.to(self.connector.linear_1.weight.dtype)).flatten(0, 1)
+        connected = self.connector(image_features.to(self.connector.dtype)).flatten(0, 1)
         if len(connected) != int(is_image.sum()):
             raise ValueError(
                 f"{int(is_image.sum())} image tokens in the prompt for {len(connected)} image features "
-                f"({self.config.num_image_tokens} an image)."
+                f"({self.config.tokens_per_view} a view)."
             )
         return embeddings.masked_scatter(is_image.unsqueeze(-1), connected.to(embeddings.dtype))
 

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 
+from qwen_vqa.plugin.connector.mlp import MlpConnector
 from qwen_vqa.plugin.installed_command import installed_command
 from qwen_vqa.train.data.preparation import prepare_data
 from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.demo.demo_evaluation import Evaluator, percent
 from qwen_vqa.train.drawn.example_data import write_data_sets
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference, save_checkpoint
-from qwen_vqa.train.model.reference_model import Connector
+from qwen_vqa.train.model.torch_layers import TorchLayers
 from qwen_vqa.train.training_config import TrainingConfig
 
 FLAGS = (
@@ -62,7 +63,8 @@ def make_base(checkpoint: Path, folder: Path, seed: int) -> Path:
     """The checkpoint with a connector that has learnt nothing, in float32."""
     model = load_reference(checkpoint, torch.float32)
     torch.manual_seed(seed)
-    model.connector = Connector(model.config)
+    widths = model.config.vision_config.hidden_size, model.config.text_config.hidden_size
+    model.connector = MlpConnector(*widths, model.config.connector, TorchLayers())
     save_checkpoint(folder, model, load_processor(checkpoint))
     return folder
 

@@ -1,0 +1,27 @@
+"""The vision encoders that there are. Another one is a file beside this one, and a name in this list."""
+
+from transformers.configuration_utils import PretrainedConfig
+
+from qwen_vqa.plugin.vision.tower import VisionEncoder
+from qwen_vqa.plugin.vision.vit import VitEncoder
+
+ENCODERS: dict[str, type[VisionEncoder]] = {encoder.model_type: encoder for encoder in (VitEncoder,)}
+
+
+def encoder_family(config: PretrainedConfig) -> type[VisionEncoder]:
+    """The encoder's class, by its Transformers config.
+
+    Raises:
+        ValueError: there is none of that kind.
+    """
+    if config.model_type not in ENCODERS:
+        raise ValueError(
+            f"vision_config.model_type is {config.model_type!r}; this version serves {', '.join(ENCODERS)}. Assemble "
+            f"the checkpoint with one of them, such as {examples()}."
+        )
+    return ENCODERS[config.model_type]
+
+
+def examples() -> str:
+    """One of each family, by its id on the hub."""
+    return " or ".join(encoder.example for encoder in ENCODERS.values())

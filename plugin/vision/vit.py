@@ -1,0 +1,77 @@
+"""ViT (Dosovitskiy et al. 2021, arXiv:2010.11929), as google/vit-* have it, without its pooler.
+
+transformers renames its ViT's internals between releases; a checkpoint of ours must not move with them.
+"""
+
+import re
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers.configuration_utils import PretrainedConfig
+
+from qwen_vqa.plugin.layers import Layers
+from qwen_vqa.plugin.vision.tower import VisionEncoder, encoder_layers, square_sizes
+
+
+class VitEncoder(VisionEncoder):
+    """The last layer's output after the final norm, the class token's first."""
+
+    model_type: ClassVar[str] = "vit"
+    example: ClassVar[str] = "google/vit-base-patch32-384"
+    transformers_class: ClassVar[str] = "ViTModel"
+    transformers_arguments: ClassVar[dict[str, Any]] = {"add_pooling_layer": False}
+    # transformers has named these two ways so far: up to 4.x (query, dense), and later (q_proj, fc1).
+    weight_names: ClassVar[tuple[tuple[str, str], ...]] = (
+        (r"^embeddings\.cls_token$", "class_embedding"),
+        (r"^embeddings\.position_embeddings$", "position_embedding"),
+        (r"^embeddings\.patch_embeddings\.projection\.", "patch_embedding."),
+        (r"^layernorm\.", "final_norm."),
+        (r"^(?:encoder\.layer|layers)\.(\d+)\.layernorm_before\.", r"layers.\1.attention_norm."),
+        (r"^(?:encoder\.layer|layers)\.(\d+)\.layernorm_after\.", r"layers.\1.mlp_norm."),
+        (r"^(?:encoder\.layer|layers)\.(\d+)\.attention\.([qkv])_proj\.", r"layers.\1.attention.\2_proj."),
+        (r"^(?:encoder\.layer|layers)\.(\d+)\.attention\.attention\.([qkv])[a-z]+\.", r"layers.\1.attention.\2_proj."),
+        (r"^(?:encoder\.layer|layers)\.(\d+)\.attention\.(?:o_proj|output\.dense)\.", r"layers.\1.attention.out_proj."),
+        (r"^(?:encoder\.layer|layers)\.(\d+)\.(?:mlp\.fc1|intermediate\.dense)\.", r"layers.\1.mlp.fc1."),
+        (r"^(?:encoder\.layer|layers)\.(\d+)\.(?:mlp\.fc2|output\.dense)\.", r"layers.\1.mlp.fc2."),
+    )
+    # The head of a classifier, a pooler, the decoder of its training.
+    not_the_encoder: ClassVar[re.Pattern[str]] = re.compile(
+        r"^(?:vit\.)?(?:pooler|(?:\w+_)?classifier|decoder|lm_head)\b"
+    )
+
+    @classmethod
+    def check(cls, config: PretrainedConfig) -> None:
+        """Raises ValueError for another activation than GELU, too."""
+        super().check(config)
+        if config.hidden_act != "gelu":
+            raise ValueError(f"vision_config.hidden_act is {config.hidden_act!r}; the ViT here has 'gelu'.")
+
+    @classmethod
+    def num_features(cls, config: PretrainedConfig) -> int:
+        """One a patch, and the class token's."""
+        size, patch = square_sizes(config)
+        return (size // patch) ** 2 + 1
+
+    def __init__(self, config: PretrainedConfig, layers: Layers, name: str = "vision_encoder") -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.patch_embedding = layers.convolution(config.num_channels, width, config.patch_size)
+        self.class_embedding = nn.Parameter(torch.zeros(1, 1, width))
+        self.position_embedding = nn.Parameter(torch.zeros(1, self.num_features(config), width))
+        self.layers = encoder_layers(config, layers, name, config.qkv_bias)
+        self.final_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Pixels [views, 3, size, size] to features [views, 1 + patches, width]."""
+        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # [N, patches, D]
+        class_token = self.class_embedding.expand(len(patches), -1, -1)
+        hidden = torch.cat([class_token, patches], dim=1) + self.position_embedding
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.final_norm(hidden)
+
+    def initialise_embeddings(self, std: float) -> None:
+        """As Transformers' ViT."""
+        for embedding in (self.class_embedding, self.position_embedding):
+            nn.init.trunc_normal_(embedding, std=std)

@@ -1,0 +1,122 @@
+"""A vision encoder from the hub or a folder: its weights under our stable names, and how it wants to see pixels."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import transformers
+from transformers import AutoConfig
+from transformers.configuration_utils import PretrainedConfig
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import logging as transformers_log
+
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.vision.encoders import ENCODERS, examples
+from qwen_vqa.plugin.vision.tower import VisionEncoder
+from qwen_vqa.train.model.torch_layers import TorchLayers
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """A vision encoder and how it wants to see pixels.
+
+    Attributes:
+        encoder: in the float type of its file.
+        image_mean, image_std: of its own preprocessor file; None where there is none.
+        ignored: weights of the file that belong to no encoder, other than a head's.
+    """
+
+    config: PretrainedConfig
+    encoder: VisionEncoder
+    image_mean: list[float] | None
+    image_std: list[float] | None
+    ignored: list[str]
+
+
+def load_vision_encoder(id_or_path: str) -> LoadedEncoder:
+    """An encoder of one of the families that there are, alone or as a part of a model with text.
+
+    Raises:
+        UserError: it cannot be had, is of no such family, has weights that the encoder has no place for, or its
+            preprocessor file asks for other arithmetic than scaling to 0..1 and normalising.
+    """
+    try:
+        config = AutoConfig.from_pretrained(id_or_path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no vision encoder at {id_or_path}: {_first_line(error)}. Give a hub id such as "
+            f"{examples()}, or a folder that save_pretrained wrote."
+        ) from error
+    config = getattr(config, "vision_config", config)
+    if config.model_type not in ENCODERS:
+        raise UserError(
+            f"the vision encoder {id_or_path} is a {config.model_type}; this version takes {', '.join(ENCODERS)}, such "
+            f"as {examples()}."
+        )
+    family = ENCODERS[config.model_type]
+    try:
+        family.check(config)
+    except ValueError as error:
+        raise UserError(f"the vision encoder {id_or_path} cannot be used: {error}") from error
+    with _quiet_loading():  # its table of unexpected weights names what every such checkpoint brings beside
+        source, loading = getattr(transformers, family.transformers_class).from_pretrained(
+            id_or_path, dtype="auto", output_loading_info=True, **family.transformers_arguments
+        )
+    if loading["missing_keys"]:
+        raise UserError(f"the vision encoder {id_or_path} lacks {', '.join(sorted(loading['missing_keys']))}.")
+    encoder = family(config, TorchLayers())
+    encoder.load_state_dict(renamed_weights(family, source.state_dict()))
+    mean, std = _pixel_statistics(id_or_path)
+    ignored = sorted(name for name in loading["unexpected_keys"] if not family.not_the_encoder.match(name))
+    return LoadedEncoder(config, encoder.to(source.dtype), mean, std, ignored)
+
+
+def _pixel_statistics(id_or_path: str) -> tuple[list[float] | None, list[float] | None]:
+    """Mean and standard deviation of the encoder's preprocessor_config.json, for pixels in 0..1."""
+    try:
+        found, _ = ImageProcessingMixin.get_image_processor_dict(id_or_path)
+    except OSError:
+        return None, None
+    if not found.get("do_rescale", True) or abs(found.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+        raise UserError(
+            f"the preprocessor file of {id_or_path} has do_rescale {found.get('do_rescale', True)} and rescale_factor "
+            f"{found.get('rescale_factor')}; pixels are divided by 255 here, and nothing else."
+        )
+    if not found.get("do_normalize", True):
+        return [0.0] * 3, [1.0] * 3
+    return found.get("image_mean"), found.get("image_std")
+
+
+@contextlib.contextmanager
+def _quiet_loading() -> Iterator[None]:
+    before = transformers_log.get_verbosity()
+    transformers_log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_log.set_verbosity(before)
+
+
+def renamed_weights(family: type[VisionEncoder], weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Transformers' names, of any release, to ours; what is not the encoder is left out.
+
+    Raises:
+        UserError: a name that no release is known to use.
+    """
+    renamed = {}
+    for name, tensor in weights.items():
+        new = next((re.sub(old, ours, name) for old, ours in family.weight_names if re.search(old, name)), None)
+        if new is not None:
+            renamed[new] = tensor
+        elif not family.not_the_encoder.match(name):
+            raise UserError(
+                f"the {family.model_type} weight {name} has a name this version does not know; please report it with "
+                "the transformers version."
+            )
+    return renamed
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
