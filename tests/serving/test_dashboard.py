@@ -12,10 +12,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from promql_parser import VectorSelector
 
-from qwen_vqa import serving
+from qwen_vqa.serving import observability
 from tests.serving.asgi import ask, image_part
 
-DASHBOARD = json.loads((Path(serving.__file__).parent / "grafana_dashboard.json").read_text(encoding="utf-8"))
+DASHBOARD = json.loads((Path(observability.__file__).parent / "grafana_dashboard.json").read_text(encoding="utf-8"))
 QUERIES = [(panel["title"], target) for panel in DASHBOARD["panels"] for target in panel["targets"]]
 # What the scraper adds.
 SCRAPED = {"job", "instance"}

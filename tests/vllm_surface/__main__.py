@@ -61,7 +61,7 @@ def findings(repository: Path, release: str, cache: Path, offline: bool = False)
     yield from missing_names(files, root, release)
     yield from uncalled(files, root, release, HOOKS)
     yield from unknown_flags(files, root, release)
-    yield from unruled_routes(repository / "serving" / "route_rules.py", root, release, oldest)
+    yield from unruled_routes(repository / "serving" / "admission" / "route_rules.py", root, release, oldest)
     names = set().union(*map(switches, files.values()))
     values = {name: bool(switch_value(name, release)) for name in sorted(names)}
     packages = {name: repository / name for name in PACKAGES}
