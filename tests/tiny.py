@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from transformers import AutoTokenizer, LlamaConfig, Qwen2Config, ViTConfig
+from transformers import AutoTokenizer, LlamaConfig, Qwen2Config, SiglipVisionConfig, ViTConfig
 
 from qwen_vqa.plugin.chat.chat_template import ImagePosition, chat_template
 from qwen_vqa.plugin.config import QwenVqaConfig
@@ -18,6 +18,8 @@ from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 REPOSITORY = Path(__file__).parents[1]
 DEMO = REPOSITORY / "serving" / "demo_checkpoint"
 TEXT_CONFIGS = {"qwen2": Qwen2Config, "llama": LlamaConfig}
+VISION_CONFIGS = {"vit": ViTConfig, "siglip": SiglipVisionConfig}
+PATCH_SIZES = {"vit": 32, "siglip": 14}  # which leaves 8 pixels over
 
 
 def tiny_processor(image_position: ImagePosition = "inline") -> QwenVqaProcessor:
@@ -32,16 +34,17 @@ def tiny_config(
     tied: bool = True,
     intermediate: int = 192,
     vocabulary: int | None = None,
+    vision_type: str = "vit",
 ) -> QwenVqaConfig:
     """Two layers each; head sizes that vLLM's CPU attention has. The vocabulary is the tokenizer's, if not larger."""
     return QwenVqaConfig(
-        ViTConfig(
+        VISION_CONFIGS[vision_type](
             hidden_size=64,
             num_hidden_layers=2,
             num_attention_heads=2,
             intermediate_size=96,
             image_size=64,
-            patch_size=32,
+            patch_size=PATCH_SIZES[vision_type],
         ),
         TEXT_CONFIGS[text_type](
             hidden_size=128,
@@ -82,10 +85,14 @@ def make_checkpoint(
     intermediate: int = 192,
     vocabulary: int | None = None,
     vision_in_float32: bool = False,
+    vision_type: str = "vit",
 ) -> Path:
     """A tiny checkpoint folder."""
     processor = tiny_processor(image_position)
-    config = tiny_config(processor, text_type, tied, intermediate, vocabulary)
+    config = tiny_config(processor, text_type, tied, intermediate, vocabulary, vision_type)
+    processor.image_processor = QwenVqaImageProcessor(
+        64, PATCH_SIZES[vision_type], tokens_per_view=config.tokens_per_view
+    )
     config.vision_in_float32 = vision_in_float32
     model = tiny_model(config, seed)
     model.to_float_type(dtype)

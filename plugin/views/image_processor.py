@@ -34,7 +34,8 @@ class QwenVqaImageProcessor(BaseImageProcessor):
             for the class token).
 
     Raises:
-        ValueError: a canvas that patches do not cover, statistics that are not three numbers, or another fit.
+        ValueError: a canvas that patches do not cover where `tokens_per_view` is the default, statistics that are not
+            three numbers, or another fit.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers reads a plain class list
@@ -50,7 +51,7 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if image_size % patch_size:
+        if tokens_per_view is None and image_size % patch_size:
             raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}.")
         if len(image_mean) != _RGB_CHANNELS or len(image_std) != _RGB_CHANNELS or not all(image_std):
             raise ValueError(f"image_mean {image_mean} and image_std {image_std} need three values, std not 0.")

@@ -2,10 +2,11 @@
 
 from transformers.configuration_utils import PretrainedConfig
 
+from qwen_vqa.plugin.vision.siglip import SiglipEncoder
 from qwen_vqa.plugin.vision.tower import VisionEncoder
 from qwen_vqa.plugin.vision.vit import VitEncoder
 
-ENCODERS: dict[str, type[VisionEncoder]] = {encoder.model_type: encoder for encoder in (VitEncoder,)}
+ENCODERS: dict[str, type[VisionEncoder]] = {encoder.model_type: encoder for encoder in (VitEncoder, SiglipEncoder)}
 
 
 def encoder_family(config: PretrainedConfig) -> type[VisionEncoder]:

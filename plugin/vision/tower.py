@@ -61,7 +61,7 @@ class VisionEncoder(nn.Module, ABC):
         """Pixels [views, 3, size, size] to features [views, features, width]."""
 
     @abstractmethod
-    def initialise_embeddings(self, std: float) -> None:
+    def initialise_embeddings(self, config: PretrainedConfig) -> None:
         """Random numbers for a new encoder's embeddings, whose layers Transformers fills."""
 
     @property

@@ -71,7 +71,7 @@ class VitEncoder(VisionEncoder):
             hidden = layer(hidden)
         return self.final_norm(hidden)
 
-    def initialise_embeddings(self, std: float) -> None:
+    def initialise_embeddings(self, config: PretrainedConfig) -> None:
         """As Transformers' ViT."""
         for embedding in (self.class_embedding, self.position_embedding):
-            nn.init.trunc_normal_(embedding, std=std)
+            nn.init.trunc_normal_(embedding, std=config.initializer_range)

@@ -78,7 +78,7 @@ def test_another_encoder_is_refused(tmp_path: Path):
     from transformers import CLIPVisionConfig
 
     CLIPVisionConfig().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="is a clip_vision_model; this version takes vit"):
+    with pytest.raises(UserError, match="is a clip_vision_model; this version takes vit, siglip_vision_model"):
         load_vision_encoder(str(tmp_path))
 
 

@@ -51,7 +51,7 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, VisionEncoder):
-            module.initialise_embeddings(self.config.vision_config.initializer_range)
+            module.initialise_embeddings(self.config.vision_config)
         else:
             super()._init_weights(module)
 
