@@ -9,14 +9,16 @@ from pathlib import Path
 
 import torch
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.serving.access import AccessMiddleware
 from qwen_vqa.serving.adapter_slots import ROUTE_GROUP
 from qwen_vqa.serving.adapters import AdapterChanges, attach_adapter_routes
 from qwen_vqa.serving.api_errors import ApiErrorsMiddleware
 from qwen_vqa.serving.engine import running_engine
-from qwen_vqa.serving.guard import stand_guard
+from qwen_vqa.serving.guard import cross_origin, fair_queue, usage_layer
 from qwen_vqa.serving.heap import keep_heap_small
 from qwen_vqa.serving.http_server import serve_http
 from qwen_vqa.serving.image_flags import image_rules
@@ -28,7 +30,8 @@ from qwen_vqa.serving.metrics import watch
 from qwen_vqa.serving.model_card import attach_model_card, model_names
 from qwen_vqa.serving.models_in_use import ModelsInUse
 from qwen_vqa.serving.quantised import adapter_note
-from qwen_vqa.serving.request_images import RequestImagesMiddleware
+from qwen_vqa.serving.request_images import CHECKS, RequestImagesMiddleware
+from qwen_vqa.serving.request_json import hand_over_json
 from qwen_vqa.serving.request_log import RequestLogMiddleware
 from qwen_vqa.serving.token_count import attach_token_count
 from qwen_vqa.serving.validation_errors import attach_validation_errors, request_fields
@@ -104,12 +107,23 @@ def build_server_app(
         attach_adapter_routes(app, changes)
     attach_ready(app, lifecycle, port_is_ours)
     attach_validation_errors(app)
-    # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics: what is
-    # added goes around it. The guard is outermost: no body is read of a request that has not passed the keys.
-    app.middleware_stack = RequestImagesMiddleware(app.middleware_stack or app.build_middleware_stack())
-    queue = stand_guard(app, args, args.guard, model_config.hf_config.num_image_tokens, in_use)
+    hand_over_json(app, CHECKS)
+    queue = fair_queue(args.guard)
     watch(queue, lifecycle)
-    app.middleware_stack = LifecycleMiddleware(app.middleware_stack, lifecycle)
-    app.middleware_stack = ApiErrorsMiddleware(app.middleware_stack, partial(model_names, app), request_fields())
-    app.middleware_stack = RequestLogMiddleware(app.middleware_stack, writes=not args.disable_uvicorn_access_log)
+    # From the outside in: a request passes them in this order, its answer in the other. No body is read before the keys
+    # were looked at, and what any of them refuses is written as its API writes errors, and logged.
+    layers = [
+        Middleware(RequestLogMiddleware, writes=not args.disable_uvicorn_access_log),
+        Middleware(ApiErrorsMiddleware, partial(model_names, app), request_fields()),
+        Middleware(LifecycleMiddleware, lifecycle),
+        *cross_origin(args),
+        Middleware(AccessMiddleware, args.guard.rules, args.guard.keys),
+        usage_layer(args.guard, model_config.hf_config.num_image_tokens, queue, in_use),
+        Middleware(RequestImagesMiddleware),
+    ]
+    # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics, whose
+    # middleware finds its own names taken: so all of this goes around what is built.
+    app.middleware_stack = app.middleware_stack or app.build_middleware_stack()
+    for layer, args_of, kwargs in reversed(layers):
+        app.middleware_stack = layer(app.middleware_stack, *args_of, **kwargs)
     return app

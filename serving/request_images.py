@@ -4,7 +4,6 @@ vLLM asks the connector for a URL and no more. What else a request says of its i
 which `detail`) goes there by a context variable: connector and request run in the same context.
 """
 
-import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -25,7 +24,7 @@ from qwen_vqa.serving.content_checks import (
 )
 from qwen_vqa.serving.refusals import RefusedError
 from qwen_vqa.serving.request_forms import FORMS
-from qwen_vqa.serving.request_json import parsed_body
+from qwen_vqa.serving.request_json import SentJson, parsed_body
 from qwen_vqa.serving.request_record import request_record
 
 Check = Callable[[dict[str, Any]], list[PlacedImage]]
@@ -106,23 +105,29 @@ class RequestImagesMiddleware:
         if check is None or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        body, receive = await _read(receive)
         try:
-            content = parsed_body(Headers(raw=scope.get("headers", [])), body)
-            images = []
-            if isinstance(content, dict):
-                if path in FORMS and FORMS[path](content):
-                    scope, receive = _with_body(scope, receive, json.dumps(content).encode())
-                images = check(content)
+            scope, receive, images = await _checked(path, check, scope, receive)
         except RefusedError as refusal:
             return await _refuse(refusal, send)
         except ContentError as error:
             return await _refuse(RefusedError(400, str(error), param=error.place), send)
-        token = _REQUEST.set(RequestImages(images))
+        token = _REQUEST.set(images)
         try:
             await self.app(scope, receive, send)
         finally:
             _REQUEST.reset(token)
+
+
+async def _checked(path: str, check: Check, scope: Scope, receive: Receive) -> tuple[Scope, Receive, RequestImages]:
+    """The request as vLLM is to get it, and its images. In a function of its own, whose end frees what it holds."""
+    body, receive = await _read(receive)
+    content = parsed_body(Headers(raw=scope.get("headers", [])), SentJson.of(scope, body))
+    if not isinstance(content, dict):
+        return scope, receive, RequestImages()
+    if path in FORMS and FORMS[path](content):
+        rewritten = SentJson.holding(scope, content)
+        scope, receive = _with_body(scope, receive, rewritten.body)
+    return scope, receive, RequestImages(check(content))
 
 
 async def _read(receive: Receive) -> tuple[bytes, Receive]:
