@@ -42,6 +42,7 @@ from qwen_vqa.serving.vllm_api import (
     SupportedTask,
     build_app,
     cached_processor_from_config,
+    envs,
     init_app_state,
 )
 
@@ -70,6 +71,7 @@ async def run_server(
         tasks = await engine.get_supported_tasks()
         app = build_server_app(args, tasks, engine.model_config, engine, lifecycle, port_is_ours)
         await init_app_state(engine, app.state, args, tasks)
+        envs.enable_envs_cache()  # vLLM asks its variables for each token and request; its engine does the same
         trimming = asyncio.create_task(keep_heap_small())
         try:
             await serve_http(app, sock, args, lifecycle, ready, closed)
