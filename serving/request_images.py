@@ -48,16 +48,18 @@ CHECKS: dict[str, Check] = {
 
 # All images of a request together may be as large as this many of the largest: they are in memory at the same time.
 LARGEST_TOGETHER = 4
+# By which URLs are told apart before they are compared.
+PART_CHARACTERS = 128
 
 
 class RequestImages:
     """The images of one request: where each stands, and how much they are together."""
 
     def __init__(self, images: Iterable[PlacedImage] = ()) -> None:
-        # By hash: the URL of an image is often megabytes of base64, and a stream would hold it to its end.
-        self._places: dict[int, deque[PlacedImage]] = {}
+        # By a part of each: a URL is often megabytes of base64, whose hash takes as long as its JSON did.
+        self._places: dict[tuple[int, str], list[PlacedImage]] = {}
         for image in images:
-            self._places.setdefault(hash(image.url), deque()).append(PlacedImage("", image.place, image.detail))
+            self._places.setdefault(_part(image.url), []).append(image)
         self._spent: Counter[str] = Counter()
         self._lock = Lock()  # pictures are decoded in several threads
 
@@ -66,8 +68,12 @@ class RequestImages:
 
         An image from elsewhere, such as an earlier response's, is placed at "image".
         """
-        waiting = self._places.get(hash(url))
-        return waiting.popleft() if waiting else PlacedImage("", "image")
+        waiting = self._places.get(_part(url), [])
+        for number, image in enumerate(waiting):
+            if image.url == url:
+                del waiting[number]  # a stream would hold the URL to its end
+                return image
+        return PlacedImage("", "image")
 
     def spend(self, amount: int, unit: str, largest: int, place: str) -> None:
         """Add to what the request's images are together; `largest` is the limit of one.
@@ -82,6 +88,10 @@ class RequestImages:
                     f"{place}: with it, the request's images have more than {LARGEST_TOGETHER * largest:,} {unit} "
                     "together; send fewer or smaller ones."
                 )
+
+
+def _part(url: str) -> tuple[int, str]:
+    return len(url), url[-PART_CHARACTERS:]
 
 
 _REQUEST: ContextVar[RequestImages | None] = ContextVar("qwen_vqa_request_images", default=None)
