@@ -10,13 +10,16 @@ from pathlib import Path
 
 import torch
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.serving.adapters.adapter_loading import AdapterChanges, attach_adapter_routes
 from qwen_vqa.serving.adapters.adapter_slots import ROUTE_GROUP
 from qwen_vqa.serving.adapters.models_in_use import ModelsInUse
-from qwen_vqa.serving.admission.admission import stand_guard
+from qwen_vqa.serving.admission.admission import cross_origin, fair_queue, usage_layer
+from qwen_vqa.serving.admission.authentication import AccessMiddleware
+from qwen_vqa.serving.admission.request_json import hand_over_json
 from qwen_vqa.serving.engine import running_engine
 from qwen_vqa.serving.errors.api_errors import ApiErrorsMiddleware
 from qwen_vqa.serving.errors.validation_errors import attach_validation_errors, request_fields
@@ -30,7 +33,7 @@ from qwen_vqa.serving.process.supervisor import RESTARTS
 from qwen_vqa.serving.requests.json_output import guide_json
 from qwen_vqa.serving.requests.media_connector import QwenVqaMediaConnector
 from qwen_vqa.serving.requests.model_card import attach_model_card, model_names
-from qwen_vqa.serving.requests.request_images import RequestImagesMiddleware
+from qwen_vqa.serving.requests.request_images import CHECKS, RequestImagesMiddleware
 from qwen_vqa.serving.requests.token_count import attach_token_count
 from qwen_vqa.serving.requests.verify_routes import attach_verify_routes
 from qwen_vqa.serving.startup.image_flags import image_rules
@@ -41,6 +44,7 @@ from qwen_vqa.serving.vllm_server_api import (
     SupportedTask,
     build_app,
     cached_processor_from_config,
+    envs,
     init_app_state,
 )
 
@@ -69,6 +73,7 @@ async def run_server(
         tasks = await engine.get_supported_tasks()
         app = build_server_app(args, tasks, engine.model_config, engine, lifecycle, port_is_ours)
         await init_app_state(engine, app.state, args, tasks)
+        envs.enable_envs_cache()  # vLLM asks its variables for each token and request; its engine does the same
         trimming = asyncio.create_task(keep_heap_small())
         try:
             await serve_http(app, sock, args, lifecycle, ready, closed)
@@ -106,17 +111,28 @@ def build_server_app(
         attach_adapter_routes(app, changes)
     attach_ready(app, lifecycle, port_is_ours)
     attach_validation_errors(app)
-    # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics: what is
-    # added goes around it. The guard is outermost: no body is read of a request that has not passed the keys.
-    app.middleware_stack = RequestImagesMiddleware(app.middleware_stack or app.build_middleware_stack())
-    queue = stand_guard(app, args, args.guard, model_config.hf_config.most_image_tokens, in_use)
+    hand_over_json(app, CHECKS)
+    queue = fair_queue(args.guard)
     watch(
         waiting=lambda: queue.waiting,
         running=lambda: queue.running,
         draining=lambda: lifecycle.reason is not None,
         restarts=int(os.environ.get(RESTARTS, "0")),
     )
-    app.middleware_stack = LifecycleMiddleware(app.middleware_stack, lifecycle)
-    app.middleware_stack = ApiErrorsMiddleware(app.middleware_stack, partial(model_names, app), request_fields())
-    app.middleware_stack = RequestLogMiddleware(app.middleware_stack, writes=not args.disable_uvicorn_access_log)
+    # From the outside in: a request passes them in this order, its answer in the other. No body is read before the keys
+    # were looked at, and what any of them refuses is written as its API writes errors, and logged.
+    layers = [
+        Middleware(RequestLogMiddleware, writes=not args.disable_uvicorn_access_log),
+        Middleware(ApiErrorsMiddleware, partial(model_names, app), request_fields()),
+        Middleware(LifecycleMiddleware, lifecycle),
+        *cross_origin(args),
+        Middleware(AccessMiddleware, args.guard.rules, args.guard.keys),
+        usage_layer(args.guard, model_config.hf_config.most_image_tokens, queue, in_use),
+        Middleware(RequestImagesMiddleware),
+    ]
+    # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics, whose
+    # middleware finds its own names taken: so all of this goes around what is built.
+    app.middleware_stack = app.middleware_stack or app.build_middleware_stack()
+    for layer, args_of, kwargs in reversed(layers):
+        app.middleware_stack = layer(app.middleware_stack, *args_of, **kwargs)
     return app

@@ -4,6 +4,8 @@ import binascii
 import re
 from urllib.parse import unquote
 
+import pybase64
+
 from qwen_vqa.plugin.images.image_limits import ImageError, ImageLimits, check_size
 from qwen_vqa.plugin.images.image_loader import HEAD, looks_like_image
 
@@ -46,9 +48,10 @@ def data_url_bytes(url: str, label: str, limits: ImageLimits) -> bytes:
 
 
 def _decoded(payload: str, label: str) -> bytes:
-    # What nearly all clients send is decoded as it is: to look for other spellings takes five times as long.
+    # What nearly all clients send is decoded first, by vLLM's decoder: binascii takes thirty times as long (48 ms
+    # for 15 MiB) and stops all threads meanwhile. Other spellings are looked for only after that.
     try:
-        return binascii.a2b_base64(payload, strict_mode=True)
+        return pybase64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError):
         pass
     if "%" in payload:

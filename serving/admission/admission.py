@@ -1,4 +1,4 @@
-"""Who may call, and how much: the flags of `serve`, and the two middlewares that they set up around vLLM's app."""
+"""Who may call, and how much: the flags of `serve`, and what they set up in the middlewares around vLLM's app."""
 
 import argparse
 import ipaddress
@@ -7,13 +7,12 @@ from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastapi import FastAPI
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.adapters.models_in_use import ModelsInUse
 from qwen_vqa.serving.admission.api_keys import KeyRing
-from qwen_vqa.serving.admission.authentication import AccessMiddleware
 from qwen_vqa.serving.admission.fair_queue import FairQueue
 from qwen_vqa.serving.admission.request_bounds import RequestBounds
 from qwen_vqa.serving.admission.route_rules import RouteRules
@@ -102,20 +101,17 @@ def exposed_without_keys(args: Namespace, guard: Guard) -> bool:
         return args.host != "localhost"
 
 
-def stand_guard(app: FastAPI, args: Namespace, guard: Guard, tokens_per_image: int, in_use: ModelsInUse) -> FairQueue:
-    """Put the guard around everything that the app has so far, vLLM's middleware included.
-
-    Only CORS stands outside, and only where origins are configured: a browser sends no key with its preflight, and
-    shows a refusal to its page only with CORS headers. (vLLM's own CORS layer, inside, does nothing without origins.)
-
-    Returns the queue, so that it can be watched.
-    """
+def fair_queue(guard: Guard) -> FairQueue:
+    """The queue before the engine, as large as the flags say."""
     number = guard.numbers
-    queue = FairQueue(number["running"], number["waiting"], number["waiting-per-caller"])
-    # vLLM has built the stack already (for SageMaker), and building it again would lose its HTTP metrics, whose
-    # middleware finds its own names taken: so this goes around what is built.
-    usage = UsageMiddleware(
-        app.middleware_stack or app.build_middleware_stack(),
+    return FairQueue(number["running"], number["waiting"], number["waiting-per-caller"])
+
+
+def usage_layer(guard: Guard, tokens_per_image: int, queue: FairQueue, in_use: ModelsInUse) -> Middleware:
+    """What counts, bounds and queues requests, as the flags say."""
+    number = guard.numbers
+    return Middleware(
+        UsageMiddleware,
         limits=CallerLimits(
             number["requests-per-minute"], number["image-tokens-per-minute"], number["running-per-caller"]
         ),
@@ -126,13 +122,22 @@ def stand_guard(app: FastAPI, args: Namespace, guard: Guard, tokens_per_image: i
         wait_seconds=number["wait-seconds"],
         in_use=in_use,
     )
-    app.middleware_stack = AccessMiddleware(usage, rules=guard.rules, keys=guard.keys)
-    if args.allowed_origins:
-        app.middleware_stack = CORSMiddleware(
-            app.middleware_stack,
+
+
+def cross_origin(args: Namespace) -> list[Middleware]:
+    """CORS, where origins are configured. (vLLM's own CORS layer, inside, does nothing without origins.)
+
+    It stands outside the keys: a browser sends none with its preflight, and shows a refusal to its page only with
+    CORS headers.
+    """
+    if not args.allowed_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
             allow_origins=args.allowed_origins,
             allow_credentials=args.allow_credentials,
             allow_methods=args.allowed_methods,
             allow_headers=args.allowed_headers,
         )
-    return queue
+    ]

@@ -86,8 +86,9 @@ class Body:
         while more:
             left = began + STALL_SECONDS + self._held / BYTES_PER_SECOND - time.monotonic()
             try:
-                message = await asyncio.wait_for(self._receive(), min(left, STALL_SECONDS))
-            except asyncio.TimeoutError:
+                async with asyncio.timeout(min(left, STALL_SECONDS)):  # wait_for would start a task for each piece
+                    message = await self._receive()
+            except TimeoutError:
                 raise self._too_slow() from None
             if message["type"] == "http.disconnect":
                 raise ClientGoneError

@@ -1,9 +1,9 @@
 """What one request may ask for: images, answers, tokens. Looked at before anything is fetched, decoded or queued."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from qwen_vqa.serving.admission.request_json import SentJson
 from qwen_vqa.serving.errors.refusals import RefusedError
 from qwen_vqa.serving.observability.request_record import request_record
 
@@ -31,7 +31,7 @@ class RequestBounds:
     answers: int
     output_tokens: int
 
-    def check(self, body: bytes) -> Asked:
+    def check(self, sent: SentJson) -> Asked:
         """What a request brings.
 
         What is no JSON object, or has fields of the wrong type, is left to the route itself to refuse.
@@ -39,7 +39,7 @@ class RequestBounds:
         Raises:
             RefusedError: 400, more than a bound; it names the field, the bound and the flag.
         """
-        request = _parsed(body)
+        request = _parsed(sent)
         if not isinstance(request, dict):
             return Asked()
         model = request["model"] if isinstance(request.get("model"), str) else None
@@ -63,9 +63,9 @@ def _check(param: str, value: int, bound: int, flag: str, of: str = "") -> None:
         )
 
 
-def _parsed(body: bytes) -> Any:
+def _parsed(sent: SentJson) -> Any:
     try:
-        return json.loads(body)
+        return sent.content
     except ValueError:  # also UnicodeDecodeError
         return None
     except RecursionError:

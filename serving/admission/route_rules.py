@@ -4,6 +4,7 @@ A path matches as a whole and as the router will see it: `//v1/models`, `/v1/mod
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
@@ -138,7 +139,12 @@ class RouteRules:
         if unknown:
             raise UserError(f"--open-routes: no group {', '.join(unknown)}. There are: {', '.join(GROUPS)}.")
         self._open_groups = set(open_groups)
-        self._rules = [(rule, re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(rule.path)))) for rule in RULES]
+        named = [rule for rule in RULES if "{" in rule.path]
+        self._patterns = [(rule, re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(rule.path)))) for rule in named]
+        self._plain: defaultdict[str, list[Rule]] = defaultdict(list)
+        for rule in RULES:
+            if rule not in named:
+                self._plain[rule.path].append(rule)
 
     def find(self, method: str, path: str) -> Rule:
         """The rule of a request.
@@ -148,7 +154,7 @@ class RouteRules:
         """
         # HEAD is answered where GET is; whoever may not GET may not learn the size either.
         method = "GET" if method == "HEAD" else method
-        here = [rule for rule, pattern in self._rules if pattern.fullmatch(path)]
+        here = [rule for rule, pattern in self._patterns if pattern.fullmatch(path)] + self._plain.get(path, [])
         fits = [rule for rule in here if method in rule.methods.split("|")]
         for rule in fits:
             if self._is_on(rule):

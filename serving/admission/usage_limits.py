@@ -15,6 +15,7 @@ from qwen_vqa.serving.admission.fair_queue import FairQueue, QueueFullError, Tic
 from qwen_vqa.serving.admission.rate_limits import RateLimits
 from qwen_vqa.serving.admission.request_body import RETRY_SECONDS, Bodies, ClientGoneError
 from qwen_vqa.serving.admission.request_bounds import RequestBounds
+from qwen_vqa.serving.admission.request_json import SentJson
 from qwen_vqa.serving.admission.route_rules import Access
 from qwen_vqa.serving.errors.refusals import RefusedError, too_many
 from qwen_vqa.serving.observability import metrics
@@ -81,12 +82,13 @@ class UsageMiddleware:
             # Before the body: whoever floods is refused at the price of a header.
             self.rates.count("requests", caller, limits.requests_per_minute)
             with self.bodies.of(caller, scope, receive) as body:
-                asked = self.bounds.check(await body.read())
+                sent = SentJson.of(scope, await body.read())
+                asked = self.bounds.check(sent)
                 record.images = asked.images
                 tokens = asked.images * self.tokens_per_image
                 self.rates.count("image_tokens", caller, limits.image_tokens_per_minute, tokens)
                 joined = time.perf_counter()
-                async with self._turn(caller, limits.running, receive):
+                async with self._turn(caller, limits.running, receive, sent):
                     record.queue_seconds = round(time.perf_counter() - joined, 4)
                     metrics.QUEUE_WAIT.observe(record.queue_seconds)
                     metrics.IMAGE_TOKENS.inc(tokens)
@@ -98,13 +100,14 @@ class UsageMiddleware:
             return
 
     @contextlib.asynccontextmanager
-    async def _turn(self, caller: str, own_running: int, receive: Receive) -> AsyncIterator[None]:
+    async def _turn(self, caller: str, own_running: int, receive: Receive, sent: SentJson) -> AsyncIterator[None]:
         try:
             ticket = self.queue.join(caller, own_running)
         except QueueFullError as full:
             raise _full(full) from full
         try:
             if not ticket.granted.done():
+                sent.forget()  # what waits takes the memory of its body, which is bounded, and no more
                 await self._wait(ticket, receive)
             yield
         finally:

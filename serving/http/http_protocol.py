@@ -62,8 +62,9 @@ class BoundedConnection(h11.Connection):
 
     def receive_data(self, data: bytes) -> None:
         """As h11's."""
-        self._received += len(data)
-        self._lines += data.count(b"\n")
+        if self.their_state is h11.IDLE:  # of what comes beside a body, start_next_cycle counts what the next head is
+            self._received += len(data)
+            self._lines += data.count(b"\n")
         super().receive_data(data)
 
     def start_next_cycle(self) -> None:

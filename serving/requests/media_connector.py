@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NoReturn
 
 from PIL import Image
 
-from qwen_vqa.plugin.images.data_url import is_data_url
+from qwen_vqa.plugin.images.data_url import data_url_bytes, is_data_url
 from qwen_vqa.plugin.images.image_detail import view_of, with_detail
 from qwen_vqa.plugin.images.image_fetch import DEFAULT_RULES, FetchRules
 from qwen_vqa.plugin.images.image_limits import ImageError
@@ -59,10 +59,12 @@ class QwenVqaMediaConnector(MediaConnector):
         request = request_images()
         image = request.place_of(image_url)
         try:
-            with IMAGE_FETCH.labels("data" if is_data_url(image_url) else "web").time():
-                data = await url_bytes(image_url, image.place, self.rules)
-            request.spend(len(data), "bytes", self.rules.limits.max_bytes, image.place)
-            work = partial(self._opened, data, request, image)
+            if is_data_url(image_url):  # read in the thread that opens it: another one would cost more than the reading
+                work = partial(self._read_and_opened, image_url, request, image)
+            else:
+                with IMAGE_FETCH.labels("web").time():
+                    data = await url_bytes(image_url, image.place, self.rules)
+                work = partial(self._opened, data, request, image)
             opened: Any = await _DECODERS.run(request_record().caller, work)
             return opened  # with its bytes, which vLLM's own types do not say
         except (ImageError, DecodingEndedError) as error:
@@ -78,9 +80,17 @@ class QwenVqaMediaConnector(MediaConnector):
         """As `load_from_url`."""
         self.load_from_url(url)
 
+    def _read_and_opened(
+        self, url: str, request: RequestImages, image: PlacedImage, going_on: GoingOn
+    ) -> MediaWithBytes[Image.Image]:
+        with IMAGE_FETCH.labels("data").time():
+            data = data_url_bytes(url, image.place, self.rules.limits)
+        return self._opened(data, request, image, going_on)
+
     def _opened(
         self, data: bytes, request: RequestImages, image: PlacedImage, going_on: GoingOn
     ) -> MediaWithBytes[Image.Image]:
+        request.spend(len(data), "bytes", self.rules.limits.max_bytes, image.place)
         most = self.rules.limits.max_pixels
         request.spend(0, "pixels", most, image.place)  # once it is too much, no more are decoded
         with IMAGE_DECODE.time():

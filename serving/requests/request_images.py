@@ -4,7 +4,6 @@ vLLM asks the connector for a URL and no more. What else a request says of its i
 which `detail`) goes there by a context variable: connector and request run in the same context.
 """
 
-import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -15,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwen_vqa.plugin.images.image_limits import ImageError
+from qwen_vqa.serving.admission.request_json import SentJson, parsed_body
 from qwen_vqa.serving.errors.refusals import RefusedError
 from qwen_vqa.serving.observability.request_record import request_record
 from qwen_vqa.serving.requests.content_checks import (
@@ -26,7 +26,6 @@ from qwen_vqa.serving.requests.content_checks import (
     responses_images,
 )
 from qwen_vqa.serving.requests.request_forms import FORMS
-from qwen_vqa.serving.requests.request_json import parsed_body
 
 Check = Callable[[dict[str, Any]], list[PlacedImage]]
 CHECKS: dict[str, Check] = {
@@ -49,16 +48,18 @@ CHECKS: dict[str, Check] = {
 
 # All images of a request together may be as large as this many of the largest: they are in memory at the same time.
 LARGEST_TOGETHER = 4
+# By which URLs are told apart before they are compared.
+PART_CHARACTERS = 128
 
 
 class RequestImages:
     """The images of one request: where each stands, and how much they are together."""
 
     def __init__(self, images: Iterable[PlacedImage] = ()) -> None:
-        # By hash: the URL of an image is often megabytes of base64, and a stream would hold it to its end.
-        self._places: dict[int, deque[PlacedImage]] = {}
+        # By a part of each: a URL is often megabytes of base64, whose hash takes as long as its JSON did.
+        self._places: dict[tuple[int, str], list[PlacedImage]] = {}
         for image in images:
-            self._places.setdefault(hash(image.url), deque()).append(PlacedImage("", image.place, image.detail))
+            self._places.setdefault(_part(image.url), []).append(image)
         self._spent: Counter[str] = Counter()
         self._lock = Lock()  # pictures are decoded in several threads
 
@@ -67,8 +68,12 @@ class RequestImages:
 
         An image from elsewhere, such as an earlier response's, is placed at "image".
         """
-        waiting = self._places.get(hash(url))
-        return waiting.popleft() if waiting else PlacedImage("", "image")
+        waiting = self._places.get(_part(url), [])
+        for number, image in enumerate(waiting):
+            if image.url == url:
+                del waiting[number]  # a stream would hold the URL to its end
+                return image
+        return PlacedImage("", "image")
 
     def spend(self, amount: int, unit: str, largest: int, place: str) -> None:
         """Add to what the request's images are together; `largest` is the limit of one.
@@ -83,6 +88,10 @@ class RequestImages:
                     f"{place}: with it, the request's images have more than {LARGEST_TOGETHER * largest:,} {unit} "
                     "together; send fewer or smaller ones."
                 )
+
+
+def _part(url: str) -> tuple[int, str]:
+    return len(url), url[-PART_CHARACTERS:]
 
 
 _REQUEST: ContextVar[RequestImages | None] = ContextVar("qwen_vqa_request_images", default=None)
@@ -106,23 +115,29 @@ class RequestImagesMiddleware:
         if check is None or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        body, receive = await _read(receive)
         try:
-            content = parsed_body(Headers(raw=scope.get("headers", [])), body)
-            images = []
-            if isinstance(content, dict):
-                if path in FORMS and FORMS[path](content):
-                    scope, receive = _with_body(scope, receive, json.dumps(content).encode())
-                images = check(content)
+            scope, receive, images = await _checked(path, check, scope, receive)
         except RefusedError as refusal:
             return await _refuse(refusal, send)
         except ContentError as error:
             return await _refuse(RefusedError(400, str(error), param=error.place), send)
-        token = _REQUEST.set(RequestImages(images))
+        token = _REQUEST.set(images)
         try:
             await self.app(scope, receive, send)
         finally:
             _REQUEST.reset(token)
+
+
+async def _checked(path: str, check: Check, scope: Scope, receive: Receive) -> tuple[Scope, Receive, RequestImages]:
+    """The request as vLLM is to get it, and its images. In a function of its own, whose end frees what it holds."""
+    body, receive = await _read(receive)
+    content = parsed_body(Headers(raw=scope.get("headers", [])), SentJson.of(scope, body))
+    if not isinstance(content, dict):
+        return scope, receive, RequestImages()
+    if path in FORMS and FORMS[path](content):
+        rewritten = SentJson.holding(scope, content)
+        scope, receive = _with_body(scope, receive, rewritten.body)
+    return scope, receive, RequestImages(check(content))
 
 
 async def _read(receive: Receive) -> tuple[bytes, Receive]:

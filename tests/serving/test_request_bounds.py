@@ -6,6 +6,7 @@ import re
 import pytest
 from openai import BadRequestError
 
+from qwen_vqa.serving.admission.request_json import SentJson
 from qwen_vqa.serving.errors.refusals import RefusedError
 from tests.serving.asgi import BOUNDS, ask, image, image_part
 
@@ -33,7 +34,7 @@ from tests.serving.asgi import BOUNDS, ask, image, image_part
     ],
 )
 def test_images_are_counted_wherever_the_apis_have_them(request_body, images: int):
-    assert BOUNDS.check(json.dumps(request_body).encode()).images == images
+    assert BOUNDS.check(SentJson(json.dumps(request_body).encode())).images == images
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_images_are_counted_wherever_the_apis_have_them(request_body, images: in
 )
 def test_more_than_a_bound_is_400_with_the_bound_named(request_body: dict, named: str):
     with pytest.raises(RefusedError) as error:
-        BOUNDS.check(json.dumps(request_body).encode())
+        BOUNDS.check(SentJson(json.dumps(request_body).encode()))
     assert error.value.status == 400
     assert error.value.param
     assert re.search(named, error.value.message)
@@ -75,12 +76,12 @@ def test_more_than_a_bound_is_400_with_the_bound_named(request_body: dict, named
     ],
 )
 def test_what_is_within_bounds_or_the_routes_own_to_refuse_passes(body: bytes):
-    assert BOUNDS.check(body).images == 0
+    assert BOUNDS.check(SentJson(body)).images == 0
 
 
 def test_json_nested_too_deeply_is_refused():
     with pytest.raises(RefusedError, match="nested too deeply"):
-        BOUNDS.check(b"[" * 200_000)
+        BOUNDS.check(SentJson(b"[" * 200_000))
 
 
 def test_the_running_server_names_its_bounds(guarded_server):
