@@ -104,7 +104,7 @@ def build_server_app(
     attach_token_count(app)
     attach_model_card(app)
     in_use = ModelsInUse()
-    if args.guard.rules.is_open(ROUTE_GROUP):
+    if args.admission.rules.is_open(ROUTE_GROUP):
         note = partial(adapter_note, Path(args.model), args.scheme) if args.scheme else None
         config: QwenVqaConfig = model_config.hf_config  # type: ignore[assignment] # vLLM says less of it
         changes = AdapterChanges(config, args.max_adapters, args.max_lora_rank, in_use, note)
@@ -112,7 +112,7 @@ def build_server_app(
     attach_ready(app, lifecycle, port_is_ours)
     attach_validation_errors(app)
     hand_over_json(app, CHECKS)
-    queue = fair_queue(args.guard)
+    queue = fair_queue(args.admission)
     watch(
         waiting=lambda: queue.waiting,
         running=lambda: queue.running,
@@ -126,8 +126,8 @@ def build_server_app(
         Middleware(ApiErrorsMiddleware, partial(model_names, app), request_fields()),
         Middleware(LifecycleMiddleware, lifecycle),
         *cross_origin(args),
-        Middleware(AccessMiddleware, args.guard.rules, args.guard.keys),
-        usage_layer(args.guard, model_config.hf_config.most_image_tokens, queue, in_use),
+        Middleware(AccessMiddleware, args.admission.rules, args.admission.keys),
+        usage_layer(args.admission, model_config.hf_config.most_image_tokens, queue, in_use),
         Middleware(RequestImagesMiddleware),
     ]
     # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics, whose

@@ -94,7 +94,7 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
     register_imported_model()
     args = _parse(argv)
     check_same_listener(argv, args)
-    _complete_guard(args)
+    _complete_admission(args)
     checkpoint = checked_checkpoint(Path(args.model))
     _complete(args, checkpoint, environment)
     say(f"loading {checkpoint.folder}")
@@ -103,7 +103,7 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
 
 def server_parser() -> "FlexibleArgumentParser":
     """vLLM's command line of its server, with our flags and defaults."""
-    from qwen_vqa.serving.admission.admission import add_guard_flags
+    from qwen_vqa.serving.admission.admission import add_admission_flags
     from qwen_vqa.serving.cpu.cpu_choices import add_cpu_flags
     from qwen_vqa.serving.http.http_protocol import HEAD_BYTES, HEADERS
     from qwen_vqa.serving.startup.image_flags import add_image_flags
@@ -112,7 +112,7 @@ def server_parser() -> "FlexibleArgumentParser":
     parser = make_arg_parser(FlexibleArgumentParser(prog="qwen-vqa serve"))
     parser.add_argument("--verify", action="store_true", help="open the route that `qwen-vqa verify` uses")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what the checkpoint makes of a request")
-    add_guard_flags(parser)
+    add_admission_flags(parser)
     add_life_flags(parser)
     add_image_flags(parser)
     add_adapter_flags(parser)
@@ -155,12 +155,12 @@ def _check_one_server(args: Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} starts no OpenAI API; qwen-vqa serve does not have it.")
 
 
-def _complete_guard(args: Namespace) -> None:
-    from qwen_vqa.serving.admission.admission import bound_answers, exposed_without_keys, take_guard
+def _complete_admission(args: Namespace) -> None:
+    from qwen_vqa.serving.admission.admission import bound_answers, exposed_without_keys, take_admission
 
-    args.guard = take_guard(args)
-    bound_answers(args, args.guard)
-    if exposed_without_keys(args, args.guard):
+    args.admission = take_admission(args)
+    bound_answers(args, args.admission)
+    if exposed_without_keys(args, args.admission):
         say(f"anybody who reaches {args.host} may use this server: it has no --api-key and no --api-keys-file")
 
 
@@ -215,7 +215,7 @@ def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", start
 
     import qwen_vqa.serving.requests.media_connector  # noqa: F401 - registers the media connector
     from qwen_vqa.serving.app import run_server
-    from qwen_vqa.serving.startup.ready_message import welcome
+    from qwen_vqa.serving.startup.ready_message import say_ready
 
     # All that is imported stays: looking through it again takes time, and in an engine that is a copy of this process
     # it takes the memory, too, that both share until one of them writes to it.
@@ -225,7 +225,7 @@ def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", start
 
     def ready() -> None:
         supervisor.ready()
-        welcome(args, started, supervisor.port_is_ours)
+        say_ready(args, started, supervisor.port_is_ours)
 
     lived = uvloop.run(run_server(args, sock, ready, supervisor.closed, supervisor.port_is_ours.is_set))
     flush()

@@ -48,7 +48,9 @@ def complete_adapters(
     summaries = {name: check_adapter(path, checkpoint.config) for name, path in named.items()}
     for name, summary in summaries.items():
         say(f"adapter {name}: rank {summary.rank}, alpha {summary.alpha:g}")
-    rank = args.max_lora_rank or (DEFAULT_RANK if args.guard.rules.is_open(ROUTE_GROUP) else LoRAConfig.max_lora_rank)
+    rank = args.max_lora_rank or (
+        DEFAULT_RANK if args.admission.rules.is_open(ROUTE_GROUP) else LoRAConfig.max_lora_rank
+    )
     args.max_lora_rank = allocated_rank(max([rank, *(summary.rank for summary in summaries.values())]))
     if not args.max_adapters:
         return
@@ -81,7 +83,7 @@ def _most(args: Namespace, named: int) -> int:
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING opens vLLM's own routes, which load an adapter unseen. Unset it; "
             f"--open-routes {ROUTE_GROUP} opens the same routes with checks, for an admin's key."
         )
-    if not args.guard.rules.is_open(ROUTE_GROUP):
+    if not args.admission.rules.is_open(ROUTE_GROUP):
         if args.max_adapters is not None:
             raise UserError(f"--max-adapters bounds adapters that come at run time: add --open-routes {ROUTE_GROUP}.")
         return named

@@ -35,8 +35,11 @@ NUMBERS = {
 
 
 @dataclass(frozen=True)
-class Guard:
-    """The guard's settings. `first_key` is one that was given as it is, for what this command itself asks."""
+class AdmissionSettings:
+    """Who may call, and how much: the flags, read.
+
+    `first_key` is one that was given as it is, for what this command itself asks.
+    """
 
     keys: KeyRing = field(repr=False)
     first_key: str | None = field(repr=False)
@@ -44,15 +47,15 @@ class Guard:
     numbers: dict[str, int]
 
 
-def add_guard_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the guard, beside vLLM's own --api-key and --allowed-origins."""
+def add_admission_flags(parser: argparse.ArgumentParser) -> None:
+    """Who may call, and how much: flags beside vLLM's own --api-key and --allowed-origins."""
     parser.add_argument("--api-keys-file", type=Path, help="named keys; read again when it changes")
     parser.add_argument("--open-routes", default="", help="groups of routes to open, with commas between them")
     for name, (default, _, text) in NUMBERS.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default: {default})")
 
 
-def take_guard(args: Namespace) -> Guard:
+def take_admission(args: Namespace) -> AdmissionSettings:
     """What the flags say. The keys are taken out of `args` and the environment, so that nothing can log them.
 
     Raises:
@@ -76,7 +79,7 @@ def take_guard(args: Namespace) -> Guard:
         if numbers[name] < least:
             raise UserError(f"--{name} ({text}) is {numbers[name]}; the least is {least}.")
     groups = [group.strip() for group in args.open_routes.split(",") if group.strip()]
-    return Guard(
+    return AdmissionSettings(
         keys=KeyRing(plain, args.api_keys_file),
         first_key=plain[0] if plain else None,
         rules=RouteRules([*groups, "verify"] if args.verify else groups),
@@ -84,16 +87,16 @@ def take_guard(args: Namespace) -> Guard:
     )
 
 
-def bound_answers(args: Namespace, guard: Guard) -> None:
+def bound_answers(args: Namespace, settings: AdmissionSettings) -> None:
     """Requests that name no max_tokens get --max-output-tokens, through vLLM's own setting for it."""
-    bound = guard.numbers["max-output-tokens"]
+    bound = settings.numbers["max-output-tokens"]
     if bound:
         args.override_generation_config = {"max_new_tokens": bound, **(args.override_generation_config or {})}
 
 
-def exposed_without_keys(args: Namespace, guard: Guard) -> bool:
+def exposed_without_keys(args: Namespace, settings: AdmissionSettings) -> bool:
     """Whether the server listens beyond this machine and asks nobody for a key."""
-    if guard.keys or args.uds:
+    if settings.keys or args.uds:
         return False
     try:
         return not ipaddress.ip_address(args.host or "0.0.0.0").is_loopback
@@ -101,15 +104,17 @@ def exposed_without_keys(args: Namespace, guard: Guard) -> bool:
         return args.host != "localhost"
 
 
-def fair_queue(guard: Guard) -> FairQueue:
+def fair_queue(settings: AdmissionSettings) -> FairQueue:
     """The queue before the engine, as large as the flags say."""
-    number = guard.numbers
+    number = settings.numbers
     return FairQueue(number["running"], number["waiting"], number["waiting-per-caller"])
 
 
-def usage_layer(guard: Guard, tokens_per_image: int, queue: FairQueue, in_use: ModelsInUse) -> Middleware:
+def usage_layer(
+    settings: AdmissionSettings, tokens_per_image: int, queue: FairQueue, in_use: ModelsInUse
+) -> Middleware:
     """What counts, bounds and queues requests, as the flags say."""
-    number = guard.numbers
+    number = settings.numbers
     return Middleware(
         UsageMiddleware,
         limits=CallerLimits(

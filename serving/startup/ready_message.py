@@ -31,7 +31,7 @@ SNIPPET = """\
 """
 
 
-def welcome(args: Namespace, started: float, port_is_ours: threading.Event) -> None:
+def say_ready(args: Namespace, started: float, port_is_ours: threading.Event) -> None:
     """Beside the server, which answers by now: print address and snippet, and ask the demo its first question.
 
     Args:
@@ -50,13 +50,13 @@ def _welcome(args: Namespace, started: float, port_is_ours: threading.Event) -> 
 
 def _introduce(args: Namespace) -> None:
     url = server_url(args)
-    key = args.guard.first_key or "none"
+    key = args.admission.first_key or "none"
     model = args.trained_adapter or args.served_model_name[0]
     adapters = [module.name for module in args.lora_modules or []]
     example = _example() if model == DEMO_NAME and not args.uds else None
     names = ", ".join([args.served_model_name[0], *(f"{name} (adapter)" for name in adapters)])
     lines = [f"\nserving {names} at {f'unix:{args.uds}' if args.uds else url}\n"]
-    if example and (args.guard.first_key or not args.guard.keys):
+    if example and (args.admission.first_key or not args.admission.keys):
         # Our own certificate need not be one that this machine trusts.
         client = OpenAI(base_url=url, api_key=key, http_client=DefaultHttpxClient(verify=False))
         lines.append(_first_answer(client, model, example))
@@ -64,7 +64,7 @@ def _introduce(args: Namespace) -> None:
     lines.append(
         SNIPPET.format(
             url=url,
-            key="YOUR_KEY" if args.guard.keys else "none",
+            key="YOUR_KEY" if args.admission.keys else "none",
             image=_short(example[0]) if example else "photo.png",
             model=model,
             question=example[1] if example else "What is in the picture?",

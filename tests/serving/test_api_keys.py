@@ -12,7 +12,7 @@ from openai import AuthenticationError, NotFoundError, PermissionDeniedError
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.admission import api_keys
-from qwen_vqa.serving.admission.admission import exposed_without_keys, take_guard
+from qwen_vqa.serving.admission.admission import exposed_without_keys, take_admission
 from qwen_vqa.serving.admission.api_keys import KeyRing, read_key_file, sha256
 from qwen_vqa.serving.admission.authentication import AccessMiddleware
 from qwen_vqa.serving.admission.route_rules import RouteRules
@@ -159,7 +159,7 @@ def test_a_pipe_in_place_of_the_file_is_refused_at_once(tmp_path: Path):
 
 def test_no_key_shows_in_what_could_be_logged(keys_file: Path):
     args = _arguments(keys_file, api_key=["plain-secret"])
-    guard = take_guard(args)
+    guard = take_admission(args)
     shown = repr(guard) + repr(vars(args)) + repr(guard.keys.find(ALICE))
     assert "secret" not in shown
     assert sha256(ALICE) not in shown
@@ -168,27 +168,27 @@ def test_no_key_shows_in_what_could_be_logged(keys_file: Path):
 def test_the_environments_key_is_taken_and_does_not_go_on_to_vllm(keys_file: Path, monkeypatch):
     monkeypatch.setenv("VLLM_API_KEY", "from-environment")
     args = _arguments(None, api_key=None)
-    guard = take_guard(args)
+    guard = take_admission(args)
     assert guard.first_key == "from-environment"
     assert guard.keys.find("from-environment")
     assert "VLLM_API_KEY" not in os.environ
     monkeypatch.setenv("VLLM_API_KEY", "from-environment")
     args = _arguments(None, api_key=["from-command-line"])
-    guard = take_guard(args)
+    guard = take_admission(args)
     assert guard.keys.find("from-environment") is None, "vLLM lets the command line's take precedence"
     assert args.api_key is None
 
 
 def test_an_empty_key_is_refused_rather_than_none_asked_for():
     with pytest.raises(UserError, match="--api-key is empty"):
-        take_guard(_arguments(None, api_key=[""]))
+        take_admission(_arguments(None, api_key=[""]))
 
 
 def test_a_number_below_its_least_is_refused():
     args = _arguments(None)
     args.running = 0
     with pytest.raises(UserError, match=r"--running .* is 0; the least is 1"):
-        take_guard(args)
+        take_admission(args)
 
 
 @pytest.mark.parametrize(
@@ -197,18 +197,18 @@ def test_a_number_below_its_least_is_refused():
 )
 def test_a_server_for_everybody_without_keys_is_noticed(keys_file: Path, host, exposed):
     args = _arguments(None, host=host)
-    assert exposed_without_keys(args, take_guard(args)) is exposed
+    assert exposed_without_keys(args, take_admission(args)) is exposed
     args = _arguments(keys_file, host=host)
-    assert exposed_without_keys(args, take_guard(args)) is False
+    assert exposed_without_keys(args, take_admission(args)) is False
 
 
 def _arguments(file: Path | None, **others) -> Namespace:
     from argparse import ArgumentParser
 
-    from qwen_vqa.serving.admission.admission import add_guard_flags
+    from qwen_vqa.serving.admission.admission import add_admission_flags
 
     parser = ArgumentParser()
-    add_guard_flags(parser)
+    add_admission_flags(parser)
     args = parser.parse_args(["--api-keys-file", str(file)] if file else [])
     vars(args).update({"api_key": None, "verify": False, "uds": None, "host": None, **others})
     return args

@@ -12,7 +12,7 @@ import pytest
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.adapters.adapter_slots import add_adapter_flags, slot_bytes
-from qwen_vqa.serving.admission.admission import add_guard_flags
+from qwen_vqa.serving.admission.admission import add_admission_flags
 from qwen_vqa.serving.checked_checkpoint import checked_checkpoint
 from qwen_vqa.serving.cli import JOBS, main
 from qwen_vqa.serving.process.listener import add_life_flags
@@ -119,7 +119,7 @@ def test_every_job_has_help_with_an_example(job: str, capsys):
 
 def test_the_help_of_serve_names_every_flag_of_ours_and_the_numbers_defaults(capsys):
     parser = ArgumentParser(add_help=False)
-    for add in (add_guard_flags, add_life_flags, add_image_flags, add_adapter_flags):
+    for add in (add_admission_flags, add_life_flags, add_image_flags, add_adapter_flags):
         add(parser)
     assert main(["serve", "--help"]) == 0
     entries = re.split(r"\n  (?=--)", capsys.readouterr().out)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.admission.admission import take_guard
+from qwen_vqa.serving.admission.admission import take_admission
 from qwen_vqa.serving.serve import _parse
 from qwen_vqa.serving.startup.tool_calls import complete_tool_calls
 from tests.tiny import DEMO
@@ -47,4 +47,4 @@ def test_without_qwens_template_or_tokens_there_is_none(tiny_checkpoint: Path, t
 def test_a_store_of_responses_that_belongs_to_nobody_is_refused(monkeypatch):
     monkeypatch.setenv("VLLM_ENABLE_RESPONSES_API_STORE", "1")
     with pytest.raises(UserError, match="Unset it; clients send the whole conversation"):
-        take_guard(_parse([]))
+        take_admission(_parse([]))
