@@ -176,7 +176,6 @@ def test_head_is_get_and_other_methods_are_told_what_is_right():
 
 
 def test_a_path_that_is_also_anothers_name_keeps_both_rules():
-    rules = RouteRules()  # where POST is off
     assert RouteRules().find("GET", "/v1/responses/render").path == "/v1/responses/{response_id}"
     assert RouteRules(GROUPS).find("POST", "/v1/responses/render").group == "scale-out"
 
