@@ -175,6 +175,11 @@ def test_head_is_get_and_other_methods_are_told_what_is_right():
         assert refused.value.allow
 
 
+def test_a_path_that_is_also_anothers_name_keeps_both_rules():
+    assert RouteRules().find("GET", "/v1/responses/render").path == "/v1/responses/{response_id}"
+    assert RouteRules(GROUPS).find("POST", "/v1/responses/render").group == "scale-out"
+
+
 def test_a_path_below_root_path_has_its_rule():
     inner = FastAPI(root_path="/proxy")
     inner.add_middleware(AccessMiddleware, rules=RouteRules(), keys=KeyRing([KEY]))
