@@ -1,7 +1,7 @@
 """Which image of a request the media connector is asked for."""
 
-from qwen_vqa.serving.content_checks import PlacedImage
-from qwen_vqa.serving.request_images import PART_CHARACTERS, RequestImages
+from qwen_vqa.serving.requests.content_checks import PlacedImage
+from qwen_vqa.serving.requests.request_images import PART_CHARACTERS, RequestImages
 
 
 def test_urls_of_one_length_that_end_alike_are_told_apart():
