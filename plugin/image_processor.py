@@ -4,7 +4,7 @@
 Training, evaluation and serving all come through this one class.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -12,10 +12,10 @@ from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 
+from qwen_vqa.plugin.fit import Fit
 from qwen_vqa.plugin.image_detail import detail_of, view_of, with_detail
 
 _RGB_CHANNELS = 3
-Fit = Literal["pad", "squash"]
 
 
 class QwenVqaImageProcessor(BaseImageProcessor):

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.output_layer import PACKED
+from qwen_vqa.plugin.registration import register_for_transformers
 from qwen_vqa.serving.checks import checked_checkpoint, checkpoint_dtype
 from qwen_vqa.serving.float_type import choose_float_type
 from qwen_vqa.serving.memory import DTYPE_BYTES, OVERHEAD, available_memory, output_layer_bytes, weight_bytes
@@ -58,6 +59,7 @@ def comparison_dtype(original: Path, device: torch.device = CPU) -> torch.dtype:
 
 def comparison_bytes(original: Path, dtype: str) -> int:
     """A model in a dtype, and beside it the output layer of the other."""
+    register_for_transformers()
     text = AutoConfig.from_pretrained(original).text_config
     return weight_bytes(original, dtype) + text.vocab_size * text.hidden_size * DTYPE_BYTES[dtype] + ROOM
 

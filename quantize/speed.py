@@ -25,6 +25,7 @@ from qwen_vqa.benchmarks.client import Target
 from qwen_vqa.benchmarks.probe import probe
 from qwen_vqa.benchmarks.workload import WorkloadSpec
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.registration import register_for_transformers
 from qwen_vqa.quantize.memory import GIB, free_bytes, served_dtype, server_bytes
 from qwen_vqa.train.evaluation.questions import Prompt
 from qwen_vqa.train.evaluation.replies import Reply
@@ -213,6 +214,7 @@ def resident_bytes(server: subprocess.Popen) -> int:
 
 @contextlib.contextmanager
 def _server(side: Side) -> Iterator[_Server]:
+    register_for_transformers()
     longest = min(MAX_MODEL_LEN, AutoConfig.from_pretrained(side.folder).text_config.max_position_embeddings)
     arguments = [str(side.folder), "--served-model-name", MODEL, "--max-model-len", str(longest)]
     arguments += ["--dtype", side.dtype, "--kv-cache-memory-bytes", str(KV_CACHE_BYTES), *side.flags]

@@ -17,10 +17,11 @@ from qwen_vqa.plugin import quantization
 from qwen_vqa.plugin.cpu_kernels import int8_products_are_right, multiplies_4_bit_weights
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import BITSANDBYTES, FACTS, RECORD_FILE, scheme_of
+from qwen_vqa.quantize.command import main
 from qwen_vqa.quantize.layers import select_layers, tensor_sizes
 from qwen_vqa.quantize.options import CALIBRATION_OVERHEAD, Options, calibration_bytes, check_memory
 from qwen_vqa.quantize.report import main as report
-from qwen_vqa.quantize.run import main, quantise
+from qwen_vqa.quantize.run import quantise
 from qwen_vqa.serving.checks import checked_checkpoint
 from qwen_vqa.serving.quantised import adapter_note, check_quantised
 from qwen_vqa.train.checkpoint import load_processor, save_checkpoint

@@ -14,11 +14,12 @@ import torch
 from qwen_vqa.plugin.quantization import RECORD_FILE, quantization_config
 from qwen_vqa.quantize.calibration import calibrate
 from qwen_vqa.quantize.checkpoint import DequantisedLayers, RoundedLinear, load_dequantised
+from qwen_vqa.quantize.command import main
 from qwen_vqa.quantize.int4 import Int4
 from qwen_vqa.quantize.layers import select_layers, tensor_sizes
 from qwen_vqa.quantize.options import output_bytes
 from qwen_vqa.quantize.quality import compare, layer_errors
-from qwen_vqa.quantize.run import main, quantise
+from qwen_vqa.quantize.run import quantise
 from qwen_vqa.quantize.samples import UserSamples
 from qwen_vqa.quantize.scheme import GROUP_SIZES, largest_group_size, make_scheme, scheme_from_config
 from qwen_vqa.train.adapter import attach_adapter

@@ -12,7 +12,8 @@ from qwen_vqa.serving.cli import main
 from qwen_vqa.train.checkpoint import load_processor, load_reference
 from qwen_vqa.train.comparison import STAGES, Reference, Tolerance, compare
 from qwen_vqa.train.data.source import DataSource
-from qwen_vqa.train.device import CPU, GIB, Gpus, add_device_flag, check_room, chosen_device
+from qwen_vqa.train.device import CPU, GIB, Gpus, check_room, chosen_device
+from qwen_vqa.train.device_flag import add_device_flag
 from qwen_vqa.train.evaluation.checkpoint_model import CheckpointModel
 from qwen_vqa.train.evaluation.questions import OWN, prompts, read_questions
 from qwen_vqa.train.served_model import ServedAnswer, ServedPrompt

@@ -18,7 +18,8 @@ from qwen_vqa.train.dataset import ConversationDataset
 from qwen_vqa.train.export import export
 from qwen_vqa.train.labels import IGNORED
 from qwen_vqa.train.recipe import STAGES, config_for, load_config
-from qwen_vqa.train.run import build_parser, train
+from qwen_vqa.train.run import train
+from qwen_vqa.train.run_flags import build_parser
 from qwen_vqa.train.trainer import prepare_model, trainable_parts, training_precision
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.image_server import png

@@ -19,7 +19,7 @@ from qwen_vqa.train.demo.example import FLAGS, measure
 from qwen_vqa.train.export import CHECKPOINT_NAME
 from qwen_vqa.train.feature_cache import COUNT_FILE, FEATURE_FILE
 from qwen_vqa.train.recipe import config_for
-from qwen_vqa.train.run import build_parser
+from qwen_vqa.train.run_flags import build_parser
 from qwen_vqa.train.training_config import TrainingConfig
 
 BOTH, ATTENTION = ("attention", "mlp"), ("attention",)

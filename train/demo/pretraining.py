@@ -25,9 +25,9 @@ from qwen_vqa.train.demo.encoder import (
     new_encoder,
     normalise,
 )
+from qwen_vqa.train.demo.flags import ENCODER_STEPS as STEPS
 from qwen_vqa.train.demo.muon import MuonAndAdamW
 
-STEPS = 1_043
 BATCH = 192  # pictures a step, over all processes
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 100
