@@ -1,5 +1,6 @@
 """What the whole session shares: tiny checkpoints, made once."""
 
+import gc
 import os
 import signal
 import tempfile
@@ -14,16 +15,43 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="qwen-vqa-tests-")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import torch
+
 import qwen_vqa.train.model  # noqa: F401 - registers the model with transformers
 from tests.tiny import make_adapter, make_checkpoint
 
 pytest_plugins = ["tests.device_markers"]
 METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
+SERVERS = {"tiny_server", "demo_server", "guarded_server"}
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # they share the cores
+    torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of `-n 2 --dist loadgroup`: those of a file go to one process, and all files that share the session's servers."""
+    files = {item.path for item in items if not SERVERS.isdisjoint(getattr(item, "fixturenames", ()))}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("servers" if item.path in files else item.path.stem))
 
 
 def pytest_runtest_setup() -> None:
     """vLLM sets this where tests make its configuration, and a server started later would take it for the user's."""
     os.environ.pop(METHOD, None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_imported_is_garbage() -> None:
+    """Training and calibration collect garbage again and again, each time through all that was ever imported: half a
+    second. What is there when a file's tests begin stays, and is not looked at again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """At the interpreter's end Triton's bindings print what they take for leaks of what was never looked at."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
