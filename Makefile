@@ -1,5 +1,5 @@
 # make serve   set up, and serve the demo model (or MODEL=folder) at http://localhost:8000/v1
-# make test    set up, and run the whole test suite
+# make test    set up, and run the whole test suite in two processes (ARGS=... in one: what they say goes to pytest)
 # make gpu-check   what the project claims of GPUs, measured on the one that is here (12 minutes; CONTRIBUTING.md)
 # make lint    ruff (lint and format) and mypy
 #
@@ -27,7 +27,7 @@ serve: setup
 	@$(BIN)/qwen-vqa serve $(MODEL) $(ARGS)
 
 test: setup
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadgroup)
 
 # In .venv where it is there, else in whatever Python has torch: a borrowed machine may have no more, and no network.
 gpu-check:
