@@ -2,9 +2,12 @@
 
 import gc
 import os
+import re
 import signal
 import tempfile
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,22 +21,33 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import torch
 
 import qwen_vqa.train.model  # noqa: F401 - registers the model with transformers
-from tests.tiny import make_adapter, make_checkpoint
+from tests.tiny import REPOSITORY, make_adapter, make_checkpoint
 
 pytest_plugins = ["tests.device_markers"]
 METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
-SERVERS = {"tiny_server", "demo_server", "guarded_server"}
+SERVERS = ("tiny_server", "demo_server", "guarded_server")
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # they share the cores
     torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of `-n 2 --dist loadgroup`: those of a file go to one process, and all files that share the session's servers."""
-    files = {item.path for item in items if not SERVERS.isdisjoint(getattr(item, "fixturenames", ()))}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("servers" if item.path in files else item.path.stem))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of `make test JOBS=2`: what is of a file goes to one process, and all files that share the session's servers."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServers(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return servers_or(nodeid.partition("::")[0])
+
+    return ByServers(config, log)
+
+
+@cache
+def servers_or(file: str) -> str:
+    """The file's own name, unless its tests name a server of the session."""
+    text = (REPOSITORY / file).read_text(encoding="utf-8")
+    return "servers" if any(re.search(rf"\b{name}\b", text) for name in SERVERS) else file
 
 
 def pytest_runtest_setup() -> None:
