@@ -1,5 +1,5 @@
 # make serve   set up, and serve the demo model (or MODEL=folder) at http://localhost:8000/v1
-# make test    set up, and run the whole test suite
+# make test    set up, and run the whole test suite (JOBS=2: in two processes)
 # make gpu-check   what the project claims of GPUs, measured on the one that is here (12 minutes; CONTRIBUTING.md)
 # make lint    ruff (lint and format), mypy, and which folder may import which
 #
@@ -9,6 +9,7 @@ PYTHON ?= python3
 EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 MODEL ?=
 ARGS ?=
+JOBS ?= 1
 BIN := .venv/bin
 
 .PHONY: setup serve test gpu-check gpu-check-wheels lint format clean
@@ -27,7 +28,7 @@ serve: setup
 	@$(BIN)/qwen-vqa serve $(MODEL) $(ARGS)
 
 test: setup
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadscope) $(ARGS)
 
 # In .venv where it is there, else in whatever Python has torch: a borrowed machine may have no more, and no network.
 gpu-check:

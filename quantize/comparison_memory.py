@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from qwen_vqa.plugin.checkpoint_memory import DTYPE_BYTES, checkpoint_dtype, weight_bytes
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.host_memory import available_memory
+from qwen_vqa.plugin.registration import register_for_transformers
 from qwen_vqa.train.model.compute_device import CPU, GIB, device_with_room
 
 # Activations of a batch and a few layers' weights in float32, beside a model.
@@ -48,6 +49,7 @@ def comparison_dtype(original: Path, device: torch.device = CPU) -> torch.dtype:
 
 def comparison_bytes(original: Path, dtype: str) -> int:
     """A model in a dtype, and beside it the output layer of the other."""
+    register_for_transformers()
     text = AutoConfig.from_pretrained(original).text_config
     return weight_bytes(original, dtype) + text.vocab_size * text.hidden_size * DTYPE_BYTES[dtype] + ROOM
 

@@ -3,7 +3,6 @@
 qwen-vqa quantize my-model --scheme int8 -o my-model-int8
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from qwen_vqa.plugin.checkpoint_files import adapter_folders
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.quantization import FACTS, RECORD_FILE
+from qwen_vqa.plugin.quantization import RECORD_FILE
 from qwen_vqa.quantize.adapters import carry_adapters, merge
 from qwen_vqa.quantize.calibration import calibrate
 from qwen_vqa.quantize.comparison_memory import most_memory_bytes
@@ -28,54 +27,8 @@ from qwen_vqa.quantize.samples import UserSamples, longest_sample
 from qwen_vqa.quantize.schemes.int4 import Int4
 from qwen_vqa.quantize.schemes.scheme import Scheme, Tensors
 from qwen_vqa.train.data.collator import Sample
-from qwen_vqa.train.model.compute_device import CPU, add_device_flag
+from qwen_vqa.train.model.compute_device import CPU
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
-
-HELP = """\
-Turn a checkpoint's language model into 8 or 4 bits. Encoder, connector and output layer stay in 16 bits, and so do
-the embeddings. Without CHECKPOINT: the bundled demo. `qwen-vqa quantize report A B` measures what was gained and lost.
-"""
-EPILOG = """\
-examples:
-  qwen-vqa quantize my-model --scheme int8 -o my-model-int8
-  qwen-vqa quantize my-model --scheme int4 --data train.jsonl -o my-model-int4
-  qwen-vqa quantize report my-model my-model-int8 --data train.jsonl
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """The flags of `qwen-vqa quantize`."""
-    schemes = "\n".join(f"  {f.name:<10s}{f.summary}; served by {f.served_by}" for f in FACTS.values())
-    made = argparse.ArgumentParser(
-        prog="qwen-vqa quantize",
-        description=f"{HELP}\nschemes:\n{schemes}",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = made.add_argument
-    add("source", nargs="?", type=Path, metavar="CHECKPOINT", help="checkpoint folder (default: the bundled demo)")
-    add("--scheme", required=True, choices=list(FACTS), help="see above")
-    add("-o", "--output", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
-    add("--encoder", action="store_true", help="quantise the vision encoder, too (int4: without calibration)")
-    add("--group-size", type=int, help="int4: inputs that share a scale (default: 128, 64 or 32, the first to divide)")
-    add("--data", help="conversations, as `train --data` names them (default, for the demo: its own pictures)")
-    add("--samples", type=int, default=128, help="int4: conversations to calibrate with (default: %(default)s)")
-    add("--iterations", type=int, default=200, help="int4: tuning steps for each layer (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the samples' order and of the tuning (default: %(default)s)")
-    add("--merge-adapter", metavar="NAME", help="merge adapters/NAME in 16 bits first; no adapter is kept apart then")
-    add(
-        "--adapter-bound",
-        type=float,
-        default=2.0,
-        metavar="POINTS",
-        help="leave out adapters that lose more right answers than this on the quantised base (default: %(default)s)",
-    )
-    add_device_flag(made, "int4 is calibrated and adapters are measured")
-    add("--elsewhere", action="store_true", help="make it although this machine cannot serve it")
-    add(
-        "--report", action="store_true", help="measure it against the original afterwards, see `quantize report --help`"
-    )
-    return made
 
 
 def quantise(options: Options) -> None:

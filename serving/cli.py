@@ -13,12 +13,14 @@ from qwen_vqa.plugin.library_warnings import quiet_libraries
 class Subcommand:
     """A subcommand: a module with `build_parser` and `run`, and what `--help` says of it.
 
-    With `passes_flags_on`, the module takes the command line as it is: what it does not know goes to vLLM.
+    Where the module imports PyTorch, `flags` is another one with `build_parser` and `check`: help, and errors that the
+    flags alone show, take no import of it. With `passes_flags_on`, the module takes the command line as it is.
     """
 
     module: str
     help: str
     example: str
+    flags: str | None = None
     passes_flags_on: bool = False
 
 
@@ -39,16 +41,19 @@ JOBS = {
         "turn an encoder, a connector, a language model and a LoRA into a checkpoint",
         "qwen-vqa assemble --vision-encoder google/vit-base-patch32-384 --language-model Qwen/Qwen2.5-3B-Instruct "
         "--connector final_connector.pth --adapter final_lora_model --like original -o my-model",
+        flags="qwen_vqa.train.assembly.assemble_flags",
     ),
     "train": Subcommand(
         "qwen_vqa.train.train",
         "train connector and LoRA on conversations about images",
         "qwen-vqa train base --data llava=llava_instruct_150k.json,images=coco/train2017 -o runs/mine",
+        flags="qwen_vqa.train.train_flags",
     ),
     "evaluate": Subcommand(
         "qwen_vqa.train.evaluation.evaluate",
         "score the answers of a checkpoint or a server: VQA accuracy, ANLS, exact match, also blind",
         "qwen-vqa evaluate --url http://localhost:8000/v1 --data vizwiz=Annotations/val.json,images=val -o results",
+        flags="qwen_vqa.train.evaluation.evaluate_flags",
     ),
     "quantize": Subcommand(
         "qwen_vqa.benchmarks.quantisation.quantize_command",
@@ -60,6 +65,7 @@ JOBS = {
         "qwen_vqa.train.verify.verify",
         "show that the served model is the trained one, or where it first differs",
         "qwen-vqa verify my-model --url http://localhost:8000/v1",
+        flags="qwen_vqa.train.verify.verify_flags",
     ),
     "load": Subcommand(
         "qwen_vqa.benchmarks.load",
@@ -88,7 +94,10 @@ def main(argv: list[str] | None = None) -> int:
         if arguments and arguments[0] in JOBS and JOBS[arguments[0]].passes_flags_on:
             return import_module(JOBS[arguments[0]].module).main(arguments[1:])
         args = _parser(arguments).parse_args(arguments)
-        return import_module(JOBS[args.job].module).run(args)
+        job = JOBS[args.job]
+        if job.flags:
+            import_module(job.flags).check(args)
+        return import_module(job.module).run(args)
     except UserError as error:
         print(f"qwen-vqa: {error}", file=sys.stderr)
         return 2
@@ -110,7 +119,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
             epilog=f"example: {job.example}",
         )
         if name in arguments[:1] and not job.passes_flags_on:
-            import_module(job.module).build_parser(subparser)
+            import_module(job.flags or job.module).build_parser(subparser)
     return parser
 
 

@@ -8,7 +8,6 @@ from qwen_vqa.train.model.compute_device import Gpus
 
 ASSUMES_CPU = "assume a CPU's kernels, packed layers, threads and float32"
 NEEDS_GPU = "need a GPU"
-_LEFT_OUT = pytest.StashKey[Counter]()
 
 
 def reason_to_skip(marks: set[str], gpus: Gpus) -> str | None:
@@ -20,18 +19,20 @@ def reason_to_skip(marks: set[str], gpus: Gpus) -> str | None:
     return None
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip them."""
-    gpus, counts = Gpus.here(), Counter[str]()
+    gpus = Gpus.here()
     for item in items:
         reason = reason_to_skip({mark.name for mark in item.iter_markers()}, gpus)
         if reason is not None:
             item.add_marker(pytest.mark.skip(reason=reason))
-            counts[reason] += 1
-    config.stash[_LEFT_OUT] = counts
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """A line for each reason."""
-    for reason, count in config.stash.get(_LEFT_OUT, Counter()).items():
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A line for each reason, from the reports: with pytest-xdist, other processes have collected the tests."""
+    skipped = (report.longrepr for report in terminalreporter.stats.get("skipped", ()))
+    reasons = Counter(where[2].removeprefix("Skipped: ") for where in skipped if isinstance(where, tuple))
+    for reason, count in reasons.items():
+        if not reason.startswith((ASSUMES_CPU, NEEDS_GPU)):
+            continue
         terminalreporter.write_line(f"left out: {count} test{'s' if count > 1 else ''} that {reason}")

@@ -181,7 +181,7 @@ def main() -> int:
 
 def _tiny_server():
     folder = Path(tempfile.mkdtemp())
-    import qwen_vqa.train  # noqa: F401 - registers the model with transformers
+    import qwen_vqa.train.model.reference_model  # noqa: F401 - registers the model with transformers
 
     return serving(folder / "log", str(make_checkpoint(folder / "tiny")), "--open-routes", "docs")
 

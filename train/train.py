@@ -4,23 +4,20 @@ qwen-vqa train BASE --stage joint --data llava=llava_instruct_150k.json,images=c
 """
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
-from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.data.feature_cache import FeatureDataset
-from qwen_vqa.train.data.formats.registry import ADAPTERS
 from qwen_vqa.train.data.mix_table import data_table
 from qwen_vqa.train.data.preparation import prepare_data
-from qwen_vqa.train.data.source import EXAMPLES, DataSource
+from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.export import RESULTS, export_run
 from qwen_vqa.train.model.reference_checkpoint import load_processor
-from qwen_vqa.train.monitor.run_monitor import Monitor, add_monitor_flags
-from qwen_vqa.train.recipe import STAGES, add_config_flags, config_for, load_config, resumed_config, save_config
+from qwen_vqa.train.monitor.run_monitor import Monitor
+from qwen_vqa.train.recipe import config_for, load_config, resumed_config, save_config
 from qwen_vqa.train.run_checkpoints import check_run
 from qwen_vqa.train.trainer import QwenVqaTrainer, load_for_training, training_arguments
 from qwen_vqa.train.training_config import TrainingConfig
@@ -63,43 +60,10 @@ def train(
     return trainer
 
 
-def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The flags of `qwen-vqa train`."""
-    add = parser.add_argument
-    add("base", type=Path, metavar="BASE", help="checkpoint folder to start from (`qwen-vqa assemble` makes one)")
-    add(
-        "--data",
-        action="append",
-        default=[],
-        metavar="NAME=LOCATION[,images=DIR][,weight=W][,split=S][,samples=N]",
-        help=f"a data set, known are {', '.join(ADAPTERS)}; may be repeated. For example: {'; '.join(EXAMPLES)}",
-    )
-    add("-o", "--output", required=True, type=Path, metavar="DIR", help="where the run goes")
-    add(
-        "--stage",
-        choices=STAGES,
-        default="joint",
-        help="align: the connector alone; finetune: connector and LoRA; joint: the original's single stage "
-        "(default: %(default)s). Its numbers are in train/recipes/, and the flags below change them",
-    )
-    add("--resume", action="store_true", help="go on from the last checkpoint in DIR, with the config it began with")
-    add("--export", action="store_true", help="train nothing: write the result of the last checkpoint in DIR")
-    add_monitor_flags(parser)
-    add_config_flags(parser)
-    return parser
-
-
 def run(args: argparse.Namespace) -> int:
     """`qwen-vqa train`."""
     if args.export:
         return _export(args.base, args.output)
-    if not args.data:
-        raise UserError(f"what to train on? Give --data, for example --data {EXAMPLES[0]}")
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        raise UserError(
-            "accelerate is set to FSDP, whose pieces of the weights are not saved or resumed here: use DDP (torchrun, "
-            "or accelerate launch --multi_gpu). Each GPU holds the frozen model then; --load-in 4bit makes it small."
-        )
     check_run(args.output, args.resume)
     config = resumed_config(args.output, args) if args.resume else config_for(args.stage, args)
     sources = [DataSource.parse(text) for text in args.data]

@@ -20,7 +20,7 @@ from qwen_vqa.train.model.reference_checkpoint import load_processor, save_check
 from qwen_vqa.train.trainer import QwenVqaTrainer, load_for_training, training_arguments
 from qwen_vqa.train.training_config import TrainingConfig
 
-TINY = Shape(256, 2, 4, 2, 512)
+TINY = Shape(256, 2, 4, 2, 512, vocabulary=2048, encoder_layers=2)
 SPARE = GIB  # what CUDA, the allocator's gaps and the encoder take beside what is counted; train/README.md says so
 LABELLED = 256  # tokens of a sample in answers
 STEPS, WARM_UP = 6, 2

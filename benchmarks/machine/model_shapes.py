@@ -24,26 +24,27 @@ from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 
 @dataclass(frozen=True)
 class Shape:
-    """A language model's dimensions; the encoder beside it is google/vit-base-patch32-384's."""
+    """A language model's dimensions; the encoder beside it is google/vit-base-patch32-384's, or its first layers."""
 
     hidden: int
     layers: int
     heads: int
     kv_heads: int
     intermediate: int
+    vocabulary: int = 151_936
+    encoder_layers: int = 12
 
 
 # Of Qwen2.5-0.5B-Instruct's and Qwen2.5-3B-Instruct's config.json; both have tied embeddings.
 SHAPES = {"0.5b": Shape(896, 24, 14, 2, 4864), "3b": Shape(2048, 36, 16, 2, 11008)}
-VOCABULARY = 151936
 
 
 def shape_config(shape: Shape, processor: QwenVqaProcessor) -> QwenVqaConfig:
     """The configuration of a shape, with the demo's tokenizer in the full vocabulary."""
     return QwenVqaConfig(
-        ViTConfig(image_size=384, patch_size=32),
+        ViTConfig(image_size=384, patch_size=32, num_hidden_layers=shape.encoder_layers),
         Qwen2Config(
-            vocab_size=VOCABULARY,
+            vocab_size=shape.vocabulary,
             hidden_size=shape.hidden,
             intermediate_size=shape.intermediate,
             num_hidden_layers=shape.layers,

@@ -1,29 +1,38 @@
-"""`qwen-vqa quantize` and `qwen-vqa quantize report`: the quantiser, and the report that measures what it made."""
+"""The command line of `qwen-vqa quantize` and of `qwen-vqa quantize report`."""
 
-from qwen_vqa.benchmarks.quantisation import report
-from qwen_vqa.benchmarks.quantisation.report_inputs import check_speed, default_folder
+from qwen_vqa.benchmarks.quantisation.quantize_flags import parser, report_parser
+from qwen_vqa.plugin.checkpoint_files import check_checkpoint
 from qwen_vqa.plugin.quantization import FACTS
-from qwen_vqa.quantize.options import Options, check_writable
-from qwen_vqa.quantize.quantize import parser, quantise
-from qwen_vqa.quantize.sample_sources import demo_checkpoint
 
 
 def main(argv: list[str]) -> int:
-    """Quantise, or measure; with --report both.
+    """`qwen-vqa quantize`, and `qwen-vqa quantize report`. PyTorch is imported when the flags have been read.
 
     Raises:
         UserError: the job cannot be done, said before any long work.
     """
     if argv[:1] == ["report"]:
-        return report.main(argv[1:])
+        report_parser().parse_args(argv[1:])
+        from qwen_vqa.benchmarks.quantisation.report import main as report
+
+        return report(argv[1:])
     args = vars(parser().parse_args(argv))
+    if args["source"]:
+        check_checkpoint(args["source"])
+    from qwen_vqa.quantize.options import Options, check_writable
+    from qwen_vqa.quantize.quantize import quantise
+    from qwen_vqa.quantize.sample_sources import demo_checkpoint
+
     wants_report = args.pop("report")
     options = Options(**{**args, "source": args["source"] or demo_checkpoint()})
     if not wants_report:
         quantise(options)
         return 0
+    from qwen_vqa.benchmarks.quantisation.report import main as report
+    from qwen_vqa.benchmarks.quantisation.report_inputs import check_speed, default_folder
+
     check_speed(FACTS[options.scheme])
     check_writable(default_folder(options.output))
     quantise(options)
     data = ["--data", options.data] if options.data else []
-    return report.main([str(options.source), str(options.output), "--device", options.device, *data])
+    return report([str(options.source), str(options.output), "--device", options.device, *data])

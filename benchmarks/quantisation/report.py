@@ -3,12 +3,12 @@
 qwen-vqa quantize report my-model my-model-int8 --data train.jsonl -o my-report
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 from qwen_vqa.benchmarks.environment import environment
+from qwen_vqa.benchmarks.quantisation.quantize_flags import report_parser
 from qwen_vqa.benchmarks.quantisation.report_inputs import checked, default_folder, questions, read_record, with_adapter
 from qwen_vqa.benchmarks.quantisation.report_picture import draw_report
 from qwen_vqa.benchmarks.quantisation.served_accuracy import prompts_of, served_accuracy, served_label
@@ -17,7 +17,6 @@ from qwen_vqa.quantize.answer_quality import compare, layer_errors
 from qwen_vqa.quantize.comparison_memory import comparison_device, comparison_dtype, free_gpu_memory
 from qwen_vqa.quantize.quantised_checkpoint import DequantisedLayers, load_dequantised
 from qwen_vqa.train.data.collator import Sample
-from qwen_vqa.train.model.compute_device import add_device_flag
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
 SIDES = ("original", "quantised")
@@ -31,7 +30,7 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: a folder is no checkpoint, A is quantised or B is not, or there is nothing to measure on.
     """
-    args = parser().parse_args(argv)
+    args = report_parser().parse_args(argv)
     args.original, args.quantised = args.original.resolve(), args.quantised.resolve()
     output = args.output or default_folder(args.quantised)
     scheme = checked(args, output)
@@ -56,31 +55,6 @@ def main(argv: list[str]) -> int:
             report |= speed(sides, load, groups)
     print(f"\n{write(report, output)}\nwrote {output}/report.json, report.md, report.svg")
     return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    """The flags of `qwen-vqa quantize report`."""
-    made = argparse.ArgumentParser(
-        prog="qwen-vqa quantize report",
-        description="Measure a quantised checkpoint against its original: disk, memory, load time, speed with one and "
-        "with many users (two servers, asked in turns), the answers' VQA accuracy (exact match where few people "
-        "answered a question), KL divergence of the next token, and the layers with the largest errors.",
-        epilog="example: qwen-vqa quantize report my-model my-model-int8 --data train.jsonl -o my-report",
-    )
-    add = made.add_argument
-    add("original", type=Path, metavar="A", help="the checkpoint in 16 bits")
-    add("quantised", type=Path, metavar="B", help="what `qwen-vqa quantize` made of it")
-    add("--data", help="questions with answers, as `train --data` names them (default, for the demo: its skills)")
-    add("-n", "--number", type=int, default=300, help="questions, for the demo of each skill (default: %(default)s)")
-    add("--seed", type=int, help="of the samples' order and of the load (default: the seed that B was made with, or 0)")
-    add("--users", type=int, nargs="+", default=[1, 16], help="at once (default: 1 16)")
-    add("--tokens", type=int, default=64, help="of an answer when decoding is timed (default: %(default)s)")
-    add("--rounds", type=int, default=2, help="turns that each server gets (default: %(default)s)")
-    add("--dtype", default="auto", help="of what is not quantised, when speed is measured (default: %(default)s)")
-    add_device_flag(made, "answers are compared and layers' errors measured")
-    add("--no-speed", action="store_true", help="leave out the servers: disk and answers alone")
-    add("-o", "--output", type=Path, metavar="DIR", help="where the report goes (default: B-report)")
-    return made
 
 
 def quality(

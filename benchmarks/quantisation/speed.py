@@ -28,6 +28,7 @@ from qwen_vqa.benchmarks.quantisation.server_memory import served_dtype, server_
 from qwen_vqa.plugin.checkpoint_memory import GIB
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.host_memory import available_memory
+from qwen_vqa.plugin.registration import register_for_transformers
 from qwen_vqa.train.evaluation.questions import Prompt
 from qwen_vqa.train.evaluation.replies import Reply
 from qwen_vqa.train.evaluation.server_model import ask_server
@@ -215,6 +216,7 @@ def resident_bytes(server: subprocess.Popen) -> int:
 
 @contextlib.contextmanager
 def _server(side: Side) -> Iterator[_Server]:
+    register_for_transformers()
     longest = min(MAX_MODEL_LEN, AutoConfig.from_pretrained(side.folder).text_config.max_position_embeddings)
     arguments = [str(side.folder), "--served-model-name", MODEL, "--max-model-len", str(longest)]
     arguments += ["--dtype", side.dtype, "--kv-cache-memory-bytes", str(KV_CACHE_BYTES), *side.flags]

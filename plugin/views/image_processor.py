@@ -4,7 +4,7 @@
 Training, evaluation and serving all come through this one class.
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -13,10 +13,10 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 
 from qwen_vqa.plugin.images.image_detail import DEFAULT_DETAIL, detail_of, view_of, with_detail
+from qwen_vqa.plugin.views.fit import Fit
 from qwen_vqa.plugin.views.view_rules import VIEW_RULES, ViewRule, WholeImage
 
 _RGB_CHANNELS = 3
-Fit = Literal["pad", "squash"]
 TOKENS = "num_image_tokens"
 
 

@@ -62,7 +62,7 @@ class Engine:
     """Context manager around the process; with variables in its environment, that is a new one."""
 
     def __init__(self, checkpoint: Path, environment: dict[str, str] | None = None, **options: Any) -> None:
-        context = _context(new=environment is not None)
+        context = copies() if environment is None else multiprocessing.get_context("spawn")
         self._pipe, other_end = context.Pipe()
         self._process = context.Process(
             target=_run,
@@ -107,10 +107,8 @@ class Engine:
         return result
 
 
-def _context(new: bool) -> BaseContext:
-    """For a new process, or for a copy of one that has imported vLLM, which is most of what a start takes."""
-    if new:
-        return multiprocessing.get_context("spawn")
+def copies() -> BaseContext:
+    """For copies of a process that has imported vLLM, which is most of what a start takes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.plugin.engine_imports"])
     return context

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qwen_vqa.plugin.cpu import small_batch_matmul
-from qwen_vqa.plugin.cpu.output_layout import FEW, LEAST_TABLE_BYTES, MIXED, SETTING, SHARED
+from qwen_vqa.plugin.cpu.output_layout import MIXED, SETTING, SHARED
 from qwen_vqa.train.model.reference_checkpoint import load_reference
 from tests.plugin.engine import Answer, Engine, Request
 from tests.tiny import make_checkpoint
@@ -49,23 +48,6 @@ def few_are_multiplied_with(model: nn.Module) -> torch.dtype | None:
     """The type of the table that a few answers meet, if they do not meet the packed one's weight."""
     inputs = getattr(model.language_model.lm_head.quant_method, "inputs", None)
     return None if inputs is None else inputs.weight.dtype
-
-
-def test_a_few_answers_meet_the_16_bit_table_where_models_are_compiled(tmp_path: Path):
-    rows = LEAST_TABLE_BYTES // (2 * 128)  # just large enough
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", dtype=torch.bfloat16, vocabulary=rows)
-    reference = load_reference(checkpoint, torch.float32)
-    with Engine(checkpoint, {"TORCHDYNAMO_DISABLE": "0"}, enforce_eager=False) as engine:
-        assert engine.apply_to_model(few_are_multiplied_with) == torch.bfloat16
-        assert engine.apply_to_model(compiled_products) == FEW
-        for count in (1, FEW, FEW + 1):
-            assert_as_reference(reference, engine.generate([Request(PROMPT + "a" * n) for n in range(count)]))
-        assert engine.apply_to_model(compiled_products) == FEW, "an answer has waited for the compiler"
-
-
-def compiled_products(_: nn.Module) -> int:
-    """Of two types, so far in the engine's process."""
-    return small_batch_matmul.compiled_products()
 
 
 def assert_as_reference(reference: nn.Module, answers: list[Answer]) -> None:

@@ -8,11 +8,11 @@ from torch import nn
 
 from qwen_vqa.plugin.cpu import linear, small_batch_matmul
 from qwen_vqa.plugin.cpu.linear_layout import LEAST_MATRIX_BYTES, MIXED, PACKED, SETTING
-from qwen_vqa.plugin.cpu.output_layout import FEW
+from qwen_vqa.plugin.cpu.output_layout import FEW, LEAST_TABLE_BYTES
 from qwen_vqa.train.model.reference_adapter import attach_adapter
 from qwen_vqa.train.model.reference_checkpoint import load_reference
 from tests.plugin.engine import Engine, Request
-from tests.plugin.test_vllm_embedding import PROMPT, TOLERANCE, assert_as_reference
+from tests.plugin.test_vllm_embedding import PROMPT, TOLERANCE, assert_as_reference, few_are_multiplied_with
 from tests.tiny import make_adapter, make_checkpoint
 
 pytestmark = pytest.mark.cpu
@@ -39,16 +39,21 @@ def forget_halves(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("compiles", [True, False])
 def test_a_few_rows_meet_the_16_bits(tmp_path: Path, compiles: bool):
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", dtype=torch.bfloat16, intermediate=INTERMEDIATE)
+    """And the table of the output layer, where it is as large as that is worth, and models are compiled: one engine is
+    compiled for both."""
+    large = {"vocabulary": LEAST_TABLE_BYTES // (2 * HIDDEN)} if compiles else {}
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", dtype=torch.bfloat16, intermediate=INTERMEDIATE, **large)
     reference = load_reference(checkpoint, torch.float32)
     layers = reference.config.text_config.num_hidden_layers
+    products = FEW * (2 if compiles else 1)
     options = {"additional_config": {SETTING: MIXED}, "enforce_eager": not compiles}
-    with Engine(checkpoint, {"TORCHDYNAMO_DISABLE": "0" if compiles else "1"}, **options) as engine:
+    with Engine(checkpoint, {"TORCHDYNAMO_DISABLE": "0"} if compiles else None, **options) as engine:
         assert engine.apply_to_model(mixed) == [(torch.bfloat16, [2 * INTERMEDIATE, HIDDEN])] * layers
-        assert engine.apply_to_model(compiled_products) == FEW
+        assert engine.apply_to_model(few_are_multiplied_with) == (torch.bfloat16 if compiles else None)
+        assert engine.apply_to_model(compiled_products) == products
         for count in (1, FEW, FEW + 1):
             assert_as_reference(reference, engine.generate([Request(PROMPT + "a" * n) for n in range(count)]))
-        assert engine.apply_to_model(compiled_products) == FEW, "an answer has waited for the compiler"
+        assert engine.apply_to_model(compiled_products) == products, "an answer has waited for the compiler"
         # Without the 16 bits, as many answers as are not few stay right, and one goes wrong.
         engine.apply_to_model(forget_halves)
         assert_as_reference(reference, engine.generate([Request(PROMPT + "b" * n) for n in range(FEW + 1)]))

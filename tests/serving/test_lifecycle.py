@@ -100,6 +100,7 @@ class KeptAlive(threading.Thread):
     def __init__(self, life: Life, ends: list[object], pause: float):
         super().__init__(daemon=True)
         self._life, self._ends, self._pause = life, ends, pause
+        self.answered = threading.Event()
         self.start()
 
     def run(self) -> None:
@@ -107,6 +108,7 @@ class KeptAlive(threading.Thread):
         with httpx.Client(verify=False, timeout=30) as client:
             try:
                 while (reply := client.post(f"{self._life.address}/v1/chat/completions", json=body)).is_success:
+                    self.answered.set()
                     time.sleep(self._pause)
                 self._ends.append((reply.status_code, reply.json()["error"]["message"], "retry-after" in reply.headers))
             except httpx.TransportError as error:
@@ -173,12 +175,13 @@ def test_an_engine_that_is_killed_ends_its_streams_with_an_error_and_is_started_
     assert before, "images go to the engine through shared memory"
     patient: list = []
     ends: list[object] = []
-    others = [KeptAlive(life, ends, pause) for pause in (0, 0.01, 0.03, 0.1, 0.3) for _ in range(3)]
+    kept = [KeptAlive(life, ends, pause) for pause in (0, 0.01, 0.03, 0.1, 0.3) for _ in range(3)]
+    others: list[threading.Thread] = [*kept]
     events: list[dict] = []
     for path in ("/v1/completions", "/v1/messages"):
         others.append(threading.Thread(target=last_event, args=(life, path, events), daemon=True))
         others[-1].start()
-    time.sleep(1)
+    assert all(one.answered.wait(30) for one in kept)
     reader = Reader(life.stream(LONG)).running()
     engine = life.engine()
     engine.kill()
@@ -219,7 +222,8 @@ def test_told_to_stop_it_finishes_what_runs_and_takes_nothing_new(life: Life):
     short = Reader(life.stream(60)).running()
     began = time.monotonic()
     life.process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
+    while life.get("/ready").status_code == 200:
+        assert time.monotonic() < began + 5
     reply = httpx.post(f"{life.address}/v1/chat/completions", json={}, verify=False)
     assert reply.status_code == 503
     assert int(reply.headers["retry-after"]) >= 1

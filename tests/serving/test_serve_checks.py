@@ -1,5 +1,6 @@
 """What `serve` refuses before it starts anything heavy, and in which words."""
 
+import os
 import re
 import shutil
 import socket
@@ -18,12 +19,19 @@ from qwen_vqa.serving.cli import JOBS, main
 from qwen_vqa.serving.process.listener import add_life_flags
 from qwen_vqa.serving.startup.image_flags import add_image_flags
 from tests.server import SERVE, free_port
+from tests.vllm_copy import command, in_a_copy, server
 
 
 def serve(*arguments: str) -> tuple[int, str]:
     if "--port" not in arguments:
         arguments += ("--port", str(free_port()))
     run = subprocess.run([*SERVE, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    return run.returncode, run.stderr
+
+
+def serve_in_a_copy(*arguments: str) -> tuple[int, str]:
+    """What the server's own process says, and ends with: the command, whose child it is, ends with the same."""
+    run = in_a_copy(server, *arguments)
     return run.returncode, run.stderr
 
 
@@ -46,29 +54,38 @@ def test_a_port_that_is_taken_is_said_before_the_model_loads(tiny_checkpoint: Pa
 
 
 def test_an_unknown_flag_is_vllms_to_refuse(tiny_checkpoint: Path):
-    status, printed = serve(str(tiny_checkpoint), "--no-such-flag")
+    status, printed = serve_in_a_copy(str(tiny_checkpoint), "--no-such-flag")
     assert status == 2
     assert "--no-such-flag" in printed
 
 
 def test_a_plugin_that_does_not_load_is_said_with_the_reason(tiny_checkpoint: Path):
-    # An installed package of another version: the import of something that it no longer has. In a process of its own,
-    # for `serve` sets its process up: threads, environment, warnings.
-    code = "import socket, sys; sys.modules['qwen_vqa.plugin.vllm_model.model'] = None; "
-    code += "from qwen_vqa.serving.serve import serve; serve(sys.argv[1:], socket.socket(), None)"
-    command = [sys.executable, "-c", code, str(tiny_checkpoint)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    run = in_a_copy(serve_without_the_model, str(tiny_checkpoint))
     reason = "UserError: the vLLM plugin cannot be loaded: ModuleNotFoundError.*qwen-vqa doctor"
     assert re.search(reason, run.stderr)
 
 
+def serve_without_the_model(*arguments: str) -> None:
+    """An installed package of another version: the import of something that it no longer has."""
+    sys.modules["qwen_vqa.plugin.vllm_model.model"] = None  # type: ignore[assignment]
+    from qwen_vqa.serving.serve import serve
+
+    serve(list(arguments), socket.socket(), None)
+
+
 def test_vllm_need_not_import_itself_once_more_to_look_at_the_model():
-    code = "from qwen_vqa.serving.checked_checkpoint import check_plugin, register_imported_model; "
-    code += "from vllm import ModelRegistry; "
-    code += "check_plugin(); register_imported_model(); "
-    code += "print(type(ModelRegistry.models['QwenVqaForConditionalGeneration']).__name__)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert run.stdout.split()[-1] == "_RegisteredModel"
+    run = in_a_copy(registered_model)
+    assert run.stdout.split()[-1] == "_RegisteredModel", run.stderr
+
+
+def registered_model() -> None:
+    from vllm import ModelRegistry
+
+    from qwen_vqa.serving.checked_checkpoint import check_plugin, register_imported_model
+
+    check_plugin()
+    register_imported_model()
+    print(type(ModelRegistry.models["QwenVqaForConditionalGeneration"]).__name__)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "chat_template.jinja"])
@@ -90,7 +107,7 @@ def test_an_adapter_of_another_model_is_refused(tiny_checkpoint: Path, tiny_adap
 
 
 def test_adapters_of_the_command_line_are_looked_at_too(tiny_checkpoint: Path, tmp_path: Path):
-    status, printed = serve(str(tiny_checkpoint), "--lora-modules", f"mine={tmp_path}")
+    status, printed = serve_in_a_copy(str(tiny_checkpoint), "--lora-modules", f"mine={tmp_path}")
     assert status == 2
     assert f"no adapter at {tmp_path}" in printed
 
@@ -131,8 +148,7 @@ def test_the_help_of_serve_names_every_flag_of_ours_and_the_numbers_defaults(cap
 
 
 def test_the_doctor_finds_everything_here():
-    command = [sys.executable, "-m", "qwen_vqa.serving.cli", "doctor"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    run = in_a_copy(command, "doctor")
     assert run.returncode == 0, run.stdout
     assert "registered" in run.stdout
     assert "everything is in place" in run.stdout
@@ -141,9 +157,7 @@ def test_the_doctor_finds_everything_here():
     assert "fp8 needs a GPU of CUDA capability 8.9" in run.stdout
 
 
-def test_the_doctor_says_when_the_plugin_is_kept_out(monkeypatch):
-    monkeypatch.setenv("VLLM_PLUGINS", "another")
-    command = [sys.executable, "-m", "qwen_vqa.serving.cli", "doctor"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def test_the_doctor_says_when_the_plugin_is_kept_out():
+    run = in_a_copy(command, "doctor", environment={**os.environ, "VLLM_PLUGINS": "another"})
     assert run.returncode == 1
     assert "VLLM_PLUGINS, if it is set, must name qwen_vqa" in run.stdout

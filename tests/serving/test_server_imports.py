@@ -1,43 +1,54 @@
 """`serve` and `doctor` load the same, and say what of it cannot be loaded, or what there is nothing to run on."""
 
-import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from qwen_vqa.serving.doctor import _model_runner
 from qwen_vqa.serving.startup.platform_check import too_old
-
-SERVE = "import socket; from qwen_vqa.serving.serve import serve; serve([], socket.socket(), None)"
-DOCTOR = "from qwen_vqa.serving.cli import main; sys.exit(main(['doctor']))"
-# As in a release that has moved it, and as vLLM's CUDA build has it where there is no GPU.
-A_NAME_IS_GONE = "import sys; sys.modules['vllm.entrypoints.launchers.app'] = None; "
-A_FLAG_IS_THERE_TWICE = (
-    "import sys; from qwen_vqa.serving import vllm_server_api; made = vllm_server_api.make_arg_parser; "
-    "vllm_server_api.make_arg_parser = lambda parser: made(parser.add_argument('--max-images') and parser); "
-)
-NO_GPU = (
-    "import sys, vllm.platforms; from vllm.platforms.interface import UnspecifiedPlatform; "
-    "vllm.platforms._current_platform = UnspecifiedPlatform(); "
-)
+from tests.vllm_copy import command, in_a_copy, server
 
 
-@pytest.mark.parametrize("command", [SERVE, DOCTOR], ids=["serve", "doctor"])
+def a_name_is_gone() -> None:
+    """As in a release that has moved it."""
+    sys.modules["vllm.entrypoints.launchers.app"] = None  # type: ignore[assignment]
+
+
+def a_flag_is_there_twice() -> None:
+    from qwen_vqa.serving import vllm_server_api
+
+    made = vllm_server_api.make_arg_parser
+    vllm_server_api.make_arg_parser = lambda parser: made(parser.add_argument("--max-images") and parser)
+
+
+def no_gpu() -> None:
+    """As vLLM's CUDA build has it where there is no GPU."""
+    import vllm.platforms
+    from vllm.platforms.interface import UnspecifiedPlatform
+
+    vllm.platforms._current_platform = UnspecifiedPlatform()
+
+
+def lacking(before: Callable[[], None], job: str) -> int:
+    before()
+    return command("doctor") if job == "doctor" else server()
+
+
+@pytest.mark.parametrize(("job", "status"), [("serve", 2), ("doctor", 1)])
 @pytest.mark.parametrize(
     ("before", "said"),
     [
-        (A_NAME_IS_GONE, ("vllm.entrypoints.launchers.app", "tested with vLLM 0.32 and 0.33, installed is ")),
-        (A_FLAG_IS_THERE_TWICE, ("ArgumentError", "--max-images")),
-        (NO_GPU, ("none is seen here", "make clean setup EXTRA=cpu")),
+        (a_name_is_gone, ("vllm.entrypoints.launchers.app", "tested with vLLM 0.32 and 0.33, installed is ")),
+        (a_flag_is_there_twice, ("ArgumentError", "--max-images")),
+        (no_gpu, ("none is seen here", "make clean setup EXTRA=cpu")),
     ],
     ids=["name", "flag", "gpu"],
 )
-def test_serve_and_doctor_say_what_the_server_lacks(command: str, before: str, said: tuple[str, str]):
-    run = subprocess.run(
-        [sys.executable, "-c", before + command], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert run.returncode == 1
-    printed = run.stdout if command == DOCTOR else run.stderr.splitlines()[-1]
+def test_serve_and_doctor_say_what_the_server_lacks(job: str, status: int, before: Callable, said: tuple[str, str]):
+    run = in_a_copy(lacking, before, job)
+    assert run.returncode == status
+    printed = run.stdout if job == "doctor" else run.stderr.splitlines()[-1]
     assert all(part in printed for part in said), run.stderr
     assert "everything is in place" not in printed
 

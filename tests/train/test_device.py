@@ -12,7 +12,8 @@ from qwen_vqa.serving.cli import main
 from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.evaluation.checkpoint_model import CheckpointModel
 from qwen_vqa.train.evaluation.questions import OWN, prompts, read_questions
-from qwen_vqa.train.model.compute_device import CPU, GIB, Gpus, add_device_flag, check_room, chosen_device
+from qwen_vqa.train.model.compute_device import CPU, GIB, Gpus, check_room, chosen_device
+from qwen_vqa.train.model.device_flag import add_device_flag
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from qwen_vqa.train.verify.served_stages import ServedAnswer, ServedPrompt
 from qwen_vqa.train.verify.stage_comparison import STAGES, Reference, Tolerance, compare

@@ -7,7 +7,7 @@ import pytest
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.recipe import STAGES, config_for, load_config, resumed_config, save_config
-from qwen_vqa.train.train import build_parser
+from qwen_vqa.train.train_flags import build_parser
 from qwen_vqa.train.training_config import ATTENTION, MLP, TrainingConfig
 
 

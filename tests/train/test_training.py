@@ -18,7 +18,8 @@ from qwen_vqa.train.export import export
 from qwen_vqa.train.model.labels import IGNORED
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference, save_checkpoint
 from qwen_vqa.train.recipe import STAGES, config_for, load_config
-from qwen_vqa.train.train import build_parser, train
+from qwen_vqa.train.train import train
+from qwen_vqa.train.train_flags import build_parser
 from qwen_vqa.train.trainer import prepare_model, trainable_parts, training_precision
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.image_server import png

@@ -2,13 +2,12 @@
 
 import json
 import os
-import random
 import resource
 import signal
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from torch.utils.data import Dataset
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.cli import main
 from qwen_vqa.train.model.reference_checkpoint import load_reference
+from qwen_vqa.train.run_checkpoints import STAGING
 from qwen_vqa.train.train import train
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.train import fsdp_steps, releases
@@ -47,14 +47,16 @@ def losses(output: Path, step: int) -> list[float]:
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
-def test_a_run_killed_at_any_step_goes_on_to_the_same_losses(tiny_checkpoint: Path, data: list[str], tmp_path: Path):
+def test_a_run_killed_while_it_saves_goes_on_to_the_same_losses(tiny_checkpoint: Path, data: list[str], tmp_path: Path):
     assert main(arguments(tiny_checkpoint, data, tmp_path / "whole")) == 0
     words = arguments(tiny_checkpoint, data, tmp_path / "cut")
     process = subprocess.Popen([sys.executable, "-m", "qwen_vqa.serving.cli", *words], stderr=subprocess.DEVNULL)
-    while not (tmp_path / "cut/checkpoint-2").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    time.sleep(random.random() / 4)  # somewhere in a step, or in saving
+    until(process, (tmp_path / "cut/checkpoint-2").exists)
+    # Steps 3 and 4 are done, and are lost. Should it be whole already, it goes on from there.
+    until(
+        process,
+        lambda: (tmp_path / "cut" / STAGING / "checkpoint-4").exists() or (tmp_path / "cut/checkpoint-4").exists(),
+    )
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "cut/model").exists()
@@ -62,6 +64,12 @@ def test_a_run_killed_at_any_step_goes_on_to_the_same_losses(tiny_checkpoint: Pa
     assert losses(tmp_path / "cut", 8) == losses(tmp_path / "whole", 8)
     expected, actual = (load_reference(tmp_path / run / "model").state_dict() for run in ("whole", "cut"))
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def until(process: subprocess.Popen, there: Callable[[], bool]) -> None:
+    """The moment matters: it is looked again and again, without a pause that would miss it."""
+    while not there():
+        assert process.poll() is None
 
 
 class Sabotaged(Dataset):

@@ -6,15 +6,13 @@
 
 import argparse
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
-from qwen_vqa.plugin.chat.chat_template import IMAGE_TOKEN, QWEN_SYSTEM_PROMPT, ImagePosition, chat_template
+from qwen_vqa.plugin.chat.chat_template import IMAGE_TOKEN, QWEN_SYSTEM_PROMPT, chat_template
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
 from qwen_vqa.plugin.checkpoint_summary import summary_lines
 from qwen_vqa.plugin.config import QwenVqaConfig
@@ -22,58 +20,18 @@ from qwen_vqa.plugin.connector.mlp import MlpConnector
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.lora.adapter import check_adapter
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.plugin.views.image_processor import Fit, QwenVqaImageProcessor
-from qwen_vqa.plugin.vision.encoders import examples
+from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
 from qwen_vqa.plugin.vision.tower import VisionEncoder, square_sizes
+from qwen_vqa.train.assembly.assemble_flags import AssembledParts
 from qwen_vqa.train.assembly.connector_file import check_connector, load_connector
 from qwen_vqa.train.assembly.encoder_file import LoadedEncoder, load_vision_encoder
-from qwen_vqa.train.assembly.original_format import LIKENESSES, Likeness, decoding_defaults
+from qwen_vqa.train.assembly.original_format import Likeness, decoding_defaults
 from qwen_vqa.train.model.adapter_merging import Merged, merge_adapter
 from qwen_vqa.train.model.reference_checkpoint import save_checkpoint
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.model.torch_layers import TorchLayers
 
 DEFAULT_STATISTICS = [0.5, 0.5, 0.5]
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
-
-@dataclass(frozen=True)
-class AssembledParts:
-    """What a checkpoint is assembled from, and how.
-
-    Without `connector` there is a fresh one, drawn with `seed`, to be trained. What is None is as `like` has it, or
-    else as it is by default. `dtype` "auto": each part keeps its own; `adapter_name` is what a request will call an
-    adapter that is kept apart.
-    """
-
-    vision_encoder: str
-    language_model: str
-    output: Path
-    connector: Path | None = None
-    adapter: Path | None = None
-    adapter_name: str | None = None
-    merge_adapter: bool = True
-    like: str | None = None
-    image_position: ImagePosition | None = None
-    system_prompt: str | None = None
-    fit: Fit | None = None
-    dtype: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.adapter_name is not None and (self.adapter is None or self.merge_adapter):
-            raise UserError("--adapter-name names an adapter that is kept apart: add --adapter and --no-merge-adapter.")
-        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
-            raise UserError(f"the output folder {self.output} exists and is not empty; give another -o.")
-        if self.dtype not in ("auto", *DTYPES):
-            raise UserError(f"--dtype {self.dtype}: it must be auto, {', '.join(DTYPES)}.")
-        if self.like is not None and self.like not in LIKENESSES:
-            raise UserError(f"--like {self.like}: it must be one of {', '.join(LIKENESSES)}.")
-
-    @property
-    def likeness(self) -> Likeness | None:
-        """The script whose prompt, pixels and decoding are taken."""
-        return LIKENESSES[self.like] if self.like else None
 
 
 def assemble(parts: AssembledParts) -> list[str]:
@@ -162,7 +120,7 @@ def _processor(
 
 
 def _load_language_model(parts: AssembledParts) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    dtype: str | torch.dtype = "auto" if parts.dtype == "auto" else DTYPES[parts.dtype]
+    dtype: str | torch.dtype = "auto" if parts.dtype == "auto" else getattr(torch, parts.dtype)
     try:
         model = AutoModelForCausalLM.from_pretrained(parts.language_model, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(parts.language_model)
@@ -251,57 +209,7 @@ def _merged_line(folder: Path, merged: Merged) -> str:
     return line
 
 
-def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The flags of `qwen-vqa assemble`."""
-    add = parser.add_argument
-    add("--vision-encoder", required=True, metavar="ID_OR_PATH", help=f"hub id or folder, such as {examples()}")
-    add("--language-model", required=True, metavar="ID_OR_PATH", help="a causal language model: hub id or folder")
-    add(
-        "--connector",
-        type=Path,
-        metavar="FILE",
-        help="final_connector.pth, mm_projector.bin, ... (default: a fresh one)",
-    )
-    add("--adapter", type=Path, metavar="DIR", help="PEFT LoRA folder of the language model")
-    add(
-        "--merge-adapter",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="merge the adapter into the language model's weights, so that the checkpoint's name answers as trained; "
-        "with --no-merge-adapter it is served beside the base model, by its own name (default: merge)",
-    )
-    add(
-        "--adapter-name",
-        metavar="NAME",
-        help="with --no-merge-adapter: the adapter's model name when served (default: the folder's name)",
-    )
-    add(
-        "--like",
-        choices=list(LIKENESSES),
-        help="prompt, picture fit and decoding of the original project's train.py (original) or app.py (original-app); "
-        "the three flags below change single ones",
-    )
-    add(
-        "--image-position",
-        choices=get_args(ImagePosition),
-        help="where training put images: inline where the user put them, or prefix before the system turn, as the "
-        "original does (default: inline)",
-    )
-    add("--system-prompt", help=f"of conversations without one; '' for none (default: {QWEN_SYSTEM_PROMPT!r})")
-    add(
-        "--fit",
-        choices=get_args(Fit),
-        help="how training made pictures square: pad scales the longest side and pads with black, squash scales both "
-        "sides (default: pad)",
-    )
-    add("--dtype", default="auto", choices=["auto", *DTYPES], help="of all weights (default: each part keeps its own)")
-    add("--seed", type=int, default=0, help="of a fresh connector (default: %(default)s)")
-    add("-o", "--output", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
-    return parser
-
-
 def run(args: argparse.Namespace) -> int:
     """`qwen-vqa assemble`."""
-    fields = {name: getattr(args, name) for name in AssembledParts.__dataclass_fields__}
-    print("\n".join(assemble(AssembledParts(**fields))))
+    print("\n".join(assemble(AssembledParts.of(args))))
     return 0

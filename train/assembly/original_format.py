@@ -5,11 +5,13 @@ picture becomes square. Both put the picture before the whole prompt.
 """
 
 from dataclasses import dataclass
-
-from transformers import GenerationConfig
+from typing import TYPE_CHECKING
 
 from qwen_vqa.plugin.chat.chat_template import ImagePosition
-from qwen_vqa.plugin.views.image_processor import Fit
+from qwen_vqa.plugin.views.fit import Fit
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 # As transformers' generate has it where a generation config samples and does not say.
 _TOP_K = 50
@@ -40,13 +42,13 @@ LIKENESSES = {
 }
 
 
-def decoding_defaults(base: GenerationConfig, likeness: Likeness | None) -> GenerationConfig:
+def decoding_defaults(base: "GenerationConfig", likeness: Likeness | None) -> "GenerationConfig":
     """What a request without sampling parameters gets.
 
     It is what transformers' generate makes of the language model's own generation config, or what the likeness
     does; without a repetition penalty (`plugin/generation_defaults.py` says why).
     """
-    config = GenerationConfig.from_dict(base.to_dict())
+    config = type(base).from_dict(base.to_dict())
     config.repetition_penalty = None
     if likeness and likeness.sampling:
         config.update(do_sample=True, **likeness.sampling)

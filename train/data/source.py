@@ -12,6 +12,8 @@ EXAMPLES = (
     "vizwiz=Annotations/train.json,images=train",
     "local=train.jsonl",
 )
+# In the order of the registry, which imports what reads them.
+DATA_SETS = tuple(dict.fromkeys(example.partition("=")[0] for example in EXAMPLES))
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".avif", ".heic", ".tif", ".tiff", ".bmp", ".ppm"}
 
 

@@ -14,11 +14,8 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-import torch
-import transformers
-
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
-from qwen_vqa.train.demo import demo_adapter, demo_evaluation, example_images, language, pretraining
+from qwen_vqa.train.demo.demo_flags import build_parser
 from qwen_vqa.train.demo.machine import processor_name
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
@@ -27,26 +24,16 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="qwen-vqa demo-train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder for all stages; the result is in OUT/checkpoint")
-    add("--start-from", type=Path, metavar="CHECKPOINT", help="go on from this demo checkpoint: its encoder stays")
-    add("--learning-rate", type=float, default=2e-3, help="of the language stage (default: %(default)s)")
-    add("--encoder-steps", type=int, default=pretraining.STEPS, help="of 192 pictures (default: %(default)s)")
-    add("--pictures", type=int, default=PICTURES, help="for the language stage (default: %(default)s)")
-    add("--steps", type=int, default=STEPS, help="of 32 conversations (default: %(default)s)")
-    add("--adapter-steps", type=int, default=ADAPTER_STEPS, help="(default: %(default)s)")
-    add("--evaluate", type=int, default=400, metavar="N", help="pictures a skill at the end (default: %(default)s)")
-    add("--workers", type=int, default=2, help="CPU cores to use (default: %(default)s)")
-    add("--seed", type=int, default=0, help="(default: %(default)s)")
-    options = parser.parse_args(argv)
+    options = build_parser(parser).parse_args(argv)
     train(options, argv if argv is not None else sys.argv[1:])
-
-
-PICTURES, STEPS, ADAPTER_STEPS = 30_000, 2_500, 80
 
 
 def train(options: argparse.Namespace, argv: list[str]) -> Path:
     """All stages; a stage whose result is there is not done again."""
+    import torch  # the flags are read without it
+
+    from qwen_vqa.train.demo import demo_adapter, demo_evaluation, example_images, language, pretraining
+
     torch.set_num_threads(options.workers)
     times = Stopwatch(options.out / "minutes.json")
     encoder_file = None
@@ -87,6 +74,8 @@ def train(options: argparse.Namespace, argv: list[str]) -> Path:
 def begin_with(checkpoint: Path, base: Path) -> None:
     """A copy of the checkpoint, without its adapters, as the language stage's base."""
     if not (base / "config.json").exists():
+        from qwen_vqa.train.model.reference_checkpoint import load_reference
+
         load_reference(checkpoint)  # names what is wrong with it
         shutil.copytree(checkpoint, base, ignore=shutil.ignore_patterns(ADAPTER_FOLDER), dirs_exist_ok=True)
 
@@ -116,6 +105,9 @@ class Stopwatch:
 
 def write_results(file: Path, table: dict, minutes: dict[str, float], command: str, seed: int) -> None:
     """The table with what a reader needs to repeat it."""
+    import torch
+    import transformers
+
     results = {
         "date": f"{datetime.now(timezone.utc):%Y-%m-%d}",
         "machine": f"{torch.get_num_threads()} threads, {processor_name()}",

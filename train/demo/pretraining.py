@@ -14,6 +14,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
+from qwen_vqa.train.demo.demo_flags import ENCODER_STEPS as STEPS
 from qwen_vqa.train.demo.encoder import (
     FIRST_SEED,
     VISION,
@@ -27,7 +28,6 @@ from qwen_vqa.train.demo.encoder import (
 )
 from qwen_vqa.train.demo.muon import MuonAndAdamW
 
-STEPS = 1_043
 BATCH = 192  # pictures a step, over all processes
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 100

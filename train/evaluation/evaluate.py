@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -17,19 +16,17 @@ from tqdm import tqdm
 
 from qwen_vqa.plugin.checkpoint_files import adapter_folders
 from qwen_vqa.plugin.errors import INTERRUPTED, UserError
-from qwen_vqa.train.data.formats.registry import ADAPTERS
-from qwen_vqa.train.data.source import EXAMPLES, DataSource
+from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.evaluation.checkpoint_model import CheckpointModel
+from qwen_vqa.train.evaluation.evaluate_flags import BASELINES, PAGE_FILE, RESULTS_FILE
 from qwen_vqa.train.evaluation.page import write_page
 from qwen_vqa.train.evaluation.questions import NONE, OTHER, OWN, Prompt, prompts, read_questions
 from qwen_vqa.train.evaluation.replies import Record, Reply
 from qwen_vqa.train.evaluation.results import Results
 from qwen_vqa.train.evaluation.scoring import Scored
 from qwen_vqa.train.evaluation.server_model import ServerModel
-from qwen_vqa.train.model.compute_device import add_device_flag
 
-BASELINES = {"no-picture": NONE, "other-picture": OTHER}
-RESULTS_FILE, PAGE_FILE = "results.json", "wrong_answers.html"
+CONDITIONS = dict(zip(BASELINES, (NONE, OTHER), strict=True))
 
 
 class Model(Protocol):
@@ -55,49 +52,11 @@ def evaluate(
         results.stopped = str(error)
 
 
-def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The flags of `qwen-vqa evaluate`."""
-    add = parser.add_argument
-    add("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT", help="checkpoint folder, asked in plain PyTorch")
-    add("--url", help="a running server in its place, with /v1")
-    add("--model", metavar="NAME", help="adapter of the checkpoint, or name on the server (default: base, or first)")
-    add("--api-key", help="of the server (default: $OPENAI_API_KEY)")
-    add(
-        "--data",
-        required=True,
-        action="append",
-        metavar="NAME=LOCATION[,images=DIR][,split=S][,samples=N]",
-        help=f"a data set, known are {', '.join(ADAPTERS)}; may be repeated. For example: {'; '.join(EXAMPLES)}",
-    )
-    add("-o", "--output", required=True, type=Path, metavar="DIR", help=f"for {RESULTS_FILE} and {PAGE_FILE}")
-    add(
-        "--baseline",
-        nargs="*",
-        choices=list(BASELINES),
-        default=list(BASELINES),
-        help="ask everything blind, too; none with no value (default: %(default)s)",
-    )
-    add("--max-tokens", type=int, default=64, help="of an answer (default: %(default)s)")
-    add("--concurrency", type=int, default=16, help="requests to a server at once (default: %(default)s)")
-    add("--timeout", type=float, default=300, help="seconds for a request to a server (default: %(default)s)")
-    add("--batch-size", type=int, default=16, help="prompts to a checkpoint at once (default: %(default)s)")
-    add(
-        "--dtype",
-        choices=["auto", "float32", "bfloat16", "float16"],
-        default="auto",
-        help="of the checkpoint (default: as stored)",
-    )
-    add_device_flag(parser, "a checkpoint computes")
-    add("--seed", type=int, default=0, help="of drawn samples and other pictures (default: %(default)s)")
-    return parser
-
-
 def run(args: argparse.Namespace) -> int:
     """Ask, score, and write; 0 when everything was answered, 1 when something failed."""
-    _check(args)
     sources = [DataSource.parse(text) for text in args.data]
     questions, left_out = read_questions(sources, args.seed)
-    asked = prompts(questions, [OWN, *(BASELINES[name] for name in args.baseline)], args.seed)
+    asked = prompts(questions, [OWN, *(CONDITIONS[name] for name in args.baseline)], args.seed)
     args.output.mkdir(parents=True, exist_ok=True)
     model, name = _model(args)
     print(f"asking {name}: {len(questions):,} questions, {len(asked):,} prompts")
@@ -134,16 +93,6 @@ class _Display:
         accuracy = f"{self.right / self.answered:.1%}" if self.answered else "-"
         self.bar.set_postfix(accuracy=accuracy, failed=self.failed, refresh=False)
         self.bar.update()
-
-
-def _check(args: argparse.Namespace) -> None:
-    if (args.checkpoint is None) == (args.url is None):
-        raise UserError("give a checkpoint folder or --url of a server: one of them.")
-    for name in ("max_tokens", "concurrency", "timeout", "batch_size"):
-        if getattr(args, name) <= 0:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be greater than 0.")
-    if args.output.exists() and not args.output.is_dir():
-        raise UserError(f"-o {args.output} is a file; give a folder.")
 
 
 def _model(args: argparse.Namespace) -> tuple[Model, str]:

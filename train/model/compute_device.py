@@ -1,6 +1,5 @@
 """Where the reference model computes: `--device` of verify, evaluate and quantize."""
 
-import argparse
 import re
 from dataclasses import dataclass
 
@@ -39,16 +38,6 @@ class Gpus:
 
     def __str__(self) -> str:
         return ", ".join(f"cuda:{number} ({name})" for number, name in enumerate(self.names)) or "no GPU"
-
-
-def add_device_flag(parser: argparse.ArgumentParser, what: str) -> None:
-    """`--device`, for what is computed in PyTorch."""
-    parser.add_argument(
-        "--device",
-        default="auto",
-        metavar="auto|cpu|cuda[:N]",
-        help=f"where {what} (default: %(default)s, a GPU that has the memory for it, or else the CPU)",
-    )
 
 
 def chosen_device(asked: str, gpus: Gpus | None = None) -> torch.device:

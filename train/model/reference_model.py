@@ -187,3 +187,6 @@ def register_model() -> None:
     """`AutoModelForImageTextToText.from_pretrained(CHECKPOINT)` works from here on."""
     register_for_transformers()
     AutoModelForImageTextToText.register(QwenVqaConfig, QwenVqaForConditionalGeneration, exist_ok=True)
+
+
+register_model()

@@ -32,21 +32,6 @@ EVALUATIONS, TENSORBOARD = "evaluations", "tensorboard"
 MAX_TOKENS = 32
 
 
-def add_monitor_flags(parser: argparse.ArgumentParser) -> None:
-    """`--eval-data`, `--eval-samples`, `--eval-steps` and `--tensorboard`."""
-    add = parser.add_argument
-    add(
-        "--eval-data",
-        action="append",
-        default=[],
-        metavar="NAME=LOCATION[,...]",
-        help="held-out questions, named as in --data, to be answered during the run; may be repeated",
-    )
-    add("--eval-samples", type=int, default=200, help="of each held-out data set (default: %(default)s)")
-    add("--eval-steps", type=int, default=200, help="steps between two evaluations (default: %(default)s)")
-    add("--tensorboard", action="store_true", help="write TensorBoard logs into the run's folder, too")
-
-
 @dataclass(frozen=True)
 class Monitor:
     """What a run is watched with; `questions` are asked every `steps` steps and at the end."""

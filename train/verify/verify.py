@@ -12,17 +12,16 @@ import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from peft import PeftModel
 
-from qwen_vqa.plugin.checkpoint_files import adapter_folders, check_checkpoint
+from qwen_vqa.plugin.checkpoint_files import adapter_folders
 from qwen_vqa.plugin.checkpoint_summary import summary_lines
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.images.image_loader import load_image
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.train.model.compute_device import GIB, add_device_flag, chosen_device, device_with_room
+from qwen_vqa.train.model.compute_device import GIB, chosen_device, device_with_room
 from qwen_vqa.train.model.reference_adapter import attach_adapter
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from qwen_vqa.train.verify.local_server import started_server
@@ -32,38 +31,8 @@ from qwen_vqa.train.verify.stage_comparison import ADVICE, Reference, StageResul
 from qwen_vqa.train.verify.verify_cases import VerifyCase, built_in_cases, case
 
 
-def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The flags of `qwen-vqa verify`."""
-    add = parser.add_argument
-    add("checkpoint", type=Path, help="the checkpoint folder that was trained or assembled")
-    add("--url", help="a running server, with /v1 (default: one is started for the time of the check)")
-    add("--api-key", default="none", help="of that server (default: none)")
-    add("--model", help="its name there (default: the first that it lists, and the checkpoint's adapters)")
-    add(
-        "--against",
-        type=Path,
-        metavar="FILE",
-        help="prompts, pixels, tokens or answers that a training script wrote as JSON (train/README.md has the lines "
-        "that write it): the server is held to these, in place of the PyTorch reference",
-    )
-    add("--image", action="append", default=[], type=Path, help="a picture of your own; may be repeated")
-    add(
-        "--prompt", action="append", default=[], help="a question of your own, asked about all --image; may be repeated"
-    )
-    add(
-        "--dtype",
-        choices=["float32", "bfloat16", "float16"],
-        help="of the language model, on both sides (default: what the server computes in)",
-    )
-    add_device_flag(parser, "the PyTorch reference computes; beside a server on the same GPU it needs room")
-    add("--max-tokens", type=int, default=16, help="answer tokens compared (default: %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="write the results there, too")
-    return parser
-
-
 def run(args: argparse.Namespace) -> int:
     """Compare the model and each of its adapters; 0 when all is equal, 1 when something differs."""
-    check_checkpoint(args.checkpoint)
     chosen_device(args.device)  # said before a server is started
     script = read_script_output(args.against) if args.against else None
     cases = _cases(args)
@@ -87,8 +56,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cases(args: argparse.Namespace) -> list[VerifyCase]:
-    if args.image and not args.prompt:
-        raise UserError("--image needs a --prompt to ask about it.")
     images = [load_image(path) for path in args.image]
     own = [case(f"your prompt {number}", *images, prompt) for number, prompt in enumerate(args.prompt, start=1)]
     return built_in_cases() + own

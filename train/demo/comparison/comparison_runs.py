@@ -19,7 +19,7 @@ from qwen_vqa.train.data.preparation import MIX_FILE, REPORT_FILE
 from qwen_vqa.train.demo.comparison.example_model import FLAGS, measure
 from qwen_vqa.train.export import CHECKPOINT_NAME
 from qwen_vqa.train.recipe import config_for
-from qwen_vqa.train.train import build_parser
+from qwen_vqa.train.train_flags import build_parser
 from qwen_vqa.train.training_config import TrainingConfig
 
 BOTH, ATTENTION = ("attention", "mlp"), ("attention",)

@@ -1,0 +1,111 @@
+"""What `qwen-vqa assemble` is told: its flags, and the parts that they name."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT, ImagePosition
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.views.fit import Fit
+from qwen_vqa.train.assembly.original_format import LIKENESSES, Likeness
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+@dataclass(frozen=True)
+class AssembledParts:
+    """What a checkpoint is assembled from, and how.
+
+    Without `connector` there is a fresh one, drawn with `seed`, to be trained. What is None is as `like` has it, or
+    else as it is by default. `dtype` "auto": each part keeps its own; `adapter_name` is what a request will call an
+    adapter that is kept apart.
+    """
+
+    vision_encoder: str
+    language_model: str
+    output: Path
+    connector: Path | None = None
+    adapter: Path | None = None
+    adapter_name: str | None = None
+    merge_adapter: bool = True
+    like: str | None = None
+    image_position: ImagePosition | None = None
+    system_prompt: str | None = None
+    fit: Fit | None = None
+    dtype: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.adapter_name is not None and (self.adapter is None or self.merge_adapter):
+            raise UserError("--adapter-name names an adapter that is kept apart: add --adapter and --no-merge-adapter.")
+        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+            raise UserError(f"the output folder {self.output} exists and is not empty; give another -o.")
+        if self.dtype not in ("auto", *DTYPES):
+            raise UserError(f"--dtype {self.dtype}: it must be auto, {', '.join(DTYPES)}.")
+        if self.like is not None and self.like not in LIKENESSES:
+            raise UserError(f"--like {self.like}: it must be one of {', '.join(LIKENESSES)}.")
+
+    @property
+    def likeness(self) -> Likeness | None:
+        """The script whose prompt, pixels and decoding are taken."""
+        return LIKENESSES[self.like] if self.like else None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "AssembledParts":
+        """From the flags."""
+        return cls(**{name: getattr(args, name) for name in cls.__dataclass_fields__})
+
+
+def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The flags of `qwen-vqa assemble`."""
+    add = parser.add_argument
+    add("--vision-encoder", required=True, metavar="ID_OR_PATH", help="a ViT: hub id or folder")
+    add("--language-model", required=True, metavar="ID_OR_PATH", help="a causal language model: hub id or folder")
+    add(
+        "--connector",
+        type=Path,
+        metavar="FILE",
+        help="final_connector.pth, mm_projector.bin, ... (default: a fresh one)",
+    )
+    add("--adapter", type=Path, metavar="DIR", help="PEFT LoRA folder of the language model")
+    add(
+        "--merge-adapter",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="merge the adapter into the language model's weights, so that the checkpoint's name answers as trained; "
+        "with --no-merge-adapter it is served beside the base model, by its own name (default: merge)",
+    )
+    add(
+        "--adapter-name",
+        metavar="NAME",
+        help="with --no-merge-adapter: the adapter's model name when served (default: the folder's name)",
+    )
+    add(
+        "--like",
+        choices=list(LIKENESSES),
+        help="prompt, picture fit and decoding of the original project's train.py (original) or app.py (original-app); "
+        "the three flags below change single ones",
+    )
+    add(
+        "--image-position",
+        choices=get_args(ImagePosition),
+        help="where training put images: inline where the user put them, or prefix before the system turn, as the "
+        "original does (default: inline)",
+    )
+    add("--system-prompt", help=f"of conversations without one; '' for none (default: {QWEN_SYSTEM_PROMPT!r})")
+    add(
+        "--fit",
+        choices=get_args(Fit),
+        help="how training made pictures square: pad scales the longest side and pads with black, squash scales both "
+        "sides (default: pad)",
+    )
+    add("--dtype", default="auto", choices=["auto", *DTYPES], help="of all weights (default: each part keeps its own)")
+    add("--seed", type=int, default=0, help="of a fresh connector (default: %(default)s)")
+    add("-o", "--output", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises UserError for what is wrong with the flags: said before PyTorch is imported."""
+    AssembledParts.of(args)

@@ -1,0 +1,64 @@
+"""The flags of `qwen-vqa evaluate`, and what is said of them before PyTorch is imported."""
+
+import argparse
+from pathlib import Path
+
+from qwen_vqa.plugin.checkpoint_files import check_checkpoint
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.train.data.source import DATA_SETS, EXAMPLES, DataSource
+from qwen_vqa.train.model.device_flag import add_device_flag
+
+BASELINES = ("no-picture", "other-picture")
+RESULTS_FILE, PAGE_FILE = "results.json", "wrong_answers.html"
+
+
+def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The flags of `qwen-vqa evaluate`."""
+    add = parser.add_argument
+    add("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT", help="checkpoint folder, asked in plain PyTorch")
+    add("--url", help="a running server in its place, with /v1")
+    add("--model", metavar="NAME", help="adapter of the checkpoint, or name on the server (default: base, or first)")
+    add("--api-key", help="of the server (default: $OPENAI_API_KEY)")
+    add(
+        "--data",
+        required=True,
+        action="append",
+        metavar="NAME=LOCATION[,images=DIR][,split=S][,samples=N]",
+        help=f"a data set, known are {', '.join(DATA_SETS)}; may be repeated. For example: {'; '.join(EXAMPLES)}",
+    )
+    add("-o", "--output", required=True, type=Path, metavar="DIR", help=f"for {RESULTS_FILE} and {PAGE_FILE}")
+    add(
+        "--baseline",
+        nargs="*",
+        choices=BASELINES,
+        default=list(BASELINES),
+        help="ask everything blind, too; none with no value (default: %(default)s)",
+    )
+    add("--max-tokens", type=int, default=64, help="of an answer (default: %(default)s)")
+    add("--concurrency", type=int, default=16, help="requests to a server at once (default: %(default)s)")
+    add("--timeout", type=float, default=300, help="seconds for a request to a server (default: %(default)s)")
+    add("--batch-size", type=int, default=16, help="prompts to a checkpoint at once (default: %(default)s)")
+    add(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        default="auto",
+        help="of the checkpoint (default: as stored)",
+    )
+    add_device_flag(parser, "a checkpoint computes")
+    add("--seed", type=int, default=0, help="of drawn samples and other pictures (default: %(default)s)")
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises UserError for what is wrong with the flags: said before PyTorch is imported."""
+    if (args.checkpoint is None) == (args.url is None):
+        raise UserError("give a checkpoint folder or --url of a server: one of them.")
+    for name in ("max_tokens", "concurrency", "timeout", "batch_size"):
+        if getattr(args, name) <= 0:
+            raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be greater than 0.")
+    if args.output.exists() and not args.output.is_dir():
+        raise UserError(f"-o {args.output} is a file; give a folder.")
+    for text in args.data:
+        DataSource.parse(text)
+    if args.checkpoint is not None:
+        check_checkpoint(args.checkpoint)
