@@ -58,7 +58,7 @@ def _declared(tree: ast.Module) -> set[str]:
 def unruled_routes(rules: Path, root: Path, release: str, before: Path) -> list[str]:
     """Routes that the release has, an older one has not, and serving/admission/route_rules.py does not name.
 
-    They are closed, and nobody decided so. (Routes of the installed release are tests/serving/test_route_rules.py's.)
+    They are closed, and nobody decided so. (Those of the installed release are asserted by test_route_rules.py.)
     """
     ruled = set(re.findall(r"/[\w./{}-]+", rules.read_text(encoding="utf-8")))
     new = sorted(routes(root) - routes(before) - ruled)

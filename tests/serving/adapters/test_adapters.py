@@ -15,7 +15,7 @@ from openai import NotFoundError
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.adapters.adapter_slots import DEFAULT_ADAPTERS, DEFAULT_RANK, complete_adapters
 from qwen_vqa.serving.checked_checkpoint import checked_checkpoint
-from qwen_vqa.serving.serve import _complete_guard, _parse
+from qwen_vqa.serving.serve import _complete_admission, _parse
 from qwen_vqa.train.model.reference_adapter import attach_adapter
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from qwen_vqa.train.verify.served_stages import ServedAnswer, ServedModel
@@ -277,7 +277,7 @@ def test_whoever_is_no_admin_may_not(server, adapters):
 
 def completed(checkpoint: Path, on_cpu: bool, *flags: str):
     args = _parse([str(checkpoint), *flags])
-    _complete_guard(args)
+    _complete_admission(args)
     complete_adapters(args, checked_checkpoint(checkpoint), on_cpu, lambda text: None)
     return args
 

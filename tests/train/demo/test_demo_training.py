@@ -18,7 +18,7 @@ from qwen_vqa.train.drawn.conversations import messages_of
 from qwen_vqa.train.drawn.drawing import draw
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
-CHECKPOINT = Path(__file__).parents[2] / "serving" / "demo_checkpoint"
+CHECKPOINT = Path(__file__).parents[3] / "serving" / "demo_checkpoint"
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from qwen_vqa.plugin.images.image_source import open_image
 from tests.browser import chromium
 from tests.hostile_images import jpeg_of_many_scans
 
-IMAGES = Path(__file__).parents[1] / "images"
+IMAGES = Path(__file__).parents[2] / "images"
 HOPPER = Image.open(IMAGES / "hopper.jpg").convert("RGB")
 END = 2  # bytes of a JPEG's end marker
 LARGE = ImageLimits(max_bytes=100 * 2**20)

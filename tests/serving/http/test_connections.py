@@ -19,7 +19,7 @@ from tests.attack.watch import health as health_of
 from tests.certificate import self_signed
 from tests.raw_http import START, answer_to, error_of, is_open, opened, place
 from tests.server import Server
-from tests.serving.test_supervisor import supervised, until
+from tests.serving.process.test_supervisor import supervised, until
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pytest
 from transformers import Qwen3Config, ViTConfig
 
 from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.train.memory.__main__ import main
 from qwen_vqa.train.memory.memory_check import CASES, measured_and_predicted
 from qwen_vqa.train.memory.memory_estimate import full_model, layer_bytes, memory_of, parts_of
-from qwen_vqa.train.memory.memory_estimate.__main__ import main
 from qwen_vqa.train.model.reference_checkpoint import load_reference
 from qwen_vqa.train.training_config import TrainingConfig
 

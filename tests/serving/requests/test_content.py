@@ -6,8 +6,8 @@ import pytest
 from openai import APIStatusError, BadRequestError, NotFoundError
 
 from tests.server import Server
+from tests.serving.requests.test_images import IMAGE_TOKENS, image_part, post, user
 from tests.serving.test_api import ask, data_url, message, prompt_ids
-from tests.serving.test_images import IMAGE_TOKENS, image_part, post, user
 from tests.tiny import picture, tiny_processor
 
 HELLO = {"role": "user", "content": "hello"}

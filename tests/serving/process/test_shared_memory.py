@@ -7,8 +7,8 @@ import pytest
 
 from tests.namespaces import may_unshare
 from tests.server import ONE_CORE, SERVE, free_port
-from tests.serving.test_leftovers import ready, running
-from tests.serving.test_supervisor import until
+from tests.serving.process.test_leftovers import ready, running
+from tests.serving.process.test_supervisor import until
 
 FULL = "mount -t tmpfs -o size=1m tmpfs /dev/shm && head -c 2000000 /dev/zero > /dev/shm/x 2> /dev/null;"
 READ_ONLY = "mount -t tmpfs -o ro tmpfs /dev/shm &&"

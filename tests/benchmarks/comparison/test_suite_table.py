@@ -10,7 +10,7 @@ import pytest
 from qwen_vqa.benchmarks.comparison import suite
 from qwen_vqa.benchmarks.comparison.suite_table import caption, table
 from qwen_vqa.benchmarks.comparison.targets import MeasuredShape
-from tests.benchmarks.test_targets import candidate, cell
+from tests.benchmarks.comparison.test_targets import candidate, cell
 from tests.tiny import REPOSITORY
 
 COMMITTED = REPOSITORY / "benchmarks" / "results" / "0.5b-32.json"

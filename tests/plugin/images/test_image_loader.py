@@ -14,7 +14,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.images.image_limits import ImageError, ImageLimits
 from qwen_vqa.plugin.images.image_loader import load_image, to_rgb
 
-IMAGES = Path(__file__).parents[1] / "images"
+IMAGES = Path(__file__).parents[2] / "images"
 
 
 def test_exif_orientation_is_applied():

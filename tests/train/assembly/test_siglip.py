@@ -9,7 +9,7 @@ from transformers import SiglipConfig, SiglipModel, SiglipTextConfig, SiglipVisi
 from qwen_vqa.plugin.vision.siglip import SiglipEncoder
 from qwen_vqa.train.assembly.encoder_file import load_vision_encoder
 from qwen_vqa.train.model.torch_layers import TorchLayers
-from tests.train.test_vision_encoder import randomised
+from tests.train.assembly.test_vision_encoder import randomised
 
 # As google/siglip-so400m-patch14-384: patches that do not cover the last rows of the canvas.
 CONFIG = SiglipVisionConfig(

@@ -18,7 +18,7 @@ from qwen_vqa.serving.process.leftovers import own_name
 from tests.namespaces import may_unshare
 from tests.server import ONE_CORE, SERVE, Server, free_port
 from tests.serving.asgi import ask, image_part
-from tests.serving.test_supervisor import until
+from tests.serving.process.test_supervisor import until
 
 HOLD = "import os, sys, time\nfrom pathlib import Path\nfrom qwen_vqa.serving.process.leftovers import own_name\n"
 HOLD += "with own_name(os.environ, Path(sys.argv[1])):\n    print(os.environ['QWEN_VQA_SERVER_NAME'], flush=True)\n"

@@ -11,8 +11,8 @@ from qwen_vqa.plugin.cpu.linear_layout import LEAST_MATRIX_BYTES, MIXED, PACKED,
 from qwen_vqa.plugin.cpu.output_layout import FEW, LEAST_TABLE_BYTES
 from qwen_vqa.train.model.reference_adapter import attach_adapter
 from qwen_vqa.train.model.reference_checkpoint import load_reference
+from tests.plugin.cpu.test_vllm_embedding import PROMPT, TOLERANCE, assert_as_reference, few_are_multiplied_with
 from tests.plugin.engine import Engine, Request
-from tests.plugin.test_vllm_embedding import PROMPT, TOLERANCE, assert_as_reference, few_are_multiplied_with
 from tests.tiny import make_adapter, make_checkpoint
 
 pytestmark = pytest.mark.cpu
