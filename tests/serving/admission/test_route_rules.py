@@ -30,11 +30,11 @@ def real_app(*flags: str) -> FastAPI:
     """The app as `serve` builds it, guard included, without an engine."""
     from qwen_vqa.serving.app import build_server_app
     from qwen_vqa.serving.process.lifecycle import Lifecycle
-    from qwen_vqa.serving.serve import _complete_guard, _parse
+    from qwen_vqa.serving.serve import _complete_admission, _parse
 
     args = _parse(["--api-key", KEY, *flags])
     args.enable_scale_out = args.verify
-    _complete_guard(args)
+    _complete_admission(args)
     model_config = SimpleNamespace(hf_config=tiny_config(tiny_processor()), get_pooling_task=lambda tasks: None)
     return build_server_app(args, ("generate",), model_config, None, Lifecycle(lambda: False, 0), lambda: True)
 
