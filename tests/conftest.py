@@ -18,7 +18,7 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="qwen-vqa-tests-")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import qwen_vqa.train.model  # noqa: F401 - registers the model with transformers
+import qwen_vqa.train.model.reference_model  # noqa: F401 - registers the model with transformers
 from tests.tiny import REPOSITORY, make_adapter, make_checkpoint
 
 pytest_plugins = ["tests.device_markers"]
