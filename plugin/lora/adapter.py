@@ -3,8 +3,6 @@
 vLLM answers "Success" to an adapter whose names match nothing, and serves the base model unchanged.
 """
 
-import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,23 +15,22 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
 
 from qwen_vqa.plugin.config import QwenVqaConfig
-from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.lora.adapter_names import OTHER_PART, OUTPUT_LAYER, language_model_name, layer_prefix
+from qwen_vqa.plugin.lora.adapter_settings import (
+    CONFIG_FILE,
+    AdapterError,
+    rank_of,
+    read_settings,
+    trained_on,
+    unsupported,
+)
 
-CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 # PEFT's copy of the base model's own output layer, beside an adapter on it.
 _BASE_LAYER = ".base_layer."
 _TENSOR_NAME = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _EXAMPLES = 3
-_LARGEST_CONFIG = 2**20  # bytes
-# Inits that only choose the first values; others (PiSSA, OLoRA, ...) change the base model's weights, too.
-_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-
-
-class AdapterError(UserError):
-    """An adapter that the language model cannot use. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def check_adapter(adapter_dir: str | Path, config: QwenVqaConfig, layers: Layers
     """
     folder = Path(adapter_dir)
     settings = read_settings(folder)
-    if problems := list(_unsupported(settings)):
+    if problems := list(unsupported(settings)):
         raise AdapterError(
             f"the adapter {folder} has {' and '.join(problems)}, which vLLM does not serve. `qwen-vqa assemble "
             "--adapter` merges it into the language model; or train a plain LoRA."
@@ -119,83 +116,6 @@ def linear_layers(config: QwenVqaConfig) -> dict[str, tuple[int, int]]:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
     }
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """A LoRA folder's adapter_config.json.
-
-    Raises:
-        AdapterError: it is missing, unreadable, of another kind than LoRA, or its rank and alpha are no numbers.
-    """
-    path = folder / CONFIG_FILE
-    if missing := _missing(folder, path):
-        raise AdapterError(f"no adapter at {folder}: {missing}. Give the folder that PEFT's save_pretrained wrote.")
-    try:
-        if path.stat().st_size > _LARGEST_CONFIG:
-            raise AdapterError(f"{path} has {path.stat().st_size:,} bytes; PEFT's have a few thousand.")
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise AdapterError(f"{path} is not readable JSON: {error}") from error
-    peft_type = settings.get("peft_type") if isinstance(settings, dict) else None
-    if str(peft_type).upper() != "LORA":
-        raise AdapterError(f"the adapter {folder} is of type {peft_type!r}; only LoRA can be served.")
-    _check_numbers(path, settings)
-    return settings
-
-
-def _missing(folder: Path, config_file: Path) -> str:
-    """What keeps the folder from being an adapter's; "" for nothing."""
-    try:
-        if not folder.exists():
-            return "there is no such folder"
-        if not folder.is_dir():
-            return "it is no folder"
-        return "" if config_file.is_file() else f"{CONFIG_FILE} is missing"
-    except (OSError, ValueError) as error:  # no permission, or a name that no file can have
-        return f"it cannot be looked at ({error})"
-
-
-def _check_numbers(path: Path, settings: Mapping[str, Any]) -> None:
-    """Rank and alpha, of the whole and of single modules."""
-    values = {field: (settings.get(field), kind) for field, kind in (("r", int), ("lora_alpha", int | float))}
-    for pattern, kind in (("rank_pattern", int), ("alpha_pattern", int | float)):
-        of_modules = settings.get(pattern) or {}
-        if not isinstance(of_modules, dict):
-            raise AdapterError(f"{path} has {pattern} {of_modules!r}; it must be an object of numbers by module.")
-        values |= {f"{pattern} {module}": (value, kind) for module, value in of_modules.items()}
-        for module in of_modules:
-            try:
-                re.compile(module)
-            except re.error as error:
-                raise AdapterError(
-                    f"{path} has {pattern} {module!r}, which is no regular expression: {error}"
-                ) from error
-    for field, (value, kind) in values.items():
-        if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < math.inf:
-            whole = " whole" if kind is int else ""
-            raise AdapterError(f"{path} has {field} {value!r}; it must be a positive{whole} number.")
-
-
-def _unsupported(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Kinds of LoRA that vLLM 0.32 refuses, or serves as another model than was trained."""
-    for field, name in (
-        ("use_dora", "DoRA (use_dora)"),
-        ("modules_to_save", f"modules_to_save {settings.get('modules_to_save')}"),
-        ("lora_bias", "lora_bias"),
-        ("alora_invocation_tokens", "activated LoRA (alora_invocation_tokens)"),
-        ("layer_replication", "layer_replication"),
-        ("use_bdlora", "block-diagonal LoRA (use_bdlora)"),
-        ("use_qalora", "QALoRA (use_qalora)"),
-        ("trainable_token_indices", "trainable_token_indices"),
-        ("target_parameters", "target_parameters"),
-    ):
-        if settings.get(field):
-            yield name
-    if settings.get("bias", "none") != "none":
-        yield f"trained biases (bias {settings['bias']!r})"
-    init = settings.get("init_lora_weights", True)
-    if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
-        yield f"an init that changes the base model (init_lora_weights {init!r})"
 
 
 def _contents(folder: Path) -> tuple[dict[str, tuple[int, ...]], bool, str | None]:
@@ -279,7 +199,7 @@ def _check_names(folder: Path, settings: Mapping[str, Any], pairs: Mapping[str, 
     if len(others) == len(unmatched):
         why = "They belong to another part of the model; only the language model's adapter is taken."
     else:
-        why = _trained_on(settings)
+        why = trained_on(settings)
     raise AdapterError(
         f"{len(unmatched)} of {len(pairs)} layers in the adapter {folder} do not exist in the language "
         f"model. Found: {_examples(unmatched)}. Expected names such as: {_examples(expected)}. {why}"
@@ -295,7 +215,7 @@ def _check_pair(
 ) -> None:
     """A must be [rank, in], B [out, rank]."""
     width_in, width_out = layer
-    rank = _rank(settings, module.removeprefix("base_model.model."))
+    rank = rank_of(settings, module.removeprefix("base_model.model."))
     found, expected = (pair["A"], pair["B"]), ((rank, width_in), (width_out, rank))
     if found == expected:
         return
@@ -308,21 +228,8 @@ def _check_pair(
     raise AdapterError(
         f"the adapter {folder} does not fit at {module}: lora_A {list(found[0])} and lora_B "
         f"{list(found[1])}, where the language model takes {list(expected[0])} and {list(expected[1])}. "
-        f"{_trained_on(settings)}"
+        f"{trained_on(settings)}"
     )
-
-
-def _rank(settings: Mapping[str, Any], module: str) -> int:
-    """PEFT's rule: the first key of rank_pattern that matches the end of the name, from a dot on."""
-    for pattern, rank in (settings.get("rank_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return rank
-    return settings["r"]
-
-
-def _trained_on(settings: Mapping[str, Any]) -> str:
-    base = settings.get("base_model_name_or_path")
-    return f"It was probably trained on another base model{f' ({base})' if base else ''}."
 
 
 def _examples(names: list[str]) -> str:

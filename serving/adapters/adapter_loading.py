@@ -16,7 +16,8 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response
 
 from qwen_vqa.plugin.config import QwenVqaConfig
-from qwen_vqa.plugin.lora.adapter import AdapterError, check_adapter, linear_layers
+from qwen_vqa.plugin.lora.adapter import check_adapter, linear_layers
+from qwen_vqa.plugin.lora.adapter_settings import AdapterError
 from qwen_vqa.serving.adapters.models_in_use import ModelsInUse
 from qwen_vqa.serving.errors.refusals import RefusedError
 from qwen_vqa.serving.observability.log import say

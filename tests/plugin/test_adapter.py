@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from qwen_vqa.plugin.config import QwenVqaConfig
-from qwen_vqa.plugin.lora.adapter import AdapterError, check_adapter
+from qwen_vqa.plugin.lora.adapter import check_adapter
 from qwen_vqa.plugin.lora.adapter_names import language_model_name
+from qwen_vqa.plugin.lora.adapter_settings import AdapterError
 from tests.tiny import make_adapter, make_checkpoint, tiny_config, tiny_processor
 
 Tensors = dict[str, torch.Tensor]

@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
-from qwen_vqa.plugin.lora.adapter import AdapterError, AdapterSummary, read_settings, summary_of, weight_file
+from qwen_vqa.plugin.lora.adapter import AdapterSummary, summary_of, weight_file
+from qwen_vqa.plugin.lora.adapter_settings import AdapterError, read_settings
 from qwen_vqa.train.model.reference_adapter import adapter_config, adapter_weights
 
 # What cannot be written into the weights once and for all, or changes the base model's weights before training.

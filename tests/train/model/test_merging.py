@@ -10,8 +10,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from qwen_vqa.plugin.lora.adapter import AdapterError
 from qwen_vqa.plugin.lora.adapter_names import language_model_name
+from qwen_vqa.plugin.lora.adapter_settings import AdapterError
 from qwen_vqa.train.model.adapter_merging import merge_adapter
 from qwen_vqa.train.model.reference_adapter import attach_adapter
 from tests.tiny import tiny_config, tiny_processor
