@@ -154,5 +154,5 @@ def served_models(url: str, api_key: str) -> list[str]:
         return [model.id for model in OpenAI(base_url=url, api_key=api_key).models.list()]
     except (APIStatusError, APIConnectionError) as error:
         raise UserError(
-            f"no server at {url}: {error}. Give the address with /v1, and --api-key if it has one."
+            f"no server at {url}: {str(error).rstrip('.')}. Give the address with /v1, and --api-key if it has one."
         ) from error
