@@ -17,6 +17,7 @@ from qwen_vqa.plugin.quantization import (
     why_not_served_here,
 )
 from qwen_vqa.plugin.registration import VLLM_MODEL, register_all
+from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,19 @@ def checked_checkpoint(folder: Path) -> CheckedCheckpoint:
     check_checkpoint(folder)
     register_all()
     config = AutoConfig.from_pretrained(folder)
+    check_image_tokens(folder, config)
     return CheckedCheckpoint(folder, config, adapter_folders(folder), checked_scheme(folder))
+
+
+def check_image_tokens(folder: Path, config: QwenVqaConfig) -> None:
+    """Raises UserError where the processor would make other tokens of an image than the encoder has features."""
+    tokens = QwenVqaImageProcessor.from_pretrained(folder).tokens_per_view
+    if tokens != config.tokens_per_view:
+        raise UserError(
+            f"{folder}: the image processor makes {tokens} tokens of a view, and the encoder of config.json "
+            f"{config.tokens_per_view}. Assemble the checkpoint again, or copy its processor's files from where it was "
+            "assembled."
+        )
 
 
 def checked_scheme(folder: Path) -> SchemeFacts | None:

@@ -1,5 +1,6 @@
 """What `serve` refuses before it starts anything heavy, and in which words."""
 
+import json
 import os
 import re
 import shutil
@@ -161,3 +162,14 @@ def test_the_doctor_says_when_the_plugin_is_kept_out():
     run = in_a_copy(command, "doctor", environment={**os.environ, "VLLM_PLUGINS": "another"})
     assert run.returncode == 1
     assert "VLLM_PLUGINS, if it is set, must name qwen_vqa" in run.stdout
+
+
+def test_a_processor_of_another_encoder_is_refused(tiny_checkpoint: Path, tmp_path: Path):
+    for file in tiny_checkpoint.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    settings = json.loads((tiny_checkpoint / "processor_config.json").read_text())
+    settings["image_processor"]["patch_size"] = 16
+    (tmp_path / "processor_config.json").unlink()
+    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"17 tokens of a view, and the encoder of config\.json 5"):
+        checked_checkpoint(tmp_path)
