@@ -185,8 +185,8 @@ def no_loading(quantised: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) 
     def loaded(*args: object) -> None:
         raise AssertionError("weights were loaded")
 
-    for module in ("run", "report", "adapters"):
-        monkeypatch.setattr(f"qwen_vqa.quantize.{module}.load_reference", loaded)
+    for module in ("quantize.quantize", "benchmarks.quantisation.report", "quantize.adapters"):
+        monkeypatch.setattr(f"qwen_vqa.{module}.load_reference", loaded)
 
 
 def test_a_language_model_that_cannot_be_calibrated(questions: Path, tmp_path: Path, no_loading: None) -> None:
