@@ -17,7 +17,6 @@ from pathlib import Path
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
 from qwen_vqa.train.demo.demo_flags import build_parser
 from qwen_vqa.train.demo.machine import processor_name
-from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,6 +32,7 @@ def train(options: argparse.Namespace, argv: list[str]) -> Path:
     import torch  # the flags are read without it
 
     from qwen_vqa.train.demo import demo_adapter, demo_evaluation, example_images, language, pretraining
+    from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
     torch.set_num_threads(options.workers)
     times = Stopwatch(options.out / "minutes.json")

@@ -16,6 +16,7 @@ from qwen_vqa.train.demo.muon import MuonAndAdamW
 from qwen_vqa.train.drawn import held_out
 from qwen_vqa.train.drawn.conversations import messages_of
 from qwen_vqa.train.drawn.drawing import draw
+from qwen_vqa.train.drawn.scenes import make_scene
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 
 CHECKPOINT = Path(__file__).parents[3] / "serving" / "demo_checkpoint"
@@ -72,7 +73,7 @@ def test_the_encoders_loss_falls_in_one_step():
 
 
 def test_the_canvas_is_normalised_as_the_image_processor_does(evaluator):
-    picture, _ = draw(demo_evaluation.make_scene(5))
+    picture, _ = draw(make_scene(5))
     processor = evaluator.processor.image_processor
     expected = processor(picture, return_tensors="pt")["pixel_values"]
     ours = encoder.normalise(torch.from_numpy(processor.canvas(picture))[None])
