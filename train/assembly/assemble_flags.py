@@ -60,7 +60,7 @@ class AssembledParts:
 def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The flags of `qwen-vqa assemble`."""
     add = parser.add_argument
-    add("--vision-encoder", required=True, metavar="ID_OR_PATH", help="a ViT: hub id or folder")
+    add("--vision-encoder", required=True, metavar="ID_OR_PATH", help="a ViT or SigLIP: hub id or folder")
     add("--language-model", required=True, metavar="ID_OR_PATH", help="a causal language model: hub id or folder")
     add(
         "--connector",

@@ -1,6 +1,5 @@
 """SigLIP in vLLM's layers: transformers' own numbers, from a checkpoint of ours, loaded by the strict loader."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,22 +7,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import SiglipVisionModel
 
-from qwen_vqa.plugin.registration import register_all
 from qwen_vqa.plugin.vision.siglip import SiglipEncoder
 from qwen_vqa.train.assembly.encoder_file import renamed_weights
 from tests.tiny import make_checkpoint
 
 vllm = pytest.importorskip("vllm")
 
-from vllm.config import VllmConfig, set_current_vllm_config  # noqa: E402 - only where vLLM is installed
-from vllm.distributed import (  # noqa: E402
-    cleanup_dist_env_and_memory,
-    init_distributed_environment,
-    initialize_model_parallel,
-)
-from vllm.engine.arg_utils import EngineArgs  # noqa: E402
+from vllm.config import VllmConfig  # noqa: E402 - only where vLLM is installed
 from vllm.model_executor.model_loader.utils import process_weights_after_loading  # noqa: E402
-from vllm.utils.torch_utils import set_default_torch_dtype  # noqa: E402
 
 from qwen_vqa.plugin.vllm_model.model import QwenVqaForConditionalGeneration  # noqa: E402
 
@@ -33,19 +24,6 @@ VISION = "vision_encoder."
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("siglip"), vision_type="siglip")
-
-
-@pytest.fixture(scope="module")
-def vllm_config(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmConfig]:
-    """vLLM's global state for one rank, in place while the module's tests run."""
-    register_all()
-    config = EngineArgs(str(checkpoint), dtype="float32", enforce_eager=True, max_model_len=128).create_engine_config()
-    rendezvous = tmp_path_factory.mktemp("rendezvous") / "file"
-    with set_current_vllm_config(config), set_default_torch_dtype(torch.float32):
-        init_distributed_environment(1, 0, f"file://{rendezvous}", 0, "gloo")
-        initialize_model_parallel(1, 1)
-        yield config
-        cleanup_dist_env_and_memory()
 
 
 def test_the_served_features_are_those_of_transformers(checkpoint: Path, vllm_config: VllmConfig) -> None:

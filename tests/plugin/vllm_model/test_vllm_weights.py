@@ -1,6 +1,5 @@
 """The model's parts in vLLM's layers, without an engine: equal numbers, and no weight left out silently."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,21 +7,13 @@ import torch
 from safetensors.torch import load_file
 
 from qwen_vqa.plugin.config import QwenVqaConfig
-from qwen_vqa.plugin.registration import register_all
 from qwen_vqa.train.model.reference_checkpoint import load_reference
 from tests.tiny import make_checkpoint
 
 vllm = pytest.importorskip("vllm")
 
-from vllm.config import VllmConfig, set_current_vllm_config  # noqa: E402 - only where vLLM is installed
-from vllm.distributed import (  # noqa: E402
-    cleanup_dist_env_and_memory,
-    init_distributed_environment,
-    initialize_model_parallel,
-)
-from vllm.engine.arg_utils import EngineArgs  # noqa: E402
+from vllm.config import VllmConfig  # noqa: E402 - only where vLLM is installed
 from vllm.model_executor.model_loader.utils import process_weights_after_loading  # noqa: E402
-from vllm.utils.torch_utils import set_default_torch_dtype  # noqa: E402
 
 from qwen_vqa.plugin.vllm_model.model import QwenVqaForConditionalGeneration, check_tensor_parallel  # noqa: E402
 
@@ -32,19 +23,6 @@ Weights = dict[str, torch.Tensor]
 @pytest.fixture(scope="module", params=["qwen2", "llama"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("weights"), request.param, tied=request.param == "qwen2")
-
-
-@pytest.fixture(scope="module")
-def vllm_config(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmConfig]:
-    """vLLM's global state for one rank, in place while the module's tests run."""
-    register_all()
-    config = EngineArgs(str(checkpoint), dtype="float32", enforce_eager=True, max_model_len=128).create_engine_config()
-    rendezvous = tmp_path_factory.mktemp("rendezvous") / "file"
-    with set_current_vllm_config(config), set_default_torch_dtype(torch.float32):
-        init_distributed_environment(1, 0, f"file://{rendezvous}", 0, "gloo")
-        initialize_model_parallel(1, 1)
-        yield config
-        cleanup_dist_env_and_memory()
 
 
 @pytest.fixture
