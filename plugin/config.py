@@ -6,8 +6,10 @@ from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.configuration_utils import PretrainedConfig
 
 from qwen_vqa.plugin.connector.mlp import MlpConnector
+from qwen_vqa.plugin.layers import Layers
 from qwen_vqa.plugin.views.view_rules import VIEW_RULES, WholeImage
 from qwen_vqa.plugin.vision.encoders import encoder_family
+from qwen_vqa.plugin.vision.features import FeatureChoice
 from qwen_vqa.plugin.vision.tower import VisionEncoder
 
 MODEL_TYPE = "qwen_vqa"
@@ -29,6 +31,8 @@ class QwenVqaConfig(PretrainedConfig):
             model's float type; without it they have the language model's.
         trained_adapter: the adapter in adapters/ that the connector was trained with; None where it is merged, or
             where there is none.
+        vision_features: which of the encoder's layers are taken, and how: `features.FeatureChoice` (default: the
+            family's `usual_features`).
 
     Raises:
         ValueError: a vision encoder, an activation or an image size that the model does not have.
@@ -47,6 +51,7 @@ class QwenVqaConfig(PretrainedConfig):
         image_token_id: int = 151655,
         vision_in_float32: bool = False,
         trained_adapter: str | None = None,
+        vision_features: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.vision_config = _as_config(
@@ -57,12 +62,13 @@ class QwenVqaConfig(PretrainedConfig):
         self.image_token_id = image_token_id
         self.vision_in_float32 = vision_in_float32
         self.trained_adapter = trained_adapter
+        self.vision_features = vision_features
         kwargs["tie_word_embeddings"] = bool(getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
         self._check()
 
     def _check(self) -> None:
-        self.vision_family.check(self.vision_config)
+        self.vision_family.check(self.vision_config, self.features)
         MlpConnector.check(self.connector)
 
     @property
@@ -71,9 +77,34 @@ class QwenVqaConfig(PretrainedConfig):
         return encoder_family(self.vision_config)
 
     @property
+    def features(self) -> FeatureChoice:
+        """What of the encoder the connector is given."""
+        if self.vision_features is None:
+            return self.vision_family.usual_features
+        return FeatureChoice.of(self.vision_features)
+
+    @property
+    def features_per_view(self) -> int:
+        """Features of one view of an image."""
+        return self.vision_family.num_features(self.vision_config, self.features)
+
+    @property
+    def feature_width(self) -> int:
+        """Of a feature: what the connector takes."""
+        return self.vision_family.width(self.vision_config, self.features)
+
+    def new_vision_encoder(self, layers: Layers) -> VisionEncoder:
+        """A new one, of these layers."""
+        return self.vision_family(self.vision_config, layers, self.features)
+
+    def new_connector(self, layers: Layers) -> MlpConnector:
+        """A new one, of these layers."""
+        return MlpConnector(self.feature_width, self.text_config.hidden_size, self.connector, layers)
+
+    @property
     def tokens_per_view(self) -> int:
         """Prompt tokens of one view of an image (145 of google/vit-base-patch32-384's)."""
-        return MlpConnector.num_tokens(self.vision_family.num_features(self.vision_config))
+        return MlpConnector.num_tokens(self.features_per_view)
 
     @property
     def most_image_tokens(self) -> int:

@@ -6,7 +6,15 @@ import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from transformers import AutoTokenizer, LlamaConfig, Qwen2Config, SiglipVisionConfig, ViTConfig
+from transformers import (
+    AutoTokenizer,
+    CLIPVisionConfig,
+    Dinov2WithRegistersConfig,
+    LlamaConfig,
+    Qwen2Config,
+    SiglipVisionConfig,
+    ViTConfig,
+)
 
 from qwen_vqa.plugin.chat.chat_template import ImagePosition, chat_template
 from qwen_vqa.plugin.config import QwenVqaConfig
@@ -18,8 +26,13 @@ from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 REPOSITORY = Path(__file__).parents[1]
 DEMO = REPOSITORY / "serving" / "demo_checkpoint"
 TEXT_CONFIGS = {"qwen2": Qwen2Config, "llama": LlamaConfig}
-VISION_CONFIGS = {"vit": ViTConfig, "siglip": SiglipVisionConfig}
-PATCH_SIZES = {"vit": 32, "siglip": 14}  # which leaves 8 pixels over
+VISION_CONFIGS = {
+    "vit": ViTConfig,
+    "clip": CLIPVisionConfig,
+    "siglip": SiglipVisionConfig,
+    "dinov2": Dinov2WithRegistersConfig,
+}
+PATCH_SIZES = {"vit": 32, "clip": 14, "siglip": 14, "dinov2": 16}  # 14 leaves 8 pixels over
 
 
 def tiny_processor(image_position: ImagePosition = "inline") -> QwenVqaProcessor:

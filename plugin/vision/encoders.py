@@ -2,11 +2,20 @@
 
 from transformers.configuration_utils import PretrainedConfig
 
+from qwen_vqa.plugin.vision.clip import ClipEncoder
+from qwen_vqa.plugin.vision.dinov2 import Dinov2Encoder, Dinov2WithRegistersEncoder
 from qwen_vqa.plugin.vision.siglip import SiglipEncoder
 from qwen_vqa.plugin.vision.tower import VisionEncoder
 from qwen_vqa.plugin.vision.vit import VitEncoder
 
-ENCODERS: dict[str, type[VisionEncoder]] = {encoder.model_type: encoder for encoder in (VitEncoder, SiglipEncoder)}
+_ALL: tuple[type[VisionEncoder], ...] = (
+    VitEncoder,
+    ClipEncoder,
+    SiglipEncoder,
+    Dinov2Encoder,
+    Dinov2WithRegistersEncoder,
+)
+ENCODERS = {encoder.model_type: encoder for encoder in _ALL}
 
 
 def encoder_family(config: PretrainedConfig) -> type[VisionEncoder]:

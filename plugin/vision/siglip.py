@@ -8,11 +8,12 @@ from torch import nn
 from transformers.configuration_utils import PretrainedConfig
 
 from qwen_vqa.plugin.layers import Layers
-from qwen_vqa.plugin.vision.tower import VisionEncoder, encoder_layers, square_sizes
+from qwen_vqa.plugin.vision.features import FeatureChoice
+from qwen_vqa.plugin.vision.tower import VisionEncoder, square_sizes
 
 
 class SiglipEncoder(VisionEncoder):
-    """The last layer's output after the final norm: one feature a patch, and no class token."""
+    """One feature a patch, and no class token."""
 
     model_type: ClassVar[str] = "siglip_vision_model"
     example: ClassVar[str] = "google/siglip-so400m-patch14-384"
@@ -30,31 +31,38 @@ class SiglipEncoder(VisionEncoder):
     # The pooling head, and the side of the text.
     not_the_encoder: ClassVar[re.Pattern[str]] = re.compile(r"^(?:(?:vision_model\.)?head|text_model|logit_\w+)\b")
 
+    # As SmolVLM has it; LLaVA-NeXT and others take layer -2 without the norm.
+    usual_features: ClassVar[FeatureChoice] = FeatureChoice()
+
     @classmethod
-    def check(cls, config: PretrainedConfig) -> None:
-        """Any square: what is left of a row of pixels after the last whole patch is not looked at."""
+    def check(cls, config: PretrainedConfig, features: FeatureChoice) -> None:
+        """Any square: what is left of a row of pixels after the last whole patch is not looked at.
+
+        Raises:
+            ValueError: the class token is to be dropped, and there is none: LLaVA's select strategy "default" would
+                drop a patch in its place.
+        """
+        features.depths(config.num_hidden_layers)
         square_sizes(config)
+        if not features.class_token:
+            raise ValueError("vision_features.class_token is false, and a SigLIP has no class token to drop.")
 
     @classmethod
-    def num_features(cls, config: PretrainedConfig) -> int:
-        """One a whole patch: 729 of 384 pixels in patches of 14."""
-        size, patch = square_sizes(config)
-        return (size // patch) ** 2
+    def num_first_tokens(cls, config: PretrainedConfig) -> int:
+        """None."""
+        return 0
 
-    def __init__(self, config: PretrainedConfig, layers: Layers, name: str = "vision_encoder") -> None:
-        super().__init__()
+    def __init__(
+        self, config: PretrainedConfig, layers: Layers, features: FeatureChoice, name: str = "vision_encoder"
+    ) -> None:
+        super().__init__(config, layers, features, name)
         width = config.hidden_size
         self.patch_embedding = layers.convolution(config.num_channels, width, config.patch_size)
-        self.position_embedding = nn.Parameter(torch.zeros(self.num_features(config), width))
-        self.layers = encoder_layers(config, layers, name)
-        self.final_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.position_embedding = nn.Parameter(torch.zeros(self.num_features(config, features), width))
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Pixels [views, 3, size, size] to features [views, patches, width]."""
-        hidden = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2) + self.position_embedding
-        for layer in self.layers:
-            hidden = layer(hidden)
-        return self.final_norm(hidden)
+    def embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Patches, and positions added to them."""
+        return self.patch_embedding(pixel_values).flatten(2).transpose(1, 2) + self.position_embedding
 
     def initialise_embeddings(self, config: PretrainedConfig) -> None:
         """As Transformers' SigLIP, which goes by the width."""

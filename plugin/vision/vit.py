@@ -11,11 +11,12 @@ from torch import nn
 from transformers.configuration_utils import PretrainedConfig
 
 from qwen_vqa.plugin.layers import Layers
-from qwen_vqa.plugin.vision.tower import VisionEncoder, encoder_layers, square_sizes
+from qwen_vqa.plugin.vision.features import FeatureChoice
+from qwen_vqa.plugin.vision.tower import VisionEncoder
 
 
 class VitEncoder(VisionEncoder):
-    """The last layer's output after the final norm, the class token's first."""
+    """Usually the last layer's output after the last norm, the class token's first."""
 
     model_type: ClassVar[str] = "vit"
     example: ClassVar[str] = "google/vit-base-patch32-384"
@@ -40,36 +41,35 @@ class VitEncoder(VisionEncoder):
         r"^(?:vit\.)?(?:pooler|(?:\w+_)?classifier|decoder|lm_head)\b"
     )
 
+    usual_features: ClassVar[FeatureChoice] = FeatureChoice()
+
     @classmethod
-    def check(cls, config: PretrainedConfig) -> None:
+    def check(cls, config: PretrainedConfig, features: FeatureChoice) -> None:
         """Raises ValueError for another activation than GELU, too."""
-        super().check(config)
+        super().check(config, features)
         if config.hidden_act != "gelu":
             raise ValueError(f"vision_config.hidden_act is {config.hidden_act!r}; the ViT here has 'gelu'.")
 
     @classmethod
-    def num_features(cls, config: PretrainedConfig) -> int:
-        """One a patch, and the class token's."""
-        size, patch = square_sizes(config)
-        return (size // patch) ** 2 + 1
+    def num_first_tokens(cls, config: PretrainedConfig) -> int:
+        """The class token."""
+        return 1
 
-    def __init__(self, config: PretrainedConfig, layers: Layers, name: str = "vision_encoder") -> None:
-        super().__init__()
+    def __init__(
+        self, config: PretrainedConfig, layers: Layers, features: FeatureChoice, name: str = "vision_encoder"
+    ) -> None:
+        super().__init__(config, layers, features, name)
         width = config.hidden_size
         self.patch_embedding = layers.convolution(config.num_channels, width, config.patch_size)
         self.class_embedding = nn.Parameter(torch.zeros(1, 1, width))
-        self.position_embedding = nn.Parameter(torch.zeros(1, self.num_features(config), width))
-        self.layers = encoder_layers(config, layers, name, config.qkv_bias)
-        self.final_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        positions = self.num_features(config, FeatureChoice())
+        self.position_embedding = nn.Parameter(torch.zeros(1, positions, width))
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Pixels [views, 3, size, size] to features [views, 1 + patches, width]."""
+    def embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The class token before the patches, and positions added to all."""
         patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # [N, patches, D]
         class_token = self.class_embedding.expand(len(patches), -1, -1)
-        hidden = torch.cat([class_token, patches], dim=1) + self.position_embedding
-        for layer in self.layers:
-            hidden = layer(hidden)
-        return self.final_norm(hidden)
+        return torch.cat([class_token, patches], dim=1) + self.position_embedding
 
     def initialise_embeddings(self, config: PretrainedConfig) -> None:
         """As Transformers' ViT."""

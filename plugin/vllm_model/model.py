@@ -83,9 +83,9 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
         self.configure_mm_token_handling(vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_id])
         self.embedding_dtype = vllm_config.model_config.dtype
         with self._mark_tower_model(vllm_config, "image"), vision_float_type(config):
-            layers, vision, text = ParallelLayers(quant_config, prefix), config.vision_config, config.text_config
-            self.vision_encoder = config.vision_family(vision, layers)
-            self.connector = MlpConnector(vision.hidden_size, text.hidden_size, config.connector, layers)
+            layers = ParallelLayers(quant_config, prefix)
+            self.vision_encoder = config.new_vision_encoder(layers)
+            self.connector = config.new_connector(layers)
         with self._mark_language_model(vllm_config):
             language_model: Any = init_vllm_registered_model(
                 vllm_config=vllm_config,

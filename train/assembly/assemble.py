@@ -16,11 +16,11 @@ from qwen_vqa.plugin.chat.chat_template import IMAGE_TOKEN, QWEN_SYSTEM_PROMPT, 
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
 from qwen_vqa.plugin.checkpoint_summary import summary_lines
 from qwen_vqa.plugin.config import QwenVqaConfig
-from qwen_vqa.plugin.connector.mlp import MlpConnector
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.lora.adapter import check_adapter
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
+from qwen_vqa.plugin.vision.features import describe
 from qwen_vqa.plugin.vision.tower import VisionEncoder, square_sizes
 from qwen_vqa.train.assembly.assemble_flags import AssembledParts
 from qwen_vqa.train.assembly.connector_file import check_connector, load_connector
@@ -43,17 +43,19 @@ def assemble(parts: AssembledParts) -> list[str]:
         UserError: a part cannot be had, or its shapes do not fit the others.
     """
     connector = load_connector(parts.connector) if parts.connector else None
-    vision = load_vision_encoder(parts.vision_encoder)
+    vision = load_vision_encoder(parts.vision_encoder, parts.wanted_features)
     language_model, tokenizer = _load_language_model(parts)
     text_width = language_model.config.hidden_size
     inner = text_width
     if connector and parts.connector:
-        inner = check_connector(connector, vision.config.hidden_size, text_width, parts.connector)
+        width = type(vision.encoder).width(vision.config, vision.features)
+        inner = check_connector(connector, width, text_width, parts.connector)
     config = QwenVqaConfig(
         vision.config,
         language_model.config,
         {"hidden_size": inner},
         image_token_id=_image_token_id(tokenizer, language_model, parts.language_model),
+        vision_features=None if vision.features == vision.encoder.usual_features else vision.features.as_fields(),
     )
     adapter_line = "none"
     if parts.adapter and parts.merge_adapter:
@@ -92,8 +94,7 @@ def _put_together(
         model = QwenVqaForConditionalGeneration(config)
     model.vision_encoder = encoder
     torch.manual_seed(parts.seed)
-    widths = config.vision_config.hidden_size, config.text_config.hidden_size
-    model.connector = MlpConnector(*widths, config.connector, TorchLayers())
+    model.connector = config.new_connector(TorchLayers())
     model.language_model = language_model
     if connector:
         model.connector.load_state_dict(connector)
@@ -173,11 +174,12 @@ def _written(
         (
             "vision encoder",
             f"{parts.vision_encoder}: {config.vision_config.image_size} px, "
-            f"{config.most_image_tokens} tokens an image, width {config.vision_config.hidden_size}",
+            f"{config.most_image_tokens} tokens an image, width {config.feature_width}; "
+            f"{describe(config.features)}",
         ),
         (
             "connector",
-            f"{parts.connector or f'fresh (seed {parts.seed})'}: {config.vision_config.hidden_size} to "
+            f"{parts.connector or f'fresh (seed {parts.seed})'}: {config.feature_width} to "
             f"{config.connector['hidden_size']} to {config.text_config.hidden_size}",
         ),
         (

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT, ImagePosition
 from qwen_vqa.plugin.errors import UserError
@@ -35,6 +35,9 @@ class AssembledParts:
     fit: Fit | None = None
     dtype: str = "auto"
     seed: int = 0
+    feature_layer: list[int] | None = None
+    feature_norm: bool | None = None
+    class_token: bool | None = None
 
     def __post_init__(self) -> None:
         if self.adapter_name is not None and (self.adapter is None or self.merge_adapter):
@@ -51,6 +54,12 @@ class AssembledParts:
         """The script whose prompt, pixels and decoding are taken."""
         return LIKENESSES[self.like] if self.like else None
 
+    @property
+    def wanted_features(self) -> dict[str, Any]:
+        """What of the encoder is not to be taken as usual for its family: fields of `FeatureChoice`."""
+        wanted = {"layers": self.feature_layer, "norm": self.feature_norm, "class_token": self.class_token}
+        return {name: value for name, value in wanted.items() if value is not None}
+
     @classmethod
     def of(cls, args: argparse.Namespace) -> "AssembledParts":
         """From the flags."""
@@ -60,7 +69,7 @@ class AssembledParts:
 def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The flags of `qwen-vqa assemble`."""
     add = parser.add_argument
-    add("--vision-encoder", required=True, metavar="ID_OR_PATH", help="a ViT or SigLIP: hub id or folder")
+    add("--vision-encoder", required=True, metavar="ID_OR_PATH", help="ViT, CLIP, SigLIP or DINOv2: hub id or folder")
     add("--language-model", required=True, metavar="ID_OR_PATH", help="a causal language model: hub id or folder")
     add(
         "--connector",
@@ -99,6 +108,24 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         choices=get_args(Fit),
         help="how training made pictures square: pad scales the longest side and pads with black, squash scales both "
         "sides (default: pad)",
+    )
+    add(
+        "--feature-layer",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="the encoder's layers whose outputs the connector is given, as Transformers counts hidden states; several "
+        "are joined (default: -1 of ViT, SigLIP and DINOv2, -2 of CLIP)",
+    )
+    add(
+        "--feature-norm",
+        action=argparse.BooleanOptionalAction,
+        help="apply the encoder's last norm to them (default: yes, of CLIP no)",
+    )
+    add(
+        "--class-token",
+        action=argparse.BooleanOptionalAction,
+        help="keep the features of class and register tokens (default: yes of ViT, no of CLIP and DINOv2)",
     )
     add("--dtype", default="auto", choices=["auto", *DTYPES], help="of all weights (default: each part keeps its own)")
     add("--seed", type=int, default=0, help="of a fresh connector (default: %(default)s)")

@@ -2,8 +2,9 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import transformers
@@ -14,6 +15,7 @@ from transformers.utils import logging as transformers_log
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.vision.encoders import ENCODERS, examples
+from qwen_vqa.plugin.vision.features import FeatureChoice
 from qwen_vqa.plugin.vision.tower import VisionEncoder
 from qwen_vqa.train.model.torch_layers import TorchLayers
 
@@ -23,20 +25,26 @@ class LoadedEncoder:
     """A vision encoder and how it wants to see pixels.
 
     Attributes:
+        features: what of it the connector is given.
         encoder: in the float type of its file.
         image_mean, image_std: of its own preprocessor file; None where there is none.
         ignored: weights of the file that belong to no encoder, other than a head's.
     """
 
     config: PretrainedConfig
+    features: FeatureChoice
     encoder: VisionEncoder
     image_mean: list[float] | None
     image_std: list[float] | None
     ignored: list[str]
 
 
-def load_vision_encoder(id_or_path: str) -> LoadedEncoder:
+def load_vision_encoder(id_or_path: str, wanted: Mapping[str, Any] | None = None) -> LoadedEncoder:
     """An encoder of one of the families that there are, alone or as a part of a model with text.
+
+    Args:
+        wanted: fields of `FeatureChoice` that are not to be as usual for the family. Layers that no chosen feature
+            needs are left out.
 
     Raises:
         UserError: it cannot be had, is of no such family, has weights that the encoder has no place for, or its
@@ -57,7 +65,8 @@ def load_vision_encoder(id_or_path: str) -> LoadedEncoder:
         )
     family = ENCODERS[config.model_type]
     try:
-        family.check(config)
+        features = FeatureChoice.of(family.usual_features.as_fields() | dict(wanted or {}))
+        family.check(config, features)
     except ValueError as error:
         raise UserError(f"the vision encoder {id_or_path} cannot be used: {error}") from error
     with _quiet_loading():  # its table of unexpected weights names what every such checkpoint brings beside
@@ -66,11 +75,21 @@ def load_vision_encoder(id_or_path: str) -> LoadedEncoder:
         )
     if loading["missing_keys"]:
         raise UserError(f"the vision encoder {id_or_path} lacks {', '.join(sorted(loading['missing_keys']))}.")
-    encoder = family(config, TorchLayers())
-    encoder.load_state_dict(renamed_weights(family, source.state_dict()))
+    encoder = family(config, TorchLayers(), features)
+    encoder.load_state_dict(_used(renamed_weights(family, source.state_dict()), features, len(encoder.layers)))
     mean, std = _pixel_statistics(id_or_path)
     ignored = sorted(name for name in loading["unexpected_keys"] if not family.not_the_encoder.match(name))
-    return LoadedEncoder(config, encoder.to(source.dtype), mean, std, ignored)
+    return LoadedEncoder(config, features, encoder.to(source.dtype), mean, std, ignored)
+
+
+def _used(weights: dict[str, torch.Tensor], features: FeatureChoice, num_layers: int) -> dict[str, torch.Tensor]:
+    """Without layers behind the last one that is taken, and without a norm that is not."""
+    return {
+        name: tensor
+        for name, tensor in weights.items()
+        if not (name.startswith("layers.") and int(name.split(".")[1]) >= num_layers)
+        and (features.norm or not name.startswith("final_norm."))
+    }
 
 
 def _pixel_statistics(id_or_path: str) -> tuple[list[float] | None, list[float] | None]:

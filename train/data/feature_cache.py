@@ -48,8 +48,7 @@ class FeatureDataset(Dataset):
         self.dataset = dataset
         self.places, pictures = _number_pictures(dataset)
         self.dtype = model.vision_encoder.dtype
-        width = model.config.vision_config.hidden_size
-        features = model.config.vision_family.num_features(model.config.vision_config)
+        width, features = model.config.feature_width, model.config.features_per_view
         self.file, self.shape = output / FEATURE_FILE, (len(pictures), features, width)
         done = output / COUNT_FILE
         if not gathered(done.is_file() and json.loads(done.read_text()) == list(self.shape))[0]:

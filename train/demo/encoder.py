@@ -114,7 +114,7 @@ def new_encoder() -> VitEncoder:
     Positions start as 2-D sines (Chen et al. 2021, arXiv:2104.02057), and queries and keys as near copies of
     each other, so that patches attend to their neighbours (Trockman and Kolter 2023, arXiv:2305.09828).
     """
-    encoder = VitEncoder(ViTConfig(**VISION), TorchLayers())
+    encoder = VitEncoder(ViTConfig(**VISION), TorchLayers(), VitEncoder.usual_features)
     width, grid = VISION["hidden_size"], VISION["image_size"] // VISION["patch_size"]
     for module in encoder.modules():
         if isinstance(module, nn.Linear):

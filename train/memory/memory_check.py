@@ -39,7 +39,7 @@ def scaled_model(hidden: int, layers: int, intermediate: int, vocabulary: int) -
 
 def batch_of(model: QwenVqaForConditionalGeneration, samples: int, length: int, labelled: int) -> dict:
     """Random samples with a picture first and answers of `labelled` tokens at the end."""
-    tokens, width = model.config.most_image_tokens, model.config.vision_config.hidden_size
+    tokens, width = model.config.most_image_tokens, model.config.feature_width
     ids = torch.randint(2, model.config.text_config.vocab_size, (samples, length))
     ids[ids == model.config.image_token_id] = 0
     ids[:, :tokens] = model.config.image_token_id

@@ -9,7 +9,6 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Gene
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from qwen_vqa.plugin.config import QwenVqaConfig
-from qwen_vqa.plugin.connector.mlp import MlpConnector
 from qwen_vqa.plugin.registration import register_for_transformers
 from qwen_vqa.plugin.vision.tower import VisionEncoder
 from qwen_vqa.train.model.labels import IGNORED
@@ -37,9 +36,8 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         if config.vision_in_float32:
             self._keep_in_fp32_modules_strict = ["vision_encoder", "connector"]  # transformers reads it while it loads
-        layers, vision, text = TorchLayers(), config.vision_config, config.text_config
-        self.vision_encoder = config.vision_family(vision, layers)
-        self.connector = MlpConnector(vision.hidden_size, text.hidden_size, config.connector, layers)
+        self.vision_encoder = config.new_vision_encoder(TorchLayers())
+        self.connector = config.new_connector(TorchLayers())
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
 
@@ -109,7 +107,7 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if self.training and torch.is_grad_enabled():
                 # A batch of text alone still has a gradient for every trained weight, if it is 0: the backward pass
                 # needs one when the connector is all that learns, and so do processes that share their gradients.
-                nothing = embeddings.new_zeros(1, self.config.vision_config.hidden_size)
+                nothing = embeddings.new_zeros(1, self.config.feature_width)
                 unused = self.connector(nothing.to(self.connector.dtype))
                 embeddings = embeddings + 0 * unused.sum().to(embeddings.dtype)
             return embeddings

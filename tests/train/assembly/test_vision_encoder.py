@@ -66,7 +66,7 @@ def test_the_names_of_older_releases_are_known():
 
 def test_every_weight_of_the_installed_release_has_a_place():
     renamed = renamed_weights(VitEncoder, ViTModel(CONFIG, add_pooling_layer=False).state_dict())
-    assert renamed.keys() == VitEncoder(CONFIG, TorchLayers()).state_dict().keys()
+    assert renamed.keys() == VitEncoder(CONFIG, TorchLayers(), VitEncoder.usual_features).state_dict().keys()
 
 
 def test_an_unknown_name_is_an_error():
@@ -75,10 +75,10 @@ def test_an_unknown_name_is_an_error():
 
 
 def test_another_encoder_is_refused(tmp_path: Path):
-    from transformers import CLIPVisionConfig
+    from transformers import BeitConfig
 
-    CLIPVisionConfig().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="is a clip_vision_model; this version takes vit, siglip_vision_model"):
+    BeitConfig().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is a beit; this version takes vit, clip_vision_model"):
         load_vision_encoder(str(tmp_path))
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from qwen_vqa.plugin.connector.mlp import MlpConnector
 from qwen_vqa.plugin.installed_command import installed_command
 from qwen_vqa.train.data.preparation import prepare_data
 from qwen_vqa.train.data.source import DataSource
@@ -63,8 +62,7 @@ def make_base(checkpoint: Path, folder: Path, seed: int) -> Path:
     """The checkpoint with a connector that has learnt nothing, in float32."""
     model = load_reference(checkpoint, torch.float32)
     torch.manual_seed(seed)
-    widths = model.config.vision_config.hidden_size, model.config.text_config.hidden_size
-    model.connector = MlpConnector(*widths, model.config.connector, TorchLayers())
+    model.connector = model.config.new_connector(TorchLayers())
     save_checkpoint(folder, model, load_processor(checkpoint))
     return folder
 
