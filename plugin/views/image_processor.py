@@ -71,7 +71,7 @@ class QwenVqaImageProcessor(BaseImageProcessor):
     def to_dict(self) -> dict[str, Any]:
         """Without the default of a field that older checkpoints do not have: theirs stay as they are, byte by byte."""
         fields = super().to_dict()
-        if self.tokens_per_view == self._patches + 1:
+        if self.tokens_per_view == self._patches + 1 and self.image_size % self.patch_size == 0:
             fields.pop("tokens_per_view")
         return fields
 

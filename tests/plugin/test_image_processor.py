@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -102,3 +103,9 @@ def test_importing_the_plugin_pulls_in_neither_torch_nor_vllm():
     code = "import qwen_vqa.plugin, sys; print([m for m in ('torch', 'vllm', 'transformers') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("size", "patch", "tokens"), [(64, 32, 5), (62, 14, 16), (62, 14, 17), (64, 32, 4)])
+def test_tokens_per_view_are_there_after_saving_and_loading(tmp_path: Path, size: int, patch: int, tokens: int):
+    QwenVqaImageProcessor(size, patch, tokens_per_view=tokens).save_pretrained(tmp_path)
+    assert QwenVqaImageProcessor.from_pretrained(tmp_path).tokens_per_view == tokens
