@@ -32,6 +32,7 @@ class ClipEncoder(VisionEncoder):
     )
     # The projections, and the side of the text.
     not_the_encoder: ClassVar[re.Pattern[str]] = re.compile(r"^(?:text_model|\w+_projection|logit_\w+)\b")
+    patch_bias: ClassVar[bool] = False
     usual_features: ClassVar[FeatureChoice] = FeatureChoice((-2,), norm=False, class_token=False)
 
     @classmethod
@@ -50,7 +51,6 @@ class ClipEncoder(VisionEncoder):
     ) -> None:
         super().__init__(config, layers, features, name)
         width = config.hidden_size
-        self.patch_embedding = layers.convolution(config.num_channels, width, config.patch_size, bias=False)
         self.class_embedding = nn.Parameter(torch.zeros(width))
         self.position_embedding = nn.Parameter(torch.zeros(self.num_features(config, FeatureChoice()), width))
         self.first_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)

@@ -61,7 +61,6 @@ class Dinov2Encoder(VisionEncoder):
     ) -> None:
         super().__init__(config, layers, features, name)
         width, registers = config.hidden_size, self.num_first_tokens(config) - 1
-        self.patch_embedding = layers.convolution(config.num_channels, width, config.patch_size)
         self.class_embedding = nn.Parameter(torch.zeros(1, 1, width))
         self.registers = nn.Parameter(torch.zeros(1, registers, width)) if registers else None
         positions = self.num_features(config, FeatureChoice()) - registers

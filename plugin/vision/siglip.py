@@ -57,7 +57,6 @@ class SiglipEncoder(VisionEncoder):
     ) -> None:
         super().__init__(config, layers, features, name)
         width = config.hidden_size
-        self.patch_embedding = layers.convolution(config.num_channels, width, config.patch_size)
         self.position_embedding = nn.Parameter(torch.zeros(self.num_features(config, features), width))
 
     def embed(self, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ class VisionEncoder(nn.Module, ABC):
         transformers_class: what loads its weights, with `transformers_arguments`.
         weight_names: patterns of the names that its weights have in Transformers, and ours.
         not_the_encoder: names of weights that such a checkpoint brings beside the encoder.
+        patch_bias: whether the patches' embedding has a bias.
         usual_features: what connectors of this family are given, where nobody says otherwise.
     """
 
@@ -34,6 +35,7 @@ class VisionEncoder(nn.Module, ABC):
     weight_names: ClassVar[tuple[tuple[str, str], ...]]
     not_the_encoder: ClassVar[re.Pattern[str]]
     usual_features: ClassVar[FeatureChoice]
+    patch_bias: ClassVar[bool] = True
     position_embedding: nn.Parameter
 
     @classmethod
@@ -80,6 +82,8 @@ class VisionEncoder(nn.Module, ABC):
         self, config: PretrainedConfig, layers: Layers, features: FeatureChoice, name: str = "vision_encoder"
     ) -> None:
         super().__init__()
+        width, patch = config.hidden_size, config.patch_size
+        self.patch_embedding = layers.convolution(config.num_channels, width, patch, bias=self.patch_bias)
         self.depths = features.depths(config.num_hidden_layers)
         self.num_dropped = 0 if features.class_token else self.num_first_tokens(config)
         self.layers = nn.ModuleList(

@@ -60,7 +60,6 @@ class VitEncoder(VisionEncoder):
     ) -> None:
         super().__init__(config, layers, features, name)
         width = config.hidden_size
-        self.patch_embedding = layers.convolution(config.num_channels, width, config.patch_size)
         self.class_embedding = nn.Parameter(torch.zeros(1, 1, width))
         positions = self.num_features(config, FeatureChoice())
         self.position_embedding = nn.Parameter(torch.zeros(1, positions, width))
