@@ -5,7 +5,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.configuration_utils import PretrainedConfig
 
-from qwen_vqa.plugin.connector.mlp import MlpConnector
+from qwen_vqa.plugin.connector.mlp import ConnectorShape, MlpConnector
 from qwen_vqa.plugin.layers import Layers
 from qwen_vqa.plugin.views.view_rules import VIEW_RULES, WholeImage
 from qwen_vqa.plugin.vision.encoders import encoder_family
@@ -19,13 +19,12 @@ VISION_WEIGHTS = ("vision_encoder.", "connector.")
 
 
 class QwenVqaConfig(PretrainedConfig):
-    """Config of a vision encoder, a two-layer connector and a causal language model.
+    """Config of a vision encoder, a connector and a causal language model.
 
     Args:
         vision_config: a ViTConfig, or its dict (default: google/vit-base-patch32-384's shape).
         text_config: any causal language model's config, or its dict (default: Qwen2).
-        connector: `hidden_size` (width between the two Linear layers; default: the text width) and
-            `activation` ("gelu", the exact one).
+        connector: fields of `connector.mlp.ConnectorShape` (default: two Linear layers with the text width between).
         image_token_id: id of `<|image_pad|>`, the token whose embedding an image feature replaces.
         vision_in_float32: vision encoder and connector are held and computed in float32, whatever the language
             model's float type; without it they have the language model's.
@@ -69,7 +68,7 @@ class QwenVqaConfig(PretrainedConfig):
 
     def _check(self) -> None:
         self.vision_family.check(self.vision_config, self.features)
-        MlpConnector.check(self.connector)
+        self.tokens_per_view  # noqa: B018 - raises where features and connector do not fit
 
     @property
     def vision_family(self) -> type[VisionEncoder]:
@@ -84,9 +83,19 @@ class QwenVqaConfig(PretrainedConfig):
         return FeatureChoice.of(self.vision_features)
 
     @property
+    def connector_shape(self) -> ConnectorShape:
+        """Number and widths of the connector's layers."""
+        return ConnectorShape.of(self.connector)
+
+    @property
     def features_per_view(self) -> int:
         """Features of one view of an image."""
         return self.vision_family.num_features(self.vision_config, self.features)
+
+    @property
+    def encoder_tokens_per_view(self) -> int:
+        """Tokens of one view in the encoder's layers, which may be more than its features."""
+        return self.vision_family.num_features(self.vision_config, FeatureChoice())
 
     @property
     def feature_width(self) -> int:
@@ -99,12 +108,12 @@ class QwenVqaConfig(PretrainedConfig):
 
     def new_connector(self, layers: Layers) -> MlpConnector:
         """A new one, of these layers."""
-        return MlpConnector(self.feature_width, self.text_config.hidden_size, self.connector, layers)
+        return MlpConnector(self.feature_width, self.text_config.hidden_size, self.connector_shape, layers)
 
     @property
     def tokens_per_view(self) -> int:
         """Prompt tokens of one view of an image (145 of google/vit-base-patch32-384's)."""
-        return MlpConnector.num_tokens(self.features_per_view)
+        return self.connector_shape.num_tokens(self.features_per_view)
 
     @property
     def most_image_tokens(self) -> int:

@@ -12,12 +12,16 @@ class Layers(ABC):
     """
 
     @abstractmethod
-    def column(self, inputs: int, outputs: int, name: str) -> nn.Module:
+    def column(self, inputs: int, outputs: int, name: str, bias: bool = True) -> nn.Module:
         """A Linear [..., inputs] to [..., outputs], split between ranks along its outputs; a `row` comes after it."""
 
     @abstractmethod
-    def row(self, inputs: int, outputs: int, name: str) -> nn.Module:
+    def row(self, inputs: int, outputs: int, name: str, bias: bool = True) -> nn.Module:
         """A Linear [..., inputs] to [..., outputs], split between ranks along its inputs."""
+
+    @abstractmethod
+    def replicated(self, inputs: int, outputs: int, name: str, bias: bool = True) -> nn.Module:
+        """A Linear [..., inputs] to [..., outputs], whole on each rank."""
 
     @abstractmethod
     def attention(self, width: int, heads: int, name: str, qkv_bias: bool = True) -> nn.Module:

@@ -1,6 +1,7 @@
 """Small random models in the real checkpoint format, and pictures to ask them about."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ def tiny_config(
     intermediate: int = 192,
     vocabulary: int | None = None,
     vision_type: str = "vit",
+    connector: dict[str, Any] | None = None,
 ) -> QwenVqaConfig:
     """Two layers each; head sizes that vLLM's CPU attention has. The vocabulary is the tokenizer's, if not larger."""
     return QwenVqaConfig(
@@ -72,7 +74,7 @@ def tiny_config(
             eos_token_id=processor.tokenizer.convert_tokens_to_ids("<|im_end|>"),
             pad_token_id=processor.tokenizer.pad_token_id,
         ),
-        {"hidden_size": 96},
+        {"hidden_size": 96, **(connector or {})},
         image_token_id=processor.image_token_id,
     )
 
@@ -99,10 +101,11 @@ def make_checkpoint(
     vocabulary: int | None = None,
     vision_in_float32: bool = False,
     vision_type: str = "vit",
+    connector: dict[str, Any] | None = None,
 ) -> Path:
     """A tiny checkpoint folder."""
     processor = tiny_processor(image_position)
-    config = tiny_config(processor, text_type, tied, intermediate, vocabulary, vision_type)
+    config = tiny_config(processor, text_type, tied, intermediate, vocabulary, vision_type, connector)
     processor.image_processor = QwenVqaImageProcessor(
         64, PATCH_SIZES[vision_type], tokens_per_view=config.tokens_per_view
     )

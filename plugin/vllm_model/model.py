@@ -12,7 +12,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from qwen_vqa.plugin.chat.chat_format import CHATML
 from qwen_vqa.plugin.config import QwenVqaConfig
-from qwen_vqa.plugin.connector.mlp import MlpConnector
 from qwen_vqa.plugin.lora.adapter_names import layer_prefix
 from qwen_vqa.plugin.vllm_model.parallel_layers import ParallelLayers
 from qwen_vqa.plugin.vllm_model.processing import (
@@ -156,8 +155,9 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
     def get_mm_lora_token_counts(
         self, *, modality: str, mm_kwargs: MultiModalKwargsItem | None, num_mm_embeds: int
     ) -> tuple[int, int | None]:
-        """Tokens in encoder and connector for so many embeddings: neither adds nor drops any."""
-        return num_mm_embeds, num_mm_embeds
+        """Tokens in encoder and connector for so many embeddings of whole views."""
+        views = num_mm_embeds // self.config.tokens_per_view
+        return views * self.config.encoder_tokens_per_view, num_mm_embeds
 
 
 def vision_float_type(config: QwenVqaConfig) -> AbstractContextManager[None]:
@@ -190,7 +190,7 @@ def check_tensor_parallel(config: QwenVqaConfig, ranks: int) -> None:
     Raises:
         ValueError: it does not; the message names the field and the ranks that would do.
     """
-    sizes = config.vision_family.split_sizes(config.vision_config) | MlpConnector.split_sizes(config.connector)
+    sizes = config.vision_family.split_sizes(config.vision_config) | config.connector_shape.split_sizes
     for field, size in sizes.items():
         if size % ranks:
             fitting = [n for n in range(1, ranks) if size % n == 0]

@@ -1,6 +1,7 @@
 """The components' layers by vLLM: split between the ranks of tensor parallelism, and quantised where asked."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from qwen_vqa.plugin.vllm_model_api import (
     MMEncoderAttention,
     QKVParallelLinear,
     QuantizationConfig,
+    ReplicatedLinear,
     RowParallelLinear,
     WeightsMapper,
     divide,
@@ -33,15 +35,17 @@ class ParallelLayers(Layers):
         self.quant_config = quant_config
         self.prefix = f"{prefix}." if prefix else ""
 
-    def column(self, inputs: int, outputs: int, name: str) -> nn.Module:
-        return ColumnParallelLinear(
-            inputs, outputs, quant_config=self.quant_config, prefix=self.prefix + name, return_bias=False
-        )
+    def column(self, inputs: int, outputs: int, name: str, bias: bool = True) -> nn.Module:
+        return ColumnParallelLinear(inputs, outputs, bias, **self._common(name))
 
-    def row(self, inputs: int, outputs: int, name: str) -> nn.Module:
-        return RowParallelLinear(
-            inputs, outputs, quant_config=self.quant_config, prefix=self.prefix + name, return_bias=False
-        )
+    def row(self, inputs: int, outputs: int, name: str, bias: bool = True) -> nn.Module:
+        return RowParallelLinear(inputs, outputs, bias, **self._common(name))
+
+    def replicated(self, inputs: int, outputs: int, name: str, bias: bool = True) -> nn.Module:
+        return ReplicatedLinear(inputs, outputs, bias, **self._common(name))
+
+    def _common(self, name: str) -> dict[str, Any]:
+        return {"quant_config": self.quant_config, "prefix": self.prefix + name, "return_bias": False}
 
     def attention(self, width: int, heads: int, name: str, qkv_bias: bool = True) -> nn.Module:
         return ParallelSelfAttention(width, heads, qkv_bias, self, name)

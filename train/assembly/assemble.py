@@ -16,6 +16,7 @@ from qwen_vqa.plugin.chat.chat_template import IMAGE_TOKEN, QWEN_SYSTEM_PROMPT, 
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
 from qwen_vqa.plugin.checkpoint_summary import summary_lines
 from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.connector.mlp import ConnectorShape
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.lora.adapter import check_adapter
 from qwen_vqa.plugin.processor import QwenVqaProcessor
@@ -23,7 +24,7 @@ from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
 from qwen_vqa.plugin.vision.features import describe
 from qwen_vqa.plugin.vision.tower import VisionEncoder, square_sizes
 from qwen_vqa.train.assembly.assemble_flags import AssembledParts
-from qwen_vqa.train.assembly.connector_file import check_connector, load_connector
+from qwen_vqa.train.assembly.connector_file import connector_shape, load_connector
 from qwen_vqa.train.assembly.encoder_file import LoadedEncoder, load_vision_encoder
 from qwen_vqa.train.assembly.original_format import Likeness, decoding_defaults
 from qwen_vqa.train.model.adapter_merging import Merged, merge_adapter
@@ -46,17 +47,20 @@ def assemble(parts: AssembledParts) -> list[str]:
     vision = load_vision_encoder(parts.vision_encoder, parts.wanted_features)
     language_model, tokenizer = _load_language_model(parts)
     text_width = language_model.config.hidden_size
-    inner = text_width
+    shape = ConnectorShape(text_width, num_layers=parts.connector_layers or 2, pixel_shuffle=parts.pixel_shuffle)
     if connector and parts.connector:
         width = type(vision.encoder).width(vision.config, vision.features)
-        inner = check_connector(connector, width, text_width, parts.connector)
-    config = QwenVqaConfig(
-        vision.config,
-        language_model.config,
-        {"hidden_size": inner},
-        image_token_id=_image_token_id(tokenizer, language_model, parts.language_model),
-        vision_features=None if vision.features == vision.encoder.usual_features else vision.features.as_fields(),
-    )
+        shape = connector_shape(connector, width, text_width, parts.pixel_shuffle, parts.connector)
+    try:
+        config = QwenVqaConfig(
+            vision.config,
+            language_model.config,
+            shape.as_fields(),
+            image_token_id=_image_token_id(tokenizer, language_model, parts.language_model),
+            vision_features=None if vision.features == vision.encoder.usual_features else vision.features.as_fields(),
+        )
+    except ValueError as error:
+        raise UserError(f"the parts do not fit each other: {error}") from error
     adapter_line = "none"
     if parts.adapter and parts.merge_adapter:
         merged = merge_adapter(language_model, parts.adapter)
@@ -179,8 +183,8 @@ def _written(
         ),
         (
             "connector",
-            f"{parts.connector or f'fresh (seed {parts.seed})'}: {config.feature_width} to "
-            f"{config.connector['hidden_size']} to {config.text_config.hidden_size}",
+            f"{parts.connector or f'fresh (seed {parts.seed})'}: "
+            f"{config.connector_shape.describe(config.feature_width, config.text_config.hidden_size)}",
         ),
         (
             "language model",

@@ -38,8 +38,14 @@ class AssembledParts:
     feature_layer: list[int] | None = None
     feature_norm: bool | None = None
     class_token: bool | None = None
+    connector_layers: int | None = None
+    pixel_shuffle: int = 1
 
     def __post_init__(self) -> None:
+        if self.connector_layers is not None and self.connector is not None:
+            raise UserError("--connector-layers is of a fresh connector; a --connector file has its own number.")
+        if self.pixel_shuffle < 1:
+            raise UserError(f"--pixel-shuffle {self.pixel_shuffle}: it must be a positive integer.")
         if self.adapter_name is not None and (self.adapter is None or self.merge_adapter):
             raise UserError("--adapter-name names an adapter that is kept apart: add --adapter and --no-merge-adapter.")
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
@@ -126,6 +132,20 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--class-token",
         action=argparse.BooleanOptionalAction,
         help="keep the features of class and register tokens (default: yes of ViT, no of CLIP and DINOv2)",
+    )
+    add(
+        "--connector-layers",
+        type=int,
+        choices=[1, 2, 3],
+        help="Linear layers of a fresh connector, with GELU between them (default: 2)",
+    )
+    add(
+        "--pixel-shuffle",
+        type=int,
+        default=1,
+        metavar="N",
+        help="the connector joins squares of N x N features, so that an image takes N x N times fewer tokens "
+        "(default: %(default)s)",
     )
     add("--dtype", default="auto", choices=["auto", *DTYPES], help="of all weights (default: each part keeps its own)")
     add("--seed", type=int, default=0, help="of a fresh connector (default: %(default)s)")

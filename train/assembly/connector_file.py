@@ -1,6 +1,7 @@
 """Connector weights as people have them: a file or a training checkpoint of the original, of LLaVA, of ours."""
 
 import json
+import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -11,20 +12,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from qwen_vqa.plugin.connector.mlp import LINEARS, WEIGHT_NAMES, ConnectorShape
 from qwen_vqa.plugin.errors import UserError
 
 # What a connector is called among the parts of a whole model.
-_PARTS = ("connector", "mm_projector", "multi_modal_projector", "projector")
+_PARTS = ("connector", "mm_projector", "multi_modal_projector", "projector", "MP")
 _PART = re.compile(rf"(?:^|\.)(?:{'|'.join(_PARTS)})\.(?P<rest>.+)$")
 _WRAPPERS = re.compile(r"^(?:module\.|model\.|base_model\.)+")
-# Linear, GELU, Linear as an nn.Sequential has its Linears at 0 and 2.
-_NAMES = {
-    "0.weight": "linear_1.weight",
-    "0.bias": "linear_1.bias",
-    "2.weight": "linear_2.weight",
-    "2.bias": "linear_2.bias",
-}
-_EXPECTED = sorted(_NAMES.values())
+_OURS = re.compile(r"(linear_\d)\.(weight|bias)")
 # Where training scripts put the weights, beside the step and the optimizer.
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module", *_PARTS)
 _CHECKPOINT_FILES = (
@@ -39,9 +34,10 @@ _NAMES_SHOWN = 6
 
 
 def load_connector(path: str | Path) -> dict[str, torch.Tensor]:
-    """The connector's four tensors under the names `linear_1/2.weight/bias`, in their own float type.
+    """The connector's tensors under the names `linear_1/2/3.weight/bias`, in their own float type.
 
-    Takes `0.* 2.*` (the original's final_connector.pth), `model.mm_projector.0/2.*` (LLaVA's mm_projector.bin) and
+    Takes `0.* 2.*` (the original's final_connector.pth), `model.mm_projector.0/2/4.*` or `model.mm_projector.weight`
+    (LLaVA's mm_projector.bin), `MP.proj.weight` (nanoVLM), `connector.modality_projection.proj.weight` (SmolVLM) and
     `linear_1/2.*` (transformers, ours): alone, or among the weights of a whole model, in a .pth, .bin or .safetensors
     file, or in the folder of a training checkpoint.
 
@@ -51,48 +47,87 @@ def load_connector(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     file = _file_of(path)
     found = _connector_in(_read(file))
-    connector = {_NAMES.get(name, name): tensor for name, tensor in found.items()}
-    if sorted(connector) != _EXPECTED or len(connector) != len(found):
+    connector = {_our_name(name): tensor for name, tensor in found.items()}
+    depth, biases = _depth(connector), sum(name.endswith(".bias") for name in connector)
+    if not depth or len(connector) != len(found) or biases not in (0, depth):
         raise UserError(
-            f"the connector {path} holds {_some(found)}; expected four tensors: 0.weight 0.bias 2.weight 2.bias "
-            f"(or linear_1 and linear_2), alone or under {', '.join(f'{part}.' for part in _PARTS)}. A connector of "
-            "another depth is not supported."
+            f"the connector {path} holds {_some(found)}; expected 1 to {len(LINEARS)} Linear layers, all "
+            "with a bias or none: 0.weight 0.bias 2.weight 2.bias (or linear_1 and linear_2, proj), alone or under "
+            f"{', '.join(f'{part}.' for part in _PARTS)}."
         )
     return connector
 
 
-def check_connector(connector: dict[str, torch.Tensor], vision_width: int, text_width: int, path: str | Path) -> int:
-    """Hold the shapes against the two models it joins; returns the width between its Linears.
+def connector_shape(
+    connector: dict[str, torch.Tensor], vision_width: int, text_width: int, factor: int, path: str | Path
+) -> ConnectorShape:
+    """The shape of a loaded connector, held against the two models it joins.
+
+    Args:
+        factor: the pixel shuffle before it; 1 for none.
 
     Raises:
         UserError: naming the tensor, its shape and the one that would fit.
     """
-    first, second = connector["linear_1.weight"], connector["linear_2.weight"]
-    inner = first.shape[0]
-    expected = {
-        "linear_1.weight": (inner, vision_width),
-        "linear_1.bias": (inner,),
-        "linear_2.weight": (text_width, inner),
-        "linear_2.bias": (text_width,),
-    }
+    first, depth = connector["linear_1.weight"], _depth(connector)
+    shape = ConnectorShape(
+        hidden_size=len(first) if depth > 1 else text_width,
+        num_layers=depth,
+        bias="linear_1.bias" in connector,
+        pixel_shuffle=factor,
+    )
+    widths = shape.widths(vision_width, text_width)
+    expected: dict[str, tuple[int, ...]] = {}
+    for index in range(1, depth + 1):
+        expected[f"linear_{index}.weight"] = (widths[index], widths[index - 1])
+        if shape.bias:
+            expected[f"linear_{index}.bias"] = (widths[index],)
     wrong = [
-        f"{name} is {list(connector[name].shape)}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if tuple(connector[name].shape) != shape
+        f"{name} is {list(connector[name].shape)}, expected {list(fitting)}"
+        for name, fitting in expected.items()
+        if tuple(connector[name].shape) != fitting
     ]
     if wrong:
+        joined = f" ({widths[0]} after a pixel shuffle of {factor})" if factor > 1 else ""
         raise UserError(
-            f"the connector {path} does not fit: {'; '.join(wrong)}. The encoder's width is {vision_width}, "
-            f"the language model's {text_width}; this connector joins {first.shape[-1]} to {second.shape[0]}. "
-            "Give the encoder and language model it was trained with."
+            f"the connector {path} does not fit: {'; '.join(wrong)}. The features' width is {vision_width}{joined}, "
+            f"the language model's {text_width}; this connector joins {first.shape[-1]} to "
+            f"{len(connector[f'linear_{depth}.weight'])}. {_advice(first.shape[-1], vision_width, factor)}"
         )
-    return inner
+    return shape
+
+
+def _advice(width: int, vision_width: int, factor: int) -> str:
+    times = width // vision_width if factor == 1 and width % vision_width == 0 else 1
+    if times > 1:
+        side = math.isqrt(times)
+        shuffle = (
+            f"--pixel-shuffle {side} if it joins squares of {side}x{side} patches, or " if side**2 == times else ""
+        )
+        return f"Give {shuffle}--feature-layer with {times} layers if it joins the features of several."
+    return "Give the encoder and language model it was trained with."
+
+
+def _our_name(name: str) -> str:
+    return next((re.sub(theirs, ours, name) for theirs, ours in WEIGHT_NAMES if re.search(theirs, name)), name)
+
+
+def _depth(connector: Mapping[str, Any]) -> int:
+    """Number of Linear layers; 0 where the names are not those of 1 to 3 in a row."""
+    named = [_OURS.fullmatch(name) for name in connector]
+    found = sorted({match[1] for match in named if match})
+    whole = all(named) and all(f"{linear}.weight" in connector for linear in found)
+    return len(found) if whole and found == list(LINEARS[: len(found)]) else 0
 
 
 def save_connector(connector: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Write the original's final_connector.pth from the names `linear_1/2.*`."""
-    original = {ours: theirs for theirs, ours in _NAMES.items()}
-    torch.save({original[name]: tensor.detach().cpu() for name, tensor in connector.items()}, path)
+    """Write the original's final_connector.pth, an nn.Sequential's names, from the names `linear_1/2/3.*`."""
+    torch.save({_OURS.sub(_place, name): tensor.detach().cpu() for name, tensor in connector.items()}, path)
+
+
+def _place(name: re.Match[str]) -> str:
+    """Where an nn.Sequential has a Linear, with an activation after each."""
+    return f"{2 * LINEARS.index(name[1])}.{name[2]}"
 
 
 def _file_of(path: Path) -> Path:

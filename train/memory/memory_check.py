@@ -39,13 +39,13 @@ def scaled_model(hidden: int, layers: int, intermediate: int, vocabulary: int) -
 
 def batch_of(model: QwenVqaForConditionalGeneration, samples: int, length: int, labelled: int) -> dict:
     """Random samples with a picture first and answers of `labelled` tokens at the end."""
-    tokens, width = model.config.most_image_tokens, model.config.feature_width
-    ids = torch.randint(2, model.config.text_config.vocab_size, (samples, length))
-    ids[ids == model.config.image_token_id] = 0
-    ids[:, :tokens] = model.config.image_token_id
+    config = model.config
+    ids = torch.randint(2, config.text_config.vocab_size, (samples, length))
+    ids[ids == config.image_token_id] = 0
+    ids[:, : config.tokens_per_view] = config.image_token_id
     labels = ids.clone()
     labels[:, : length - labelled] = -100
-    features = torch.randn(samples, tokens, width)
+    features = torch.randn(samples, config.features_per_view, config.feature_width)
     mask = torch.ones_like(ids)
     mask[0, -1] = 0  # padding, as in most batches: attention takes another kernel without
     return {"input_ids": ids, "attention_mask": mask, "labels": labels, "image_features": features}

@@ -107,7 +107,7 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if self.training and torch.is_grad_enabled():
                 # A batch of text alone still has a gradient for every trained weight, if it is 0: the backward pass
                 # needs one when the connector is all that learns, and so do processes that share their gradients.
-                nothing = embeddings.new_zeros(1, self.config.feature_width)
+                nothing = embeddings.new_zeros(1, self.config.features_per_view, self.config.feature_width)
                 unused = self.connector(nothing.to(self.connector.dtype))
                 embeddings = embeddings + 0 * unused.sum().to(embeddings.dtype)
             return embeddings

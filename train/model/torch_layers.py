@@ -9,13 +9,12 @@ from qwen_vqa.plugin.layers import Layers
 
 
 class TorchLayers(Layers):
-    """Unsplit: a `column` and a `row` are both an nn.Linear."""
+    """Unsplit: `column`, `row` and `replicated` are all an nn.Linear."""
 
-    def column(self, inputs: int, outputs: int, name: str) -> nn.Linear:
-        return nn.Linear(inputs, outputs)
+    def column(self, inputs: int, outputs: int, name: str, bias: bool = True) -> nn.Linear:
+        return nn.Linear(inputs, outputs, bias)
 
-    def row(self, inputs: int, outputs: int, name: str) -> nn.Linear:
-        return nn.Linear(inputs, outputs)
+    row = replicated = column
 
     def attention(self, width: int, heads: int, name: str, qkv_bias: bool = True) -> nn.Module:
         return SelfAttention(width, heads, qkv_bias)
