@@ -1,19 +1,18 @@
 """An image to the pixels that the vision encoder sees: made square, normalised.
 
-`fit` says how it is made square: `squash` is the original project's train.py, `pad` its app.py, each to the bit.
 Training, evaluation and serving all come through this one class.
 """
 
 from typing import Any, get_args
 
-import cv2
 import numpy as np
 from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 
 from qwen_vqa.plugin.images.image_detail import DEFAULT_DETAIL, detail_of, view_of, with_detail
-from qwen_vqa.plugin.views.fit import Fit
+from qwen_vqa.plugin.views.fit import Fit, Resample
+from qwen_vqa.plugin.views.square import Square
 from qwen_vqa.plugin.views.view_rules import VIEW_RULES, ViewRule, WholeImage
 
 _RGB_CHANNELS = 3
@@ -28,14 +27,18 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         patch_size: side of the encoder's patches, in pixels; with `image_size` it fixes the token count.
         image_mean: what is subtracted from each RGB channel after scaling to 0..1.
         image_std: what each RGB channel is divided by then.
-        fit: "pad" scales the longest side to `image_size` and pastes the image at the top left of a black canvas;
-            "squash" scales both sides to `image_size`, whatever the image's shape.
+        fit: how the image becomes square. "squash" is the original project's train.py, "pad" its app.py; "crop" is
+            CLIP's, "pad-center" LLaVA's (`fit.Fit` says what they do).
         tokens_per_view: prompt tokens of one view, as config.json's encoder makes them (default: one a patch and one
             for the class token).
+        resample: how pixels are computed from their neighbours.
+        antialias: whether an image that becomes smaller is smoothed on the way, as Pillow and Transformers do;
+            OpenCV, and so the original project, does not. "pad-center" is always antialiased.
+        pad_color: RGB of what lies around an image with "pad-center" (default: `image_mean`, as LLaVA has it).
 
     Raises:
-        ValueError: a canvas that patches do not cover where `tokens_per_view` is the default, statistics that are not
-            three numbers, or another fit.
+        ValueError: a canvas that patches do not cover where `tokens_per_view` is the default, statistics or a colour
+            that are not three numbers, another fit or resample.
     """
 
     model_input_names = ["pixel_values"]  # noqa: RUF012 - transformers reads a plain class list
@@ -48,6 +51,9 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         image_std: tuple[float, ...] | list[float] = (0.5, 0.5, 0.5),
         fit: Fit = "pad",
         tokens_per_view: int | None = None,
+        resample: Resample = "bilinear",
+        antialias: bool = False,
+        pad_color: list[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -55,9 +61,21 @@ class QwenVqaImageProcessor(BaseImageProcessor):
             raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}.")
         if len(image_mean) != _RGB_CHANNELS or len(image_std) != _RGB_CHANNELS or not all(image_std):
             raise ValueError(f"image_mean {image_mean} and image_std {image_std} need three values, std not 0.")
-        if fit not in get_args(Fit):
-            raise ValueError(f"fit {fit!r}: it must be one of {', '.join(get_args(Fit))}.")
+        for name, value, known in (("fit", fit, get_args(Fit)), ("resample", resample, get_args(Resample))):
+            if value not in known:
+                raise ValueError(f"{name} {value!r}: it must be one of {', '.join(known)}.")
+        if fit == "pad-center" and not antialias:
+            raise ValueError(f"fit {fit!r} is made with antialiasing: set antialias to true.")
+        if pad_color is not None and (
+            len(pad_color) != _RGB_CHANNELS or not all(type(value) is int and 0 <= value <= 255 for value in pad_color)
+        ):
+            raise ValueError(f"pad_color {pad_color}: it must be three integers from 0 to 255.")
+        if pad_color is not None and fit != "pad-center":
+            raise ValueError(f"pad_color is of fit 'pad-center', and fit is {fit!r}.")
         self.fit = fit
+        self.resample = resample
+        self.antialias = antialias
+        self.pad_color = pad_color
         self.image_size = image_size
         self.patch_size = patch_size
         self.image_mean = list(image_mean)
@@ -69,11 +87,20 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         return (self.image_size // self.patch_size) ** 2
 
     def to_dict(self) -> dict[str, Any]:
-        """Without the default of a field that older checkpoints do not have: theirs stay as they are, byte by byte."""
+        """Without the defaults of fields that older checkpoints do not have: theirs stay as they are, byte by byte."""
         fields = super().to_dict()
+        for name, default in (("resample", "bilinear"), ("antialias", False), ("pad_color", None)):
+            if fields.get(name) == default:
+                fields.pop(name, None)
         if self.tokens_per_view == self._patches + 1 and self.image_size % self.patch_size == 0:
             fields.pop("tokens_per_view")
         return fields
+
+    def describe(self) -> str:
+        """In a few words, for people."""
+        smooth = "with" if self.antialias else "without"
+        mean, std = (", ".join(f"{value:.3g}" for value in values) for values in (self.image_mean, self.image_std))
+        return f"{self.fit} to {self.image_size} px, {self.resample} {smooth} antialiasing; mean {mean}; std {std}"
 
     @property
     def view_rule(self) -> ViewRule:
@@ -126,29 +153,14 @@ class QwenVqaImageProcessor(BaseImageProcessor):
 
     def canvas(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """One image made square, uint8 RGB [size, size, 3]: what ViTImageProcessor would be given."""
-        rgb = as_rgb_array(image)
-        if self.fit == "squash":
-            return cv2.resize(rgb, (self.image_size, self.image_size), interpolation=cv2.INTER_LINEAR)
-        height, width = rgb.shape[:2]
-        new_height, new_width = scaled_size(height, width, self.image_size)
-        canvas = np.zeros((self.image_size, self.image_size, _RGB_CHANNELS), np.uint8)
-        canvas[:new_height, :new_width] = cv2.resize(rgb, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-        return canvas
+        color = self.pad_color or [int(mean * 255) for mean in self.image_mean]
+        square = Square(self.image_size, self.fit, self.resample, self.antialias, tuple(color))
+        return square.of(as_rgb_array(image))
 
     def _normalise(self, canvas: np.ndarray) -> np.ndarray:
         values = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)
         table = (values - np.asarray(self.image_mean, np.float32)) / np.asarray(self.image_std, np.float32)  # [256, 3]
         return np.stack([table[:, channel][canvas[:, :, channel]] for channel in range(_RGB_CHANNELS)])
-
-
-def scaled_size(height: int, width: int, image_size: int) -> tuple[int, int]:
-    """Height and width once the longest side is scaled to `image_size`: truncated, but at least 1 pixel.
-
-    The scale is formed first and multiplied, as the original does: dividing last would round some
-    sizes the other way.
-    """
-    scale = image_size / max(height, width)
-    return max(1, int(height * scale)), max(1, int(width * scale))
 
 
 def as_rgb_array(image: Image.Image | np.ndarray) -> np.ndarray:

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from transformers import ViTImageProcessorPil
 
-from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor, scaled_size
+from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
+from qwen_vqa.plugin.views.square import scaled_size
 
 
 def noise(width: int, height: int) -> np.ndarray:

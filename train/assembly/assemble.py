@@ -7,6 +7,7 @@
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -27,12 +28,11 @@ from qwen_vqa.train.assembly.assemble_flags import AssembledParts
 from qwen_vqa.train.assembly.connector_file import connector_shape, load_connector
 from qwen_vqa.train.assembly.encoder_file import LoadedEncoder, load_vision_encoder
 from qwen_vqa.train.assembly.original_format import Likeness, decoding_defaults
+from qwen_vqa.train.assembly.preprocessor_file import STATISTICS, preprocessor_fields
 from qwen_vqa.train.model.adapter_merging import Merged, merge_adapter
 from qwen_vqa.train.model.reference_checkpoint import save_checkpoint
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.model.torch_layers import TorchLayers
-
-DEFAULT_STATISTICS = [0.5, 0.5, 0.5]
 
 
 def assemble(parts: AssembledParts) -> list[str]:
@@ -45,6 +45,7 @@ def assemble(parts: AssembledParts) -> list[str]:
     """
     connector = load_connector(parts.connector) if parts.connector else None
     vision = load_vision_encoder(parts.vision_encoder, parts.wanted_features)
+    pixels = _pixel_fields(parts, vision)
     language_model, tokenizer = _load_language_model(parts)
     text_width = language_model.config.hidden_size
     shape = ConnectorShape(text_width, num_layers=parts.connector_layers or 2, pixel_shuffle=parts.pixel_shuffle)
@@ -76,8 +77,12 @@ def assemble(parts: AssembledParts) -> list[str]:
         )
     language_model.generation_config = decoding_defaults(language_model.generation_config, parts.likeness)
     model = _put_together(parts, config, vision.encoder, connector, language_model)
-    _write(parts, model, _processor(parts, vision, tokenizer, config.tokens_per_view))
-    return _written(parts, model, vision, adapter_line)
+    processor = _processor(parts, pixels, tokenizer, config)
+    _write(parts, model, processor)
+    lines = _written(parts, model, processor, vision, adapter_line)
+    if not {*STATISTICS} <= set(pixels):
+        lines.insert(-1, f"note: {parts.vision_encoder} has no preprocessor file; mean and std 0.5 are assumed")
+    return lines
 
 
 def _put_together(
@@ -106,19 +111,27 @@ def _put_together(
     return model
 
 
+def _pixel_fields(parts: AssembledParts, vision: LoadedEncoder) -> dict[str, Any]:
+    """How pictures become pixels: by flag, as `like` has it, as the encoder's own file says; else as app.py does."""
+    given = dict(parts.wanted_pixels)
+    if parts.likeness:
+        given = {"fit": parts.likeness.fit, "resample": "bilinear", "antialias": False} | given
+    return preprocessor_fields(parts.vision_encoder, square_sizes(vision.config)[0], given)
+
+
 def _processor(
-    parts: AssembledParts, vision: LoadedEncoder, tokenizer: PreTrainedTokenizerBase, tokens_per_view: int
+    parts: AssembledParts, pixels: dict[str, Any], tokenizer: PreTrainedTokenizerBase, config: QwenVqaConfig
 ) -> QwenVqaProcessor:
     how = parts.likeness or Likeness("inline", QWEN_SYSTEM_PROMPT, "pad")
     system_prompt = how.system_prompt if parts.system_prompt is None else parts.system_prompt
+    try:
+        image_processor = QwenVqaImageProcessor(
+            *square_sizes(config.vision_config), tokens_per_view=config.tokens_per_view, **pixels
+        )
+    except ValueError as error:
+        raise UserError(f"pictures cannot be made so: {error}") from error
     return QwenVqaProcessor(
-        QwenVqaImageProcessor(
-            *square_sizes(vision.config),
-            vision.image_mean or DEFAULT_STATISTICS,
-            vision.image_std or DEFAULT_STATISTICS,
-            parts.fit or how.fit,
-            tokens_per_view,
-        ),
+        image_processor,
         tokenizer,
         chat_template(parts.image_position or how.image_position, system_prompt, tokenizer.all_special_tokens),
     )
@@ -169,7 +182,11 @@ def _write(parts: AssembledParts, model: QwenVqaForConditionalGeneration, proces
 
 
 def _written(
-    parts: AssembledParts, model: QwenVqaForConditionalGeneration, vision: LoadedEncoder, adapter_line: str
+    parts: AssembledParts,
+    model: QwenVqaForConditionalGeneration,
+    processor: QwenVqaProcessor,
+    vision: LoadedEncoder,
+    adapter_line: str,
 ) -> list[str]:
     """What was written, in lines for the terminal."""
     config = model.config
@@ -181,6 +198,7 @@ def _written(
             f"{config.most_image_tokens} tokens an image, width {config.feature_width}; "
             f"{describe(config.features)}",
         ),
+        ("pictures", processor.image_processor.describe()),
         (
             "connector",
             f"{parts.connector or f'fresh (seed {parts.seed})'}: "
@@ -195,8 +213,6 @@ def _written(
     ]
     lines = [f"wrote {parts.output} ({size / 1e9:.2f} GB)", *(f"  {name:<22s}{value}" for name, value in rows)]
     lines += summary_lines(parts.output)
-    if vision.image_mean is None:
-        lines.append(f"note: {parts.vision_encoder} has no preprocessor file; mean and std 0.5 are assumed")
     if vision.ignored:
         lines.append(f"note: weights of {parts.vision_encoder} that no encoder has: {', '.join(vision.ignored[:4])}")
     lines.append(

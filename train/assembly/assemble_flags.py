@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT, ImagePosition
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.views.fit import Fit
+from qwen_vqa.plugin.views.fit import Fit, Resample
 from qwen_vqa.train.assembly.original_format import LIKENESSES, Likeness
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -33,6 +33,11 @@ class AssembledParts:
     image_position: ImagePosition | None = None
     system_prompt: str | None = None
     fit: Fit | None = None
+    resample: Resample | None = None
+    antialias: bool | None = None
+    pad_color: list[int] | None = None
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
     dtype: str = "auto"
     seed: int = 0
     feature_layer: list[int] | None = None
@@ -65,6 +70,12 @@ class AssembledParts:
         """What of the encoder is not to be taken as usual for its family: fields of `FeatureChoice`."""
         wanted = {"layers": self.feature_layer, "norm": self.feature_norm, "class_token": self.class_token}
         return {name: value for name, value in wanted.items() if value is not None}
+
+    @property
+    def wanted_pixels(self) -> dict[str, Any]:
+        """Fields of the image processor that flags name."""
+        names = ("fit", "resample", "antialias", "pad_color", "image_mean", "image_std")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "AssembledParts":
@@ -112,9 +123,30 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add(
         "--fit",
         choices=get_args(Fit),
-        help="how training made pictures square: pad scales the longest side and pads with black, squash scales both "
-        "sides (default: pad)",
+        help="how training made pictures square: squash scales both sides; crop scales the shortest and cuts out the "
+        "middle; pad scales the longest and pads with black below or beside; pad-center pads around the middle "
+        "(default: as the encoder's preprocessor file says; pad without one)",
     )
+    add(
+        "--resample",
+        choices=get_args(Resample),
+        help="how training computed their pixels (default: as that file says; bilinear without one)",
+    )
+    add(
+        "--antialias",
+        action=argparse.BooleanOptionalAction,
+        help="whether it smoothed what became smaller: Pillow, torchvision and Transformers do, OpenCV does not "
+        "(default: yes with such a file, no without)",
+    )
+    add(
+        "--pad-color",
+        type=int,
+        nargs=3,
+        metavar="N",
+        help="RGB, 0 to 255, around a picture with --fit pad-center (default: the mean, as LLaVA has it)",
+    )
+    add("--image-mean", type=float, nargs=3, metavar="X", help="of RGB in 0 to 1 (default: as that file says, or 0.5)")
+    add("--image-std", type=float, nargs=3, metavar="X", help="of RGB in 0 to 1 (default: as that file says, or 0.5)")
     add(
         "--feature-layer",
         type=int,

@@ -1,8 +1,7 @@
-"""A vision encoder from the hub or a folder: its weights under our stable names, and how it wants to see pixels."""
+"""A vision encoder from the hub or a folder: its weights under our stable names."""
 
-import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,32 +9,28 @@ import torch
 import transformers
 from transformers import AutoConfig
 from transformers.configuration_utils import PretrainedConfig
-from transformers.image_processing_base import ImageProcessingMixin
-from transformers.utils import logging as transformers_log
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.vision.encoders import ENCODERS, examples
 from qwen_vqa.plugin.vision.features import FeatureChoice
 from qwen_vqa.plugin.vision.tower import VisionEncoder
+from qwen_vqa.train.assembly.quiet_loading import quiet_loading
 from qwen_vqa.train.model.torch_layers import TorchLayers
 
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """A vision encoder and how it wants to see pixels.
+    """A vision encoder.
 
     Attributes:
         features: what of it the connector is given.
         encoder: in the float type of its file.
-        image_mean, image_std: of its own preprocessor file; None where there is none.
         ignored: weights of the file that belong to no encoder, other than a head's.
     """
 
     config: PretrainedConfig
     features: FeatureChoice
     encoder: VisionEncoder
-    image_mean: list[float] | None
-    image_std: list[float] | None
     ignored: list[str]
 
 
@@ -47,8 +42,7 @@ def load_vision_encoder(id_or_path: str, wanted: Mapping[str, Any] | None = None
             needs are left out.
 
     Raises:
-        UserError: it cannot be had, is of no such family, has weights that the encoder has no place for, or its
-            preprocessor file asks for other arithmetic than scaling to 0..1 and normalising.
+        UserError: it cannot be had, is of no such family, or has weights that the encoder has no place for.
     """
     try:
         config = AutoConfig.from_pretrained(id_or_path)
@@ -69,7 +63,7 @@ def load_vision_encoder(id_or_path: str, wanted: Mapping[str, Any] | None = None
         family.check(config, features)
     except ValueError as error:
         raise UserError(f"the vision encoder {id_or_path} cannot be used: {error}") from error
-    with _quiet_loading():  # its table of unexpected weights names what every such checkpoint brings beside
+    with quiet_loading():  # its table of unexpected weights names what every such checkpoint brings beside
         source, loading = getattr(transformers, family.transformers_class).from_pretrained(
             id_or_path, dtype="auto", output_loading_info=True, **family.transformers_arguments
         )
@@ -77,9 +71,8 @@ def load_vision_encoder(id_or_path: str, wanted: Mapping[str, Any] | None = None
         raise UserError(f"the vision encoder {id_or_path} lacks {', '.join(sorted(loading['missing_keys']))}.")
     encoder = family(config, TorchLayers(), features)
     encoder.load_state_dict(_used(renamed_weights(family, source.state_dict()), features, len(encoder.layers)))
-    mean, std = _pixel_statistics(id_or_path)
     ignored = sorted(name for name in loading["unexpected_keys"] if not family.not_the_encoder.match(name))
-    return LoadedEncoder(config, features, encoder.to(source.dtype), mean, std, ignored)
+    return LoadedEncoder(config, features, encoder.to(source.dtype), ignored)
 
 
 def _used(weights: dict[str, torch.Tensor], features: FeatureChoice, num_layers: int) -> dict[str, torch.Tensor]:
@@ -90,32 +83,6 @@ def _used(weights: dict[str, torch.Tensor], features: FeatureChoice, num_layers:
         if not (name.startswith("layers.") and int(name.split(".")[1]) >= num_layers)
         and (features.norm or not name.startswith("final_norm."))
     }
-
-
-def _pixel_statistics(id_or_path: str) -> tuple[list[float] | None, list[float] | None]:
-    """Mean and standard deviation of the encoder's preprocessor_config.json, for pixels in 0..1."""
-    try:
-        found, _ = ImageProcessingMixin.get_image_processor_dict(id_or_path)
-    except OSError:
-        return None, None
-    if not found.get("do_rescale", True) or abs(found.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
-        raise UserError(
-            f"the preprocessor file of {id_or_path} has do_rescale {found.get('do_rescale', True)} and rescale_factor "
-            f"{found.get('rescale_factor')}; pixels are divided by 255 here, and nothing else."
-        )
-    if not found.get("do_normalize", True):
-        return [0.0] * 3, [1.0] * 3
-    return found.get("image_mean"), found.get("image_std")
-
-
-@contextlib.contextmanager
-def _quiet_loading() -> Iterator[None]:
-    before = transformers_log.get_verbosity()
-    transformers_log.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_log.set_verbosity(before)
 
 
 def renamed_weights(family: type[VisionEncoder], weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
