@@ -12,10 +12,13 @@ _SETTING = r"\{{%- set {name} = (?P<value>\".*?(?<!\\)\"|\"\") %\}}"
 _POSITIONS = {
     "inline": "inline, each where the user put it",
     "prefix": "prefix, all before the system turn",
+    "line": "line, first in their turn, each on a line",
 }
 _FITS = {
     "pad": "pad: longest side scaled to {size} px, top left on black",
+    "pad-center": "pad-center: in the middle of a square of one colour, scaled to {size} px",
     "squash": "squash: both sides scaled to {size} px",
+    "crop": "crop: shortest side scaled to {size} px, the middle cut out",
 }
 
 
@@ -34,6 +37,7 @@ def checkpoint_summary(folder: Path) -> list[tuple[str, str]]:
         ("images in the prompt", _POSITIONS.get(position or "", "as chat_template.jinja says")),
         ("system prompt", "as chat_template.jinja says" if system is None else repr(system) if system else "none"),
         ("image fit", fit.format(size=pixels.get("image_size"))),
+        ("resampling", f"{pixels.get('resample', 'bilinear')}, {'' if pixels.get('antialias') else 'not '}antialiased"),
         ("mean, std", f"{_numbers(pixels.get('image_mean'))}, {_numbers(pixels.get('image_std'))}"),
         ("stored float types", f"language model {language_model}, vision encoder and connector {vision}"),
         ("decoding", str(Decoding.of(folder))),

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
 
-ImagePosition = Literal["inline", "prefix"]
+ImagePosition = Literal["inline", "prefix", "line"]
 QWEN_SYSTEM_PROMPT = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
 IMAGE_TOKEN = "<|image_pad|>"
 CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", IMAGE_TOKEN)
@@ -23,7 +23,8 @@ def chat_template(
     Args:
         image_position: "inline" leaves each image where the user put it, between vision_start and
             vision_end; "prefix" puts all images, bare, before the system turn, as the original
-            training script does.
+            training script does; "line" puts them first in their turn, bare, each on a line, as LLaVA
+            does.
         default_system: system turn of a conversation that has none; "" for no such turn.
         special_tokens: the tokenizer's; those that do not begin with `<|` (such as Llama's `</s>`)
             are parted in what people typed, too.

@@ -96,12 +96,6 @@ class QwenVqaImageProcessor(BaseImageProcessor):
             fields.pop("tokens_per_view")
         return fields
 
-    def describe(self) -> str:
-        """In a few words, for people."""
-        smooth = "with" if self.antialias else "without"
-        mean, std = (", ".join(f"{value:.3g}" for value in values) for values in (self.image_mean, self.image_std))
-        return f"{self.fit} to {self.image_size} px, {self.resample} {smooth} antialiasing; mean {mean}; std {std}"
-
     @property
     def view_rule(self) -> ViewRule:
         """Which views of an image there are."""

@@ -1,11 +1,12 @@
 """Prompts: where images stand, how many tokens they take, and that typed control tokens stay text."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from transformers import AutoTokenizer
 
-from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT, chat_template
+from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT, ImagePosition, chat_template
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
 from tests.tiny import DEMO, picture, tiny_processor, user
@@ -43,7 +44,7 @@ CONVERSATIONS = [
 @pytest.mark.parametrize("messages", CONVERSATIONS)
 @pytest.mark.parametrize("tools", [None, [TOOL]])
 @pytest.mark.parametrize("generate", [True, False])
-@pytest.mark.parametrize("position", ["inline", "prefix"])
+@pytest.mark.parametrize("position", get_args(ImagePosition))
 def test_text_alone_reads_as_qwens_own_template(messages, tools, generate, position):
     tokenizer = AutoTokenizer.from_pretrained(DEMO)
     ours, theirs = (
@@ -73,6 +74,17 @@ def test_prefix_puts_all_images_bare_before_the_system_turn():
     assert prompt == (
         f"<|image_pad|><|image_pad|><|im_start|>system\n{QWEN_SYSTEM_PROMPT}<|im_end|>\n"
         "<|im_start|>user\none?<|im_end|>\n<|im_start|>assistant\nno<|im_end|>\n<|im_start|>user\ntwo?<|im_end|>\n"
+    )
+
+
+def test_line_puts_images_first_in_their_turn_as_llava_does():
+    prompt = render(
+        "line", user("one?", picture(0)), {"role": "assistant", "content": "no"}, user(picture(1), picture(2), "two?")
+    )
+    # LLaVA's conversation "qwen_1_5" (its conversation.py), whose images preprocess_multimodal moves to the front.
+    assert prompt == (
+        f"<|im_start|>system\n{QWEN_SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n<|image_pad|>\none?<|im_end|>\n"
+        "<|im_start|>assistant\nno<|im_end|>\n<|im_start|>user\n<|image_pad|>\n<|image_pad|>\ntwo?<|im_end|>\n"
     )
 
 
@@ -114,7 +126,7 @@ TYPED = [
 
 
 @pytest.mark.parametrize("messages", TYPED)
-@pytest.mark.parametrize("position", ["inline", "prefix"])
+@pytest.mark.parametrize("position", get_args(ImagePosition))
 def test_typed_control_tokens_stay_text(messages: list, position: str):
     processor = tiny_processor(position)
     specials = set(processor.tokenizer.all_special_ids)
@@ -182,7 +194,7 @@ def test_an_unknown_image_position_is_refused():
         chat_template("suffix")
 
 
-@pytest.mark.parametrize("position", ["inline", "prefix"])
+@pytest.mark.parametrize("position", get_args(ImagePosition))
 def test_vllm_sees_that_the_template_takes_parts(position: str):
     # Otherwise it writes the placeholder into the text, where plain() would part it. No public call asks this.
     from vllm.renderers.hf import _detect_content_format

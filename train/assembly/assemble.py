@@ -6,14 +6,15 @@
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.initialization import no_init_weights
 
-from qwen_vqa.plugin.chat.chat_template import IMAGE_TOKEN, QWEN_SYSTEM_PROMPT, chat_template
+from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT, chat_template
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
 from qwen_vqa.plugin.checkpoint_summary import summary_lines
 from qwen_vqa.plugin.config import QwenVqaConfig
@@ -26,8 +27,11 @@ from qwen_vqa.plugin.vision.features import describe
 from qwen_vqa.plugin.vision.tower import VisionEncoder, square_sizes
 from qwen_vqa.train.assembly.assemble_flags import AssembledParts
 from qwen_vqa.train.assembly.connector_file import connector_shape, load_connector
-from qwen_vqa.train.assembly.encoder_file import LoadedEncoder, load_vision_encoder
-from qwen_vqa.train.assembly.original_format import Likeness, decoding_defaults
+from qwen_vqa.train.assembly.encoder_file import load_vision_encoder
+from qwen_vqa.train.assembly.language_model_file import image_token_id, load_language_model, load_tokenizer
+from qwen_vqa.train.assembly.llava_checkpoint import load_llava
+from qwen_vqa.train.assembly.loaded_parts import LoadedParts
+from qwen_vqa.train.assembly.original_format import LLAVA, Likeness, decoding_defaults
 from qwen_vqa.train.assembly.preprocessor_file import STATISTICS, preprocessor_fields
 from qwen_vqa.train.model.adapter_merging import Merged, merge_adapter
 from qwen_vqa.train.model.reference_checkpoint import save_checkpoint
@@ -43,46 +47,72 @@ def assemble(parts: AssembledParts) -> list[str]:
     Raises:
         UserError: a part cannot be had, or its shapes do not fit the others.
     """
-    connector = load_connector(parts.connector) if parts.connector else None
-    vision = load_vision_encoder(parts.vision_encoder, parts.wanted_features)
-    pixels = _pixel_fields(parts, vision)
-    language_model, tokenizer = _load_language_model(parts)
-    text_width = language_model.config.hidden_size
-    shape = ConnectorShape(text_width, num_layers=parts.connector_layers or 2, pixel_shuffle=parts.pixel_shuffle)
-    if connector and parts.connector:
-        width = type(vision.encoder).width(vision.config, vision.features)
-        shape = connector_shape(connector, width, text_width, parts.pixel_shuffle, parts.connector)
-    try:
-        config = QwenVqaConfig(
-            vision.config,
-            language_model.config,
-            shape.as_fields(),
-            image_token_id=_image_token_id(tokenizer, language_model, parts.language_model),
-            vision_features=None if vision.features == vision.encoder.usual_features else vision.features.as_fields(),
-        )
-    except ValueError as error:
-        raise UserError(f"the parts do not fit each other: {error}") from error
-    adapter_line = "none"
-    if parts.adapter and parts.merge_adapter:
-        merged = merge_adapter(language_model, parts.adapter)
-        language_model, adapter_line = merged.model, _merged_line(parts.adapter, merged)
+    loaded = _loaded(parts)
+    vision, language_model = loaded.vision, loaded.language_model
+    pixels = _pixel_fields(parts, loaded)
+    config = _config(parts, loaded)
+    adapter, adapter_line = loaded.adapter, "none"
+    if adapter and parts.merge_adapter:
+        merged = merge_adapter(language_model, adapter)
+        language_model, adapter_line = merged.model, _merged_line(adapter, merged)
         config.text_config = language_model.config
         config.tie_word_embeddings = language_model.config.tie_word_embeddings
-    elif parts.adapter:
-        summary = check_adapter(parts.adapter, config)
-        config.trained_adapter = parts.adapter_name or parts.adapter.resolve().name
+    elif adapter:
+        summary = check_adapter(adapter, config)
+        config.trained_adapter = parts.adapter_name or adapter.resolve().name
         adapter_line = (
             f"{config.trained_adapter} (rank {summary.rank}, alpha {summary.alpha:g}), kept apart; ask for it as "
             f"model {config.trained_adapter!r}: the checkpoint's own name is the model without it"
         )
     language_model.generation_config = decoding_defaults(language_model.generation_config, parts.likeness)
-    model = _put_together(parts, config, vision.encoder, connector, language_model)
-    processor = _processor(parts, pixels, tokenizer, config)
-    _write(parts, model, processor)
-    lines = _written(parts, model, processor, vision, adapter_line)
+    model = _put_together(parts, config, vision.encoder, loaded.connector, language_model)
+    _write(parts, model, _processor(parts, pixels, loaded.tokenizer, config), adapter)
+    lines = _written(parts, model, loaded, adapter_line)
     if not {*STATISTICS} <= set(pixels):
-        lines.insert(-1, f"note: {parts.vision_encoder} has no preprocessor file; mean and std 0.5 are assumed")
+        lines.insert(-1, f"note: {loaded.vision_name} has no preprocessor file; mean and std 0.5 are assumed")
     return lines
+
+
+def _loaded(parts: AssembledParts) -> LoadedParts:
+    dtype: str | torch.dtype = "auto" if parts.dtype == "auto" else getattr(torch, parts.dtype)
+    if parts.from_llava:
+        whole = load_llava(parts.from_llava, dtype, parts.vision_encoder, parts.language_model)
+        return replace(whole, adapter=parts.adapter or whole.adapter)
+    assert parts.vision_encoder and parts.language_model  # or the flags would not have been taken
+    connector = load_connector(parts.connector) if parts.connector else None  # said before gigabytes are read
+    return LoadedParts(
+        vision=load_vision_encoder(parts.vision_encoder, parts.wanted_features),
+        vision_name=parts.vision_encoder,
+        connector=connector,
+        connector_name=str(parts.connector or f"fresh (seed {parts.seed})"),
+        language_model=load_language_model(parts.language_model, dtype),
+        language_model_name=parts.language_model,
+        tokenizer=load_tokenizer(parts.language_model),
+        adapter=parts.adapter,
+    )
+
+
+def _config(parts: AssembledParts, loaded: LoadedParts) -> QwenVqaConfig:
+    """Of the parts together, with what does not fit said by name."""
+    vision, text_config = loaded.vision, loaded.language_model.config
+    width = type(vision.encoder).width(vision.config, vision.features)
+    factor = parts.pixel_shuffle
+    if loaded.connector:
+        shape = connector_shape(loaded.connector, width, text_config.hidden_size, factor, loaded.connector_name)
+    else:
+        shape = ConnectorShape(text_config.hidden_size, num_layers=parts.connector_layers or 2, pixel_shuffle=factor)
+    try:
+        return QwenVqaConfig(
+            vision.config,
+            text_config,
+            shape.as_fields(),
+            image_token_id=image_token_id(loaded.tokenizer, loaded.language_model, loaded.language_model_name),
+            vision_features=None if vision.features == vision.encoder.usual_features else vision.features.as_fields(),
+        )
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"the parts do not fit each other: {error}") from error
 
 
 def _put_together(
@@ -111,18 +141,18 @@ def _put_together(
     return model
 
 
-def _pixel_fields(parts: AssembledParts, vision: LoadedEncoder) -> dict[str, Any]:
+def _pixel_fields(parts: AssembledParts, loaded: LoadedParts) -> dict[str, Any]:
     """How pictures become pixels: by flag, as `like` has it, as the encoder's own file says; else as app.py does."""
-    given = dict(parts.wanted_pixels)
+    given = loaded.pixels | parts.wanted_pixels
     if parts.likeness:
         given = {"fit": parts.likeness.fit, "resample": "bilinear", "antialias": False} | given
-    return preprocessor_fields(parts.vision_encoder, square_sizes(vision.config)[0], given)
+    return preprocessor_fields(loaded.vision_name, square_sizes(loaded.vision.config)[0], given)
 
 
 def _processor(
     parts: AssembledParts, pixels: dict[str, Any], tokenizer: PreTrainedTokenizerBase, config: QwenVqaConfig
 ) -> QwenVqaProcessor:
-    how = parts.likeness or Likeness("inline", QWEN_SYSTEM_PROMPT, "pad")
+    how = parts.likeness or (LLAVA if parts.from_llava else Likeness("inline", QWEN_SYSTEM_PROMPT, "pad"))
     system_prompt = how.system_prompt if parts.system_prompt is None else parts.system_prompt
     try:
         image_processor = QwenVqaImageProcessor(
@@ -137,42 +167,15 @@ def _processor(
     )
 
 
-def _load_language_model(parts: AssembledParts) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    dtype: str | torch.dtype = "auto" if parts.dtype == "auto" else getattr(torch, parts.dtype)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(parts.language_model, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(parts.language_model)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"no language model at {parts.language_model}: {str(error).strip().splitlines()[0]} Give a hub id "
-            "such as Qwen/Qwen2.5-3B-Instruct or a folder with config, weights and tokenizer."
-        ) from error
-    return model, tokenizer
-
-
-def _image_token_id(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> int:
-    token_id = tokenizer.get_vocab().get(IMAGE_TOKEN)
-    if token_id is None:
-        raise UserError(
-            f"the tokenizer of {name} lacks {IMAGE_TOKEN}. Use a Qwen2 or Qwen2.5 tokenizer, or add "
-            "ChatML's and the vision tokens to yours before training."
-        )
-    rows: int = model.get_input_embeddings().num_embeddings  # type: ignore[assignment] # an nn.Embedding's
-    if token_id >= rows:
-        raise UserError(
-            f"{IMAGE_TOKEN} is token {token_id}, but {name} has only {rows} embeddings: resize them "
-            "(model.resize_token_embeddings) before training."
-        )
-    return token_id
-
-
-def _write(parts: AssembledParts, model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor) -> None:
+def _write(
+    parts: AssembledParts, model: QwenVqaForConditionalGeneration, processor: QwenVqaProcessor, adapter: Path | None
+) -> None:
     partial = parts.output.with_name(f".{parts.output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         save_checkpoint(partial, model, processor)
-        if parts.adapter and model.config.trained_adapter:
-            shutil.copytree(parts.adapter, partial / ADAPTER_FOLDER / model.config.trained_adapter)
+        if adapter and model.config.trained_adapter:
+            shutil.copytree(adapter, partial / ADAPTER_FOLDER / model.config.trained_adapter)
         if parts.output.exists():
             parts.output.rmdir()
         partial.rename(parts.output)
@@ -182,11 +185,7 @@ def _write(parts: AssembledParts, model: QwenVqaForConditionalGeneration, proces
 
 
 def _written(
-    parts: AssembledParts,
-    model: QwenVqaForConditionalGeneration,
-    processor: QwenVqaProcessor,
-    vision: LoadedEncoder,
-    adapter_line: str,
+    parts: AssembledParts, model: QwenVqaForConditionalGeneration, loaded: LoadedParts, adapter_line: str
 ) -> list[str]:
     """What was written, in lines for the terminal."""
     config = model.config
@@ -194,30 +193,29 @@ def _written(
     rows = [
         (
             "vision encoder",
-            f"{parts.vision_encoder}: {config.vision_config.image_size} px, "
+            f"{loaded.vision_name}: {config.vision_config.image_size} px, "
             f"{config.most_image_tokens} tokens an image, width {config.feature_width}; "
             f"{describe(config.features)}",
         ),
-        ("pictures", processor.image_processor.describe()),
         (
             "connector",
-            f"{parts.connector or f'fresh (seed {parts.seed})'}: "
+            f"{loaded.connector_name}: "
             f"{config.connector_shape.describe(config.feature_width, config.text_config.hidden_size)}",
         ),
         (
             "language model",
-            f"{parts.language_model}: {config.text_config.model_type}, {config.text_config.num_hidden_layers} layers, "
-            f"width {config.text_config.hidden_size}",
+            f"{loaded.language_model_name}: {config.text_config.model_type}, "
+            f"{config.text_config.num_hidden_layers} layers, width {config.text_config.hidden_size}",
         ),
         ("adapter", adapter_line),
     ]
     lines = [f"wrote {parts.output} ({size / 1e9:.2f} GB)", *(f"  {name:<22s}{value}" for name, value in rows)]
     lines += summary_lines(parts.output)
-    if vision.ignored:
-        lines.append(f"note: weights of {parts.vision_encoder} that no encoder has: {', '.join(vision.ignored[:4])}")
+    if ignored := loaded.vision.ignored:
+        lines.append(f"note: weights of {loaded.vision_name} that no encoder has: {', '.join(ignored[:4])}")
     lines.append(
         f"serve it: qwen-vqa serve {parts.output}"
-        if parts.connector
+        if loaded.connector
         else f"train it: qwen-vqa train {parts.output} --data train.jsonl -o runs/mine"
     )
     return lines

@@ -22,9 +22,10 @@ class AssembledParts:
     adapter that is kept apart.
     """
 
-    vision_encoder: str
-    language_model: str
     output: Path
+    vision_encoder: str | None = None
+    language_model: str | None = None
+    from_llava: str | None = None
     connector: Path | None = None
     adapter: Path | None = None
     adapter_name: str | None = None
@@ -47,11 +48,12 @@ class AssembledParts:
     pixel_shuffle: int = 1
 
     def __post_init__(self) -> None:
+        self._check_sources()
         if self.connector_layers is not None and self.connector is not None:
             raise UserError("--connector-layers is of a fresh connector; a --connector file has its own number.")
         if self.pixel_shuffle < 1:
             raise UserError(f"--pixel-shuffle {self.pixel_shuffle}: it must be a positive integer.")
-        if self.adapter_name is not None and (self.adapter is None or self.merge_adapter):
+        if self.adapter_name is not None and ((self.adapter or self.from_llava) is None or self.merge_adapter):
             raise UserError("--adapter-name names an adapter that is kept apart: add --adapter and --no-merge-adapter.")
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
             raise UserError(f"the output folder {self.output} exists and is not empty; give another -o.")
@@ -59,6 +61,22 @@ class AssembledParts:
             raise UserError(f"--dtype {self.dtype}: it must be auto, {', '.join(DTYPES)}.")
         if self.like is not None and self.like not in LIKENESSES:
             raise UserError(f"--like {self.like}: it must be one of {', '.join(LIKENESSES)}.")
+
+    def _check_sources(self) -> None:
+        """Raises UserError unless the parts are named, or one whole checkpoint."""
+        if self.from_llava is None:
+            named = {"--vision-encoder": self.vision_encoder, "--language-model": self.language_model}
+            if missing := [flag for flag, value in named.items() if value is None]:
+                raise UserError(f"{' and '.join(missing)} missing; or give a whole checkpoint with --from-llava.")
+            return
+        fixed = {
+            "--connector": self.connector,
+            "--like": self.like,
+            "--connector-layers": self.connector_layers,
+            "--feature-layer, --feature-norm and --class-token": self.wanted_features or None,
+        }
+        if given := [flag for flag, value in fixed.items() if value is not None]:
+            raise UserError(f"--from-llava takes the checkpoint as it is: leave out {', '.join(given)}.")
 
     @property
     def likeness(self) -> Likeness | None:
@@ -86,8 +104,14 @@ class AssembledParts:
 def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The flags of `qwen-vqa assemble`."""
     add = parser.add_argument
-    add("--vision-encoder", required=True, metavar="ID_OR_PATH", help="ViT, CLIP, SigLIP or DINOv2: hub id or folder")
-    add("--language-model", required=True, metavar="ID_OR_PATH", help="a causal language model: hub id or folder")
+    add("--vision-encoder", metavar="ID_OR_PATH", help="ViT, CLIP, SigLIP or DINOv2: hub id or folder")
+    add("--language-model", metavar="ID_OR_PATH", help="a causal language model: hub id or folder")
+    add(
+        "--from-llava",
+        metavar="ID_OR_PATH",
+        help="a whole LLaVA checkpoint in place of the parts: Transformers' layout (llava-hf/*) or the LLaVA "
+        "repository's; of the latter, the two flags above replace what its config.json names",
+    )
     add(
         "--connector",
         type=Path,
@@ -116,8 +140,8 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add(
         "--image-position",
         choices=get_args(ImagePosition),
-        help="where training put images: inline where the user put them, or prefix before the system turn, as the "
-        "original does (default: inline)",
+        help="where training put images: inline where the user put them; prefix before the system turn, as the "
+        "original does; line first in their turn, each on a line, as LLaVA does (default: inline)",
     )
     add("--system-prompt", help=f"of conversations without one; '' for none (default: {QWEN_SYSTEM_PROMPT!r})")
     add(

@@ -25,6 +25,7 @@ _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module", *_PARTS)
 _CHECKPOINT_FILES = (
     "connector.safetensors",
     "mm_projector.bin",
+    "non_lora_trainables.bin",
     "model.safetensors",
     "pytorch_model.bin",
     "model.safetensors.index.json",

@@ -40,6 +40,8 @@ LIKENESSES = {
         {"temperature": 0.6, "top_p": 0.9, "max_new_tokens": 200},
     ),
 }
+# LLaVA's conversation "qwen_1_5" (LLaVA-NeXT's conversation.py): the image on a line before the question.
+LLAVA = Likeness("line", "You are a helpful assistant.", "crop")
 
 
 def decoding_defaults(base: "GenerationConfig", likeness: Likeness | None) -> "GenerationConfig":
