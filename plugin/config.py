@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import torch
 from transformers import CONFIG_MAPPING, AutoConfig
 from transformers.configuration_utils import PretrainedConfig
 
 from qwen_vqa.plugin.connector.mlp import ConnectorShape, MlpConnector
 from qwen_vqa.plugin.layers import Layers
-from qwen_vqa.plugin.views.view_rules import VIEW_RULES, WholeImage
+from qwen_vqa.plugin.views.merging import image_embeddings, joined_scales
+from qwen_vqa.plugin.views.view_layout import ViewLayout
+from qwen_vqa.plugin.views.view_rule import ViewRule
+from qwen_vqa.plugin.views.view_rules import view_rule
 from qwen_vqa.plugin.vision.encoders import encoder_family
 from qwen_vqa.plugin.vision.features import FeatureChoice
 from qwen_vqa.plugin.vision.tower import VisionEncoder
@@ -32,6 +36,7 @@ class QwenVqaConfig(PretrainedConfig):
             where there is none.
         vision_features: which of the encoder's layers are taken, and how: `features.FeatureChoice` (default: the
             family's `usual_features`).
+        views: which views of an image the encoder sees: `rule`, and the rule's own fields (default: the whole image).
 
     Raises:
         ValueError: a vision encoder, an activation or an image size that the model does not have.
@@ -51,6 +56,7 @@ class QwenVqaConfig(PretrainedConfig):
         vision_in_float32: bool = False,
         trained_adapter: str | None = None,
         vision_features: dict[str, Any] | None = None,
+        views: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.vision_config = _as_config(
@@ -62,13 +68,14 @@ class QwenVqaConfig(PretrainedConfig):
         self.vision_in_float32 = vision_in_float32
         self.trained_adapter = trained_adapter
         self.vision_features = vision_features
+        self.views = views
         kwargs["tie_word_embeddings"] = bool(getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
         self._check()
 
     def _check(self) -> None:
         self.vision_family.check(self.vision_config, self.features)
-        self.tokens_per_view  # noqa: B018 - raises where features and connector do not fit
+        self.view_rule  # noqa: B018 - raises where features, connector and views do not fit
 
     @property
     def vision_family(self) -> type[VisionEncoder]:
@@ -99,8 +106,24 @@ class QwenVqaConfig(PretrainedConfig):
 
     @property
     def feature_width(self) -> int:
-        """Of a feature: what the connector takes."""
-        return self.vision_family.width(self.vision_config, self.features)
+        """Of what the connector takes."""
+        return self.vision_family.width(self.vision_config, self.features) * len(self.view_rule.scales)
+
+    def joined_features(self, features: torch.Tensor) -> torch.Tensor:
+        """The encoder's features [views, F, width] to what the connector takes, [.., F, feature_width]."""
+        first = self.vision_family.num_first_tokens(self.vision_config) if self.features.class_token else 0
+        return joined_scales(features, self.view_rule, first)
+
+    def image_embeddings(
+        self, features: torch.Tensor, connector: MlpConnector, layouts: torch.Tensor | None
+    ) -> list[torch.Tensor]:
+        """What the connector takes, to each image's embeddings [tokens, text width].
+
+        Args:
+            layouts: of the images, `ViewLayout.numbers` [images, 6]; None where each has as many views.
+        """
+        of_images = None if layouts is None else [ViewLayout(*row) for row in layouts.tolist()]
+        return image_embeddings(features, connector, of_images, connector.image_newline)
 
     def new_vision_encoder(self, layers: Layers) -> VisionEncoder:
         """A new one, of these layers."""
@@ -108,7 +131,8 @@ class QwenVqaConfig(PretrainedConfig):
 
     def new_connector(self, layers: Layers) -> MlpConnector:
         """A new one, of these layers."""
-        return MlpConnector(self.feature_width, self.text_config.hidden_size, self.connector_shape, layers)
+        width = self.text_config.hidden_size
+        return MlpConnector(self.feature_width, width, self.connector_shape, layers, self.view_rule.has_newline)
 
     @property
     def tokens_per_view(self) -> int:
@@ -116,9 +140,14 @@ class QwenVqaConfig(PretrainedConfig):
         return self.connector_shape.num_tokens(self.features_per_view)
 
     @property
+    def view_rule(self) -> ViewRule:
+        """Which views an image has."""
+        return view_rule(self.views, self.vision_config.image_size, self.tokens_per_view)
+
+    @property
     def most_image_tokens(self) -> int:
         """Prompt tokens of the image that takes most of them."""
-        return VIEW_RULES[WholeImage.name].most() * self.tokens_per_view
+        return self.view_rule.most_tokens
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PretrainedConfig:
         """The language model's config: what transformers and vLLM ask for sizes, heads and caches."""

@@ -23,7 +23,7 @@ from qwen_vqa.quantize.schemes.int4 import Int4, scale_dtype
 from qwen_vqa.quantize.schemes.scheme import Tensors
 from qwen_vqa.train.data.collator import ConversationCollator, Sample
 from qwen_vqa.train.model.compute_device import CPU
-from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration, embedded_prompt
 
 BATCH = 8
 # Below this width, rounding to bfloat16 and back costs more than its faster products save.
@@ -132,7 +132,7 @@ def first_inputs(
     embedded = []
     for sample in samples:
         batch = {name: tensor.to(device) for name, tensor in collate([sample]).items()}
-        embedded.append(model.embed(batch["input_ids"], batch.get("pixel_values")).float())
+        embedded.append(embedded_prompt(model, batch).float())
     longest = max(sample.shape[1] for sample in embedded)
     return [functional.pad(sample, (0, 0, 0, longest - sample.shape[1])) for sample in embedded]
 

@@ -82,7 +82,7 @@ class UserSamples:
 
     def _kept(self, image: Image.Image) -> Image.Image:
         """A photograph takes a hundred times the memory of its canvas, and hundreds of them are kept for hours."""
-        return image if self.processor is None else Image.fromarray(self.processor.image_processor.canvas(image))
+        return image if self.processor is None else self.processor.image_processor.shrunk(image)
 
 
 def identity(row: Row) -> str:

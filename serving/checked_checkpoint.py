@@ -45,7 +45,13 @@ def checked_checkpoint(folder: Path) -> CheckedCheckpoint:
 
 def check_image_tokens(folder: Path, config: QwenVqaConfig) -> None:
     """Raises UserError where the processor would make other tokens of an image than the encoder has features."""
-    tokens = QwenVqaImageProcessor.from_pretrained(folder).tokens_per_view
+    processor = QwenVqaImageProcessor.from_pretrained(folder)
+    tokens = processor.tokens_per_view
+    if processor.views != config.views:
+        raise UserError(
+            f"{folder}: the image processor has views {processor.views}, and config.json {config.views}. Assemble the "
+            "checkpoint again, or copy its processor's files from where it was assembled."
+        )
     if tokens != config.tokens_per_view:
         raise UserError(
             f"{folder}: the image processor makes {tokens} tokens of a view, and the encoder of config.json "

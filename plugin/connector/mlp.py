@@ -100,10 +100,18 @@ class ConnectorShape:
 
 
 class MlpConnector(nn.Module):
-    """A view's features to embeddings."""
+    """A view's features to embeddings. With tiles it learns what ends a row of their features, too."""
+
+    image_newline: nn.Parameter | None
 
     def __init__(
-        self, width_in: int, width_out: int, shape: ConnectorShape, layers: Layers, name: str = "connector"
+        self,
+        width_in: int,
+        width_out: int,
+        shape: ConnectorShape,
+        layers: Layers,
+        has_newline: bool = False,
+        name: str = "connector",
     ) -> None:
         super().__init__()
         self.shape = shape
@@ -115,6 +123,8 @@ class MlpConnector(nn.Module):
             linear = LINEARS[index]
             self.add_module(linear, make(widths[index], widths[index + 1], f"{name}.{linear}", shape.bias))
         self.activation = layers.activation(shape.activation)
+        # As LLaVA-NeXT draws it.
+        self.image_newline = nn.Parameter(torch.randn(width_out) * width_out**-0.5) if has_newline else None
 
     @property
     def dtype(self) -> torch.dtype:

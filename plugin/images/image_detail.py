@@ -18,15 +18,12 @@ def detail_of(image: object) -> str:
     return image.info.get(_KEY, DEFAULT_DETAIL) if isinstance(image, Image.Image) else DEFAULT_DETAIL
 
 
-def view_of(detail: str) -> str:
-    """How the model looks at a picture of this `detail`. It has one view, so that all three mean "whole".
-
-    Pictures of equal bytes and equal view are the same to the model, and share a cache entry. A model with
-    tiles answers here with as many names as it has ways to look.
+def wants_tiles(detail: str) -> bool:
+    """Whether a model that has tiles shall look at a picture of this `detail` through them: not with "low".
 
     Raises:
         ValueError: no such detail.
     """
     if detail not in DETAILS:
         raise ValueError(f"detail {detail!r}: it must be one of {', '.join(DETAILS)}.")
-    return "whole"
+    return detail != "low"

@@ -10,13 +10,16 @@ from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_utils import make_flat_list_of_images
 
-from qwen_vqa.plugin.images.image_detail import DEFAULT_DETAIL, detail_of, view_of, with_detail
+from qwen_vqa.plugin.images.image_detail import DEFAULT_DETAIL, detail_of, wants_tiles, with_detail
 from qwen_vqa.plugin.views.fit import Fit, Resample
 from qwen_vqa.plugin.views.square import Square
-from qwen_vqa.plugin.views.view_rules import VIEW_RULES, ViewRule, WholeImage
+from qwen_vqa.plugin.views.view_layout import ViewLayout
+from qwen_vqa.plugin.views.view_rule import ViewRule
+from qwen_vqa.plugin.views.view_rules import view_rule
 
 _RGB_CHANNELS = 3
 TOKENS = "num_image_tokens"
+LAYOUTS = "view_layouts"
 
 
 class QwenVqaImageProcessor(BaseImageProcessor):
@@ -35,6 +38,7 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         antialias: whether an image that becomes smaller is smoothed on the way, as Pillow and Transformers do;
             OpenCV, and so the original project, does not. "pad-center" is always antialiased.
         pad_color: RGB of what lies around an image with "pad-center" (default: `image_mean`, as LLaVA has it).
+        views: which views an image has, as `views` of config.json (default: the whole image).
 
     Raises:
         ValueError: a canvas that patches do not cover where `tokens_per_view` is the default, statistics or a colour
@@ -54,6 +58,7 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         resample: Resample = "bilinear",
         antialias: bool = False,
         pad_color: list[int] | None = None,
+        views: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -81,6 +86,8 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         self.tokens_per_view = tokens_per_view or self._patches + 1
+        self.views = views
+        self.view_rule  # noqa: B018 - raises where it does not go with the encoder
 
     @property
     def _patches(self) -> int:
@@ -89,7 +96,7 @@ class QwenVqaImageProcessor(BaseImageProcessor):
     def to_dict(self) -> dict[str, Any]:
         """Without the defaults of fields that older checkpoints do not have: theirs stay as they are, byte by byte."""
         fields = super().to_dict()
-        for name, default in (("resample", "bilinear"), ("antialias", False), ("pad_color", None)):
+        for name, default in (("resample", "bilinear"), ("antialias", False), ("pad_color", None), ("views", None)):
             if fields.get(name) == default:
                 fields.pop(name, None)
         if self.tokens_per_view == self._patches + 1 and self.image_size % self.patch_size == 0:
@@ -99,7 +106,7 @@ class QwenVqaImageProcessor(BaseImageProcessor):
     @property
     def view_rule(self) -> ViewRule:
         """Which views of an image there are."""
-        return VIEW_RULES[WholeImage.name]
+        return view_rule(self.views, self.image_size, self.tokens_per_view)
 
     def image_tokens(self, width: int, height: int, detail: str = DEFAULT_DETAIL) -> int:
         """Prompt tokens that an image of so many pixels takes: what every count of them comes from.
@@ -107,49 +114,80 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         Raises:
             ValueError: an unknown `detail`.
         """
-        return self.view_rule.count(width, height, detail) * self.tokens_per_view
+        wants_tiles(detail)
+        return self.view_rule.num_tokens(width, height, detail)
+
+    def layout_of(self, image: Image.Image | np.ndarray) -> ViewLayout:
+        """The views that an image has, by its own size and `detail`."""
+        height, width = (image.height, image.width) if isinstance(image, Image.Image) else np.shape(image)[:2]
+        wants_tiles(detail_of(image))
+        return self.view_rule.layout(width, height, detail_of(image))
 
     def tokens_of(self, image: Image.Image | np.ndarray) -> int:
         """Prompt tokens that an image takes, by its own size and `detail`."""
-        height, width = (image.height, image.width) if isinstance(image, Image.Image) else np.shape(image)[:2]
-        return self.image_tokens(width, height, detail_of(image))
+        return self.layout_of(image).num_tokens(self.tokens_per_view)
 
     @property
     def most_image_tokens(self) -> int:
         """Prompt tokens of the image that takes most of them."""
-        return self.view_rule.most() * self.tokens_per_view
+        return self.view_rule.most_tokens
 
     def preprocess(self, images: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
         """Any nesting of PIL images or uint8 RGB arrays [H, W, 3] to pixel_values [views, 3, size, size].
 
-        `num_image_tokens` [images] says how many prompt tokens each image takes.
-        Each image is seen as its `detail` asks (`image_detail.view_of`); there is one view, the whole of it.
+        `num_image_tokens` [images] says how many prompt tokens each image takes. Where images have different numbers
+        of views, `view_layouts` [images, 6] says which (`ViewLayout.numbers`).
 
         Raises:
             ValueError: an image without pixels, an array of another shape or type, or an unknown detail.
         """
         flat: list[Any] = make_flat_list_of_images(images)  # type: ignore[assignment] # typed as any nesting
-        pixels = [self._normalise(self._seen(image)) for image in flat]
-        tokens = [self.tokens_of(image) for image in flat]
-        return BatchFeature({"pixel_values": pixels, TOKENS: tokens}, tensor_type=return_tensors)
+        layouts = [self.layout_of(image) for image in flat]
+        rule, square = self.view_rule, self.square
+        views = [
+            self._normalise(view)
+            for image, layout in zip(flat, layouts, strict=True)
+            for view in rule.views(as_rgb_array(image), square, layout)
+        ]
+        data: dict[str, Any] = {
+            "pixel_values": views,
+            TOKENS: [layout.num_tokens(self.tokens_per_view) for layout in layouts],
+        }
+        if rule.fixed_views is None:
+            data[LAYOUTS] = [layout.numbers() for layout in layouts]
+        return BatchFeature(data, tensor_type=return_tensors)
 
     def shrunk(self, image: Image.Image) -> Image.Image:
-        """The image as its `detail` has it seen, of which `preprocess` makes the same pixels: `image_size` a side.
+        """An image of few pixels of which `preprocess` makes the same: `image_size` a side where it has one view.
+
+        An image with tiles stays as it is: its views are made from its own pixels.
 
         Raises:
             ValueError: as `preprocess`.
         """
-        return with_detail(Image.fromarray(self._seen(image)), detail_of(image))
+        if self.layout_of(image).rows or self.view_rule.scales != (1,):
+            return image
+        # Of its own size it may have had no tiles, and of the canvas's none either.
+        return with_detail(Image.fromarray(self.canvas(image)), detail_of(image))
 
-    def _seen(self, image: Image.Image | np.ndarray) -> np.ndarray:
-        views = {"whole": self.canvas}
-        return views[view_of(detail_of(image))](image)
+    def view_key(self, detail: str) -> str:
+        """The same for each `detail` with which an image of equal bytes has equal views.
+
+        Raises:
+            ValueError: no such detail.
+        """
+        tiles = wants_tiles(detail) and self.view_rule.fixed_views is None
+        return self.view_rule.name if tiles else "whole"
+
+    @property
+    def square(self) -> Square:
+        """How an image becomes square."""
+        color = self.pad_color or [int(mean * 255) for mean in self.image_mean]
+        return Square(self.image_size, self.fit, self.resample, self.antialias, tuple(color))
 
     def canvas(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """One image made square, uint8 RGB [size, size, 3]: what ViTImageProcessor would be given."""
-        color = self.pad_color or [int(mean * 255) for mean in self.image_mean]
-        square = Square(self.image_size, self.fit, self.resample, self.antialias, tuple(color))
-        return square.of(as_rgb_array(image))
+        return self.square.of(as_rgb_array(image))
 
     def _normalise(self, canvas: np.ndarray) -> np.ndarray:
         values = np.arange(256, dtype=np.float32)[:, None] / np.float32(255)

@@ -40,17 +40,18 @@ class Square:
     def of(self, rgb: np.ndarray) -> np.ndarray:
         """uint8 RGB [H, W, 3] to [size, size, 3]."""
         if self.fit == "squash":
-            return self._resized(rgb, self.size, self.size)
+            return self.resized(rgb, self.size, self.size)
         if self.fit == "crop":
             return self._cropped(rgb)
         if self.fit == "pad-center":
             return self._centred(rgb)
         height, width = scaled_size(rgb.shape[0], rgb.shape[1], self.size)
         canvas = np.zeros((self.size, self.size, _RGB_CHANNELS), np.uint8)
-        canvas[:height, :width] = self._resized(rgb, width, height)
+        canvas[:height, :width] = self.resized(rgb, width, height)
         return canvas
 
-    def _resized(self, rgb: np.ndarray, width: int, height: int) -> np.ndarray:
+    def resized(self, rgb: np.ndarray, width: int, height: int) -> np.ndarray:
+        """[H, W, 3] to [height, width, 3], whatever the fit."""
         if self.antialias:
             return np.asarray(Image.fromarray(rgb).resize((width, height), _PILLOW[self.resample]))
         return cv2.resize(rgb, (width, height), interpolation=_OPENCV[self.resample])
@@ -67,7 +68,7 @@ class Square:
             return self._cropped(rgb[top : top + most, left : left + most])
         height, width = (int(self.size * side / min(height, width)) for side in (height, width))
         top, left = (height - self.size) // 2, (width - self.size) // 2
-        return self._resized(rgb, width, height)[top : top + self.size, left : left + self.size]
+        return self.resized(rgb, width, height)[top : top + self.size, left : left + self.size]
 
     def _centred(self, rgb: np.ndarray) -> np.ndarray:
         """LLaVA's expand2square, then scaled: across, some rows at a time, and down, in Pillow's order."""

@@ -1,42 +1,24 @@
-"""Which views of an image the model sees, and so how many tokens an image takes. A rule is a class here and a name.
+"""Which views of an image the model sees, by the `views` of config.json. A rule is a file here, and a line below."""
 
-One view is one canvas that the encoder sees. There is one rule, the whole image; a rule with crops answers with more
-views for a large image, and with one for `detail` "low".
-"""
+from typing import Any
 
-from abc import ABC, abstractmethod
-from typing import ClassVar
+from qwen_vqa.plugin.views.llava_next import LlavaNextTiles
+from qwen_vqa.plugin.views.s2 import ScaledViews
+from qwen_vqa.plugin.views.tiles import Tiles
+from qwen_vqa.plugin.views.view_rule import RULE, ViewRule
+from qwen_vqa.plugin.views.whole import WholeImage
 
-from qwen_vqa.plugin.images.image_detail import view_of
-
-
-class ViewRule(ABC):
-    """Says how many views an image has, before any pixel is looked at."""
-
-    name: ClassVar[str]
-
-    @abstractmethod
-    def count(self, width: int, height: int, detail: str) -> int:
-        """Views of an image of so many pixels. Raises ValueError for an unknown `detail`."""
-
-    @abstractmethod
-    def most(self) -> int:
-        """Views of the image that has most of them."""
+VIEW_RULES: dict[str, type[ViewRule]] = {rule.name: rule for rule in (WholeImage, ScaledViews, Tiles, LlavaNextTiles)}
 
 
-class WholeImage(ViewRule):
-    """One view: all of the image."""
+def view_rule(fields: dict[str, Any] | None, size: int, tokens_per_view: int) -> ViewRule:
+    """The rule that `views` of config.json names; the whole image without it.
 
-    name: ClassVar[str] = "whole"
-
-    def count(self, width: int, height: int, detail: str) -> int:
-        """One, of any image."""
-        view_of(detail)
-        return 1
-
-    def most(self) -> int:
-        """One."""
-        return 1
-
-
-VIEW_RULES: dict[str, ViewRule] = {rule.name: rule for rule in (WholeImage(),)}
+    Raises:
+        ValueError: no such rule, or what `ViewRule` raises.
+    """
+    fields = fields or {RULE: WholeImage.name}
+    name = fields.get(RULE)
+    if name not in VIEW_RULES:
+        raise ValueError(f"views.{RULE} is {name!r}; it must be one of {', '.join(VIEW_RULES)}.")
+    return VIEW_RULES[name](fields, size, tokens_per_view)

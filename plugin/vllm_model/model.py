@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from qwen_vqa.plugin.chat.chat_format import CHATML
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.lora.adapter_names import layer_prefix
+from qwen_vqa.plugin.views.image_processor import LAYOUTS
 from qwen_vqa.plugin.vllm_model.parallel_layers import ParallelLayers
 from qwen_vqa.plugin.vllm_model.processing import (
     QwenVqaDummyInputsBuilder,
@@ -43,7 +44,7 @@ from qwen_vqa.plugin.vllm_model_api import (
 
 class PixelInputs(TensorSchema):
     """Dimensions:
-    - n: images of all requests in the step
+    - n: views of the images of all requests in the step
     - s: height and width of the canvas
     """
 
@@ -109,14 +110,16 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
     def embed_multimodal(self, **kwargs: Any) -> MultiModalEmbeddings:
         """All images of a step, of whatever requests, to one [tokens, D_text] each, in the language model's float type.
 
-        `pixel_values` is [images, 3, size, size]; the encoder runs once over them all.
+        `pixel_values` is [views, 3, size, size]; the encoder runs once over them all. `view_layouts` [images, 6] says
+        which belong together, where images differ in it.
         """
         if kwargs.get("pixel_values") is None:
             return []
         size = self.config.vision_config.image_size
         inputs = PixelInputs(pixel_values=kwargs["pixel_values"], resolve_bindings={"s": size})
-        features = self.vision_encoder(inputs["pixel_values"])
-        return self.connector(features).to(self.embedding_dtype).unbind()
+        features = self.config.joined_features(self.vision_encoder(inputs["pixel_values"]))
+        images = self.config.image_embeddings(features, self.connector, kwargs.get(LAYOUTS))
+        return [image.to(self.embedding_dtype) for image in images]
 
     def forward(
         self,
@@ -155,9 +158,11 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
     def get_mm_lora_token_counts(
         self, *, modality: str, mm_kwargs: MultiModalKwargsItem | None, num_mm_embeds: int
     ) -> tuple[int, int | None]:
-        """Tokens in encoder and connector for so many embeddings of whole views."""
-        views = num_mm_embeds // self.config.tokens_per_view
-        return views * self.config.encoder_tokens_per_view, num_mm_embeds
+        """Tokens in encoder and connector for so many embeddings, or for the views of an image."""
+        pixels = mm_kwargs["pixel_values"].data if mm_kwargs is not None else None
+        per_view, rule = self.config.tokens_per_view, self.config.view_rule
+        views = len(pixels) if isinstance(pixels, torch.Tensor) else num_mm_embeds // per_view * (rule.fixed_views or 1)
+        return views * self.config.encoder_tokens_per_view, views // (rule.fixed_views or 1) * per_view
 
 
 def vision_float_type(config: QwenVqaConfig) -> AbstractContextManager[None]:

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from transformers import BatchFeature
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.plugin.views.image_processor import LAYOUTS
+from qwen_vqa.plugin.views.view_layout import ViewLayout
 from qwen_vqa.plugin.vllm_model_api import (
     BaseDummyInputsBuilder,
     BaseMultiModalProcessor,
@@ -60,10 +63,10 @@ class QwenVqaDummyInputsBuilder(BaseDummyInputsBuilder[QwenVqaProcessingInfo]):
     def get_dummy_mm_data(
         self, seq_len: int, mm_counts: Mapping[str, int], mm_options: MultiModalDummyOptions
     ) -> MultiModalDataDict:
-        size = self.info.get_hf_config().vision_config.image_size
+        width, height = self.info.get_hf_config().view_rule.largest
         images = self._get_dummy_images(
-            width=size,
-            height=size,
+            width=width,
+            height=height,
             num_images=mm_counts.get("image", 0),
             overrides=mm_options.get("image"),
         )
@@ -95,7 +98,16 @@ class QwenVqaMultiModalProcessor(BaseMultiModalProcessor[QwenVqaProcessingInfo])
     def _get_mm_fields_config(
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
     ) -> Mapping[str, MultiModalFieldConfig]:
-        return {"pixel_values": MultiModalFieldConfig.batched("image")}
+        views = self.info.get_hf_config().view_rule.fixed_views
+        if views is not None:
+            images = len(hf_inputs.get("pixel_values", ())) // views
+            return {"pixel_values": MultiModalFieldConfig.flat_from_sizes("image", torch.full((images,), views))}
+        layouts = hf_inputs.get(LAYOUTS, torch.empty((0, 0)))
+        sizes = torch.tensor([ViewLayout(*row).num_views for row in layouts.tolist()], dtype=torch.long)
+        return {
+            "pixel_values": MultiModalFieldConfig.flat_from_sizes("image", sizes),
+            LAYOUTS: MultiModalFieldConfig.batched("image"),
+        }
 
     def _get_prompt_updates(
         self,

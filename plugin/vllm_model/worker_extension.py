@@ -24,17 +24,16 @@ class VerifyExtension:
         return {part: str(_float_type(getattr(model, part))).removeprefix("torch.") for part in parts}
 
     def image_features(self, pixel_values: list) -> list:
-        """Pixels [images, 3, size, size], nested lists, to connected features [images, tokens, text width].
+        """Pixels [views, 3, size, size], nested lists, to connected features [views, tokens, text width].
 
         Nested lists, because they cross a process border that takes no tensors of unknown classes.
         """
         model = self._served_model()
         parameter = next(model.vision_encoder.parameters())
         with torch.inference_mode():
-            features = model.embed_multimodal(
-                pixel_values=torch.tensor(pixel_values, dtype=parameter.dtype, device=parameter.device)
-            )
-        return torch.stack(list(features)).float().cpu().tolist()
+            pixels = torch.tensor(pixel_values, dtype=parameter.dtype, device=parameter.device)
+            features = model.connector(model.config.joined_features(model.vision_encoder(pixels)))
+        return features.to(model.embedding_dtype).float().cpu().tolist()
 
     def _served_model(self) -> Any:
         return self.model_runner.get_model()

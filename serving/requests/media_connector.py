@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NoReturn
 from PIL import Image
 
 from qwen_vqa.plugin.images.data_url import data_url_bytes, is_data_url
-from qwen_vqa.plugin.images.image_detail import view_of, with_detail
+from qwen_vqa.plugin.images.image_detail import with_detail
 from qwen_vqa.plugin.images.image_fetch import DEFAULT_RULES, FetchRules
 from qwen_vqa.plugin.images.image_limits import ImageError
 from qwen_vqa.plugin.images.image_loader import load_image
@@ -98,5 +98,5 @@ class QwenVqaMediaConnector(MediaConnector):
             request.spend(picture.width * picture.height, "pixels", most, image.place)
             # What waits for the model is small: a whole picture takes up to 150 MB.
             seen = self.processor.shrunk(picture)
-        # vLLM's cache key is the bytes and this: details that mean another view do not share an entry.
-        return MediaWithBytes(seen, data, {"view": view_of(image.detail)})
+        # vLLM's cache key is the bytes and this: details that mean other views do not share an entry.
+        return MediaWithBytes(seen, data, {"view": self.processor.view_key(image.detail)})

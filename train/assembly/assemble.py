@@ -23,6 +23,9 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.lora.adapter import check_adapter
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
+from qwen_vqa.plugin.views.view_rule import RULE
+from qwen_vqa.plugin.views.view_rules import VIEW_RULES
+from qwen_vqa.plugin.views.whole import WholeImage
 from qwen_vqa.plugin.vision.features import describe
 from qwen_vqa.plugin.vision.tower import VisionEncoder, square_sizes
 from qwen_vqa.train.assembly.assemble_flags import AssembledParts
@@ -95,10 +98,13 @@ def _loaded(parts: AssembledParts) -> LoadedParts:
 def _config(parts: AssembledParts, loaded: LoadedParts) -> QwenVqaConfig:
     """Of the parts together, with what does not fit said by name."""
     vision, text_config = loaded.vision, loaded.language_model.config
-    width = type(vision.encoder).width(vision.config, vision.features)
-    factor = parts.pixel_shuffle
+    views, factor = loaded.views or parts.wanted_views, parts.pixel_shuffle
     if loaded.connector:
-        shape = connector_shape(loaded.connector, width, text_config.hidden_size, factor, loaded.connector_name)
+        rule = VIEW_RULES[views[RULE] if views else WholeImage.name]
+        width = type(vision.encoder).width(vision.config, vision.features) * len(rule.scales_of(views or {}))
+        shape = connector_shape(
+            loaded.connector, width, text_config.hidden_size, factor, loaded.connector_name, rule.has_newline
+        )
     else:
         shape = ConnectorShape(text_config.hidden_size, num_layers=parts.connector_layers or 2, pixel_shuffle=factor)
     try:
@@ -107,6 +113,7 @@ def _config(parts: AssembledParts, loaded: LoadedParts) -> QwenVqaConfig:
             text_config,
             shape.as_fields(),
             image_token_id=image_token_id(loaded.tokenizer, loaded.language_model, loaded.language_model_name),
+            views=views,
             vision_features=None if vision.features == vision.encoder.usual_features else vision.features.as_fields(),
         )
     except UserError:
@@ -156,7 +163,10 @@ def _processor(
     system_prompt = how.system_prompt if parts.system_prompt is None else parts.system_prompt
     try:
         image_processor = QwenVqaImageProcessor(
-            *square_sizes(config.vision_config), tokens_per_view=config.tokens_per_view, **pixels
+            *square_sizes(config.vision_config),
+            tokens_per_view=config.tokens_per_view,
+            views=config.views,
+            **pixels,
         )
     except ValueError as error:
         raise UserError(f"pictures cannot be made so: {error}") from error

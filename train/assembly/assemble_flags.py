@@ -46,11 +46,17 @@ class AssembledParts:
     class_token: bool | None = None
     connector_layers: int | None = None
     pixel_shuffle: int = 1
+    views: str | None = None
+    max_tiles: int | None = None
+    scales: list[int] | None = None
 
     def __post_init__(self) -> None:
         self._check_sources()
         if self.connector_layers is not None and self.connector is not None:
             raise UserError("--connector-layers is of a fresh connector; a --connector file has its own number.")
+        for flag, value, rule in (("--max-tiles", self.max_tiles, "tiles"), ("--scales", self.scales, "s2")):
+            if value is not None and self.views != rule:
+                raise UserError(f"{flag} is of --views {rule}.")
         if self.pixel_shuffle < 1:
             raise UserError(f"--pixel-shuffle {self.pixel_shuffle}: it must be a positive integer.")
         if self.adapter_name is not None and ((self.adapter or self.from_llava) is None or self.merge_adapter):
@@ -73,6 +79,7 @@ class AssembledParts:
             "--connector": self.connector,
             "--like": self.like,
             "--connector-layers": self.connector_layers,
+            "--views": self.views,
             "--feature-layer, --feature-norm and --class-token": self.wanted_features or None,
         }
         if given := [flag for flag, value in fixed.items() if value is not None]:
@@ -87,6 +94,14 @@ class AssembledParts:
     def wanted_features(self) -> dict[str, Any]:
         """What of the encoder is not to be taken as usual for its family: fields of `FeatureChoice`."""
         wanted = {"layers": self.feature_layer, "norm": self.feature_norm, "class_token": self.class_token}
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    @property
+    def wanted_views(self) -> dict[str, Any] | None:
+        """`views` of config.json; None for the whole image."""
+        if self.views in (None, "whole"):
+            return None
+        wanted = {"rule": self.views, "max_tiles": self.max_tiles, "scales": self.scales}
         return {name: value for name, value in wanted.items() if value is not None}
 
     @property
@@ -202,6 +217,20 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         metavar="N",
         help="the connector joins squares of N x N features, so that an image takes N x N times fewer tokens "
         "(default: %(default)s)",
+    )
+    add(
+        "--views",
+        choices=["whole", "s2", "tiles"],
+        help="what the encoder sees of a picture: the whole; s2 the whole at several sizes, features joined, no token "
+        "more; tiles the whole, then parts at the encoder's size, for small text (default: whole)",
+    )
+    add("--max-tiles", type=int, metavar="N", help="with --views tiles: how many at most (default: 6)")
+    add(
+        "--scales",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="with --views s2: sizes, in sizes of the encoder's view (default: 1 2)",
     )
     add("--dtype", default="auto", choices=["auto", *DTYPES], help="of all weights (default: each part keeps its own)")
     add("--seed", type=int, default=0, help="of a fresh connector (default: %(default)s)")

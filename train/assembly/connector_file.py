@@ -19,6 +19,7 @@ from qwen_vqa.plugin.errors import UserError
 _PARTS = ("connector", "mm_projector", "multi_modal_projector", "projector", "MP")
 _PART = re.compile(rf"(?:^|\.)(?:{'|'.join(_PARTS)})\.(?P<rest>.+)$")
 _WRAPPERS = re.compile(r"^(?:module\.|model\.|base_model\.)+")
+NEWLINE = "image_newline"
 _OURS = re.compile(r"(linear_\d)\.(weight|bias)")
 # Where training scripts put the weights, beside the step and the optimizer.
 _WEIGHT_KEYS = ("state_dict", "model_state_dict", "model", "module", *_PARTS)
@@ -37,6 +38,8 @@ _NAMES_SHOWN = 6
 def load_connector(path: str | Path) -> dict[str, torch.Tensor]:
     """The connector's tensors under the names `linear_1/2/3.weight/bias`, in their own float type.
 
+    With tiles there is `image_newline`, too.
+
     Takes `0.* 2.*` (the original's final_connector.pth), `model.mm_projector.0/2/4.*` or `model.mm_projector.weight`
     (LLaVA's mm_projector.bin), `MP.proj.weight` (nanoVLM), `connector.modality_projection.proj.weight` (SmolVLM) and
     `linear_1/2.*` (transformers, ours): alone, or among the weights of a whole model, in a .pth, .bin or .safetensors
@@ -48,6 +51,7 @@ def load_connector(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     file = _file_of(path)
     found = _connector_in(_read(file))
+    newline = {name: found.pop(name) for name in list(found) if name == NEWLINE}
     connector = {_our_name(name): tensor for name, tensor in found.items()}
     depth, biases = _depth(connector), sum(name.endswith(".bias") for name in connector)
     if not depth or len(connector) != len(found) or biases not in (0, depth):
@@ -56,20 +60,32 @@ def load_connector(path: str | Path) -> dict[str, torch.Tensor]:
             "with a bias or none: 0.weight 0.bias 2.weight 2.bias (or linear_1 and linear_2, proj), alone or under "
             f"{', '.join(f'{part}.' for part in _PARTS)}."
         )
-    return connector
+    return connector | newline
 
 
 def connector_shape(
-    connector: dict[str, torch.Tensor], vision_width: int, text_width: int, factor: int, path: str | Path
+    connector: dict[str, torch.Tensor],
+    vision_width: int,
+    text_width: int,
+    factor: int,
+    path: str | Path,
+    tiles: bool = False,
 ) -> ConnectorShape:
     """The shape of a loaded connector, held against the two models it joins.
 
     Args:
         factor: the pixel shuffle before it; 1 for none.
+        tiles: whether images shall have tiles, for which a connector learns what ends a row.
 
     Raises:
         UserError: naming the tensor, its shape and the one that would fit.
     """
+    if tiles != (NEWLINE in connector):
+        raise UserError(
+            f"the connector {path} was trained {'without' if tiles else 'with'} tiles: it has "
+            f"{'no' if tiles else 'an'} {NEWLINE}. Give {'--views whole' if tiles else '--views tiles'}."
+        )
+    connector = {name: tensor for name, tensor in connector.items() if name != NEWLINE}
     first, depth = connector["linear_1.weight"], _depth(connector)
     shape = ConnectorShape(
         hidden_size=len(first) if depth > 1 else text_width,
@@ -105,7 +121,8 @@ def _advice(width: int, vision_width: int, factor: int) -> str:
         shuffle = (
             f"--pixel-shuffle {side} if it joins squares of {side}x{side} patches, or " if side**2 == times else ""
         )
-        return f"Give {shuffle}--feature-layer with {times} layers if it joins the features of several."
+        scales = "--views s2 if it joins those of two scales, or " if times == len((1, 2)) else ""
+        return f"Give {shuffle}{scales}--feature-layer with {times} layers if it joins the features of several."
     return "Give the encoder and language model it was trained with."
 
 
@@ -164,7 +181,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as tensors:
                 names = list(tensors.keys())
-                wanted = [name for name in names if _PART.search(name)] or names
+                wanted = [name for name in names if _PART.search(name) or name.endswith(NEWLINE)] or names
                 return {name: tensors.get_tensor(name) for name in wanted}
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -191,6 +208,8 @@ def _connector_in(state: Mapping[str, Any]) -> dict[str, Any]:
             return _connector_in(state[key])
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor) and value.ndim}
     part = {match["rest"]: value for name, value in tensors.items() if (match := _PART.search(name))}
+    if part:  # LLaVA-NeXT has what ends a row of tiles beside its projector
+        part.update((NEWLINE, value) for name, value in tensors.items() if name.rpartition(".")[2] == NEWLINE)
     return part or {_WRAPPERS.sub("", name): value for name, value in tensors.items()}
 
 

@@ -1,9 +1,10 @@
-"""A whole LLaVA checkpoint taken apart: of Transformers (`LlavaForConditionalGeneration`) or the LLaVA repository.
+"""A whole LLaVA checkpoint taken apart: of Transformers (LLaVA, LLaVA-NeXT) or the LLaVA repository.
 
-Sources: Transformers' models/llava; llava/model/llava_arch.py and multimodal_encoder/ of
+Sources: Transformers' models/llava and models/llava_next; llava/model/llava_arch.py and multimodal_encoder/ of
 https://github.com/haotian-liu/LLaVA and https://github.com/LLaVA-VL/LLaVA-NeXT, whose SigLIP tower has no last layer.
 """
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,21 @@ from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
     LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
     PretrainedConfig,
     PreTrainedModel,
 )
 
 from qwen_vqa.plugin.connector.mlp import ACTIVATIONS
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.train.assembly.connector_file import load_connector
+from qwen_vqa.train.assembly.connector_file import NEWLINE, load_connector
 from qwen_vqa.train.assembly.encoder_file import LoadedEncoder, encoder_config, encoder_of, load_vision_encoder
 from qwen_vqa.train.assembly.language_model_file import add_image_tokens, load_language_model, load_tokenizer
 from qwen_vqa.train.assembly.loaded_parts import LoadedParts
 from qwen_vqa.train.assembly.quiet_loading import quiet_loading
 
 _TOWER = re.compile(r"(?:^|\.)vision_tower\.vision_tower\.(?P<rest>.+)$")
+_CLASSES = {"llava": LlavaForConditionalGeneration, "llava_next": LlavaNextForConditionalGeneration}
 _ADAPTER_FILE = "adapter_config.json"
 # Of the LLaVA repository's config.json, what is not its language model's.
 _NOT_TEXT = re.compile(r"^(?:mm_|(?:un)?freeze_mm|tune_mm|use_mm|image_|tokenizer_|architectures$|model_type$)")
@@ -54,21 +57,20 @@ def load_llava(
         config, _ = PretrainedConfig.get_config_dict(folder)
     except (OSError, ValueError) as error:
         raise UserError(f"no LLaVA checkpoint at {id_or_path}: {str(error).splitlines()[0]}") from error
-    if config.get("model_type") == "llava" and "vision_config" in config:
-        return _of_transformers(folder, id_or_path, dtype)
+    if config.get("model_type") in _CLASSES and "vision_config" in config:
+        return _of_transformers(folder, id_or_path, _CLASSES[config["model_type"]], dtype)
     if "mm_vision_tower" in config:
         return _of_repository(folder, id_or_path, config, dtype, vision_encoder, language_model)
     raise UserError(
-        f"{id_or_path} is a {config.get('model_type')}: neither Transformers' llava nor of the LLaVA repository, whose "
-        "config.json has mm_vision_tower. Give its parts with --vision-encoder, --connector and --language-model."
+        f"{id_or_path} is a {config.get('model_type')}: neither Transformers' llava or llava_next nor of the LLaVA "
+        "repository, whose config.json has mm_vision_tower. Give its parts with --vision-encoder, --connector and "
+        "--language-model."
     )
 
 
-def _of_transformers(folder: Path, name: str, dtype: str | torch.dtype) -> LoadedParts:
+def _of_transformers(folder: Path, name: str, class_: Any, dtype: str | torch.dtype) -> LoadedParts:
     with quiet_loading():
-        loaded: Any = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    whole: LlavaForConditionalGeneration
-    whole, loading = loaded
+        whole, loading = class_.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     if missing := sorted(loading["missing_keys"]):
         raise UserError(f"{name} lacks the weights {', '.join(missing[:6])}.")
     config, tower = whole.config, whole.model.vision_tower
@@ -77,20 +79,26 @@ def _of_transformers(folder: Path, name: str, dtype: str | torch.dtype) -> Loade
             f"{name} has projector_hidden_act {config.projector_hidden_act}; it must be {' or '.join(ACTIVATIONS)}."
         )
     wanted = _wanted(config.vision_feature_layer, config.vision_feature_select_strategy == "default")
+    connector, pixels, views = dict(whole.model.multi_modal_projector.state_dict()), {}, None
+    if class_ is LlavaNextForConditionalGeneration:
+        connector[NEWLINE] = whole.model.image_newline.detach()
+        pixels, views = {"fit": "squash"}, {"rule": "llava-next", "grid_pinpoints": config.image_grid_pinpoints}
     language_model, tokenizer = _causal_lm(whole), load_tokenizer(str(folder))
     add_image_tokens(tokenizer, language_model, name)
     return LoadedParts(
         vision=encoder_of(tower.config, tower.state_dict(), wanted, name),
         vision_name=str(folder),
-        connector=dict(whole.model.multi_modal_projector.state_dict()),
+        connector=connector,
         connector_name=name,
         language_model=language_model,
         language_model_name=name,
         tokenizer=tokenizer,
+        pixels=pixels,
+        views=views,
     )
 
 
-def _causal_lm(whole: LlavaForConditionalGeneration) -> PreTrainedModel:
+def _causal_lm(whole: Any) -> PreTrainedModel:
     """The language model, which Transformers' LLaVA holds as layers and an output layer."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(whole.config.text_config, dtype=whole.dtype)
@@ -129,6 +137,7 @@ def _of_repository(
         language_model_name=source,
         tokenizer=tokenizer,
         pixels=_pixels(config),
+        views=_views(config),
         adapter=adapter,
     )
 
@@ -137,10 +146,13 @@ def _check(config: dict[str, Any], name: str) -> None:
     """Raises UserError for what LLaVA's repository has, and there is not here."""
     known: dict[str, tuple[Any, ...]] = {
         "mm_vision_select_feature": ("patch", "cls_patch"),
-        "image_aspect_ratio": ("pad", "square", None),
+        "image_aspect_ratio": ("pad", "square", "anyres", None),
         "mm_use_im_start_end": (False,),
         "mm_use_im_patch_token": (False,),
     }
+    if config.get("image_aspect_ratio") == "anyres":
+        known["mm_patch_merge_type"] = ("spatial_unpad",)
+        config = {"mm_patch_merge_type": "flat"} | config  # as LLaVA's repository has it by default
     for key, values in known.items():
         if (value := config.get(key, values[0])) not in values:
             raise UserError(
@@ -180,7 +192,18 @@ def _text_config(config: dict[str, Any], name: str) -> PretrainedConfig:
 
 def _pixels(config: dict[str, Any]) -> dict[str, Any]:
     """`pad` is LLaVA's expand2square before the encoder's own processor; else that is all there is."""
-    return {"fit": "pad-center"} if config.get("image_aspect_ratio") == "pad" else {}
+    fits = {"pad": {"fit": "pad-center"}, "anyres": {"fit": "squash"}}
+    return fits.get(config.get("image_aspect_ratio", ""), {})
+
+
+def _views(config: dict[str, Any]) -> dict[str, Any] | None:
+    """LLaVA-NeXT's tiles; its repository writes pinpoints as [width, height]."""
+    if config.get("image_aspect_ratio") != "anyres":
+        return None
+    pinpoints = config.get("image_grid_pinpoints")
+    if isinstance(pinpoints, str):
+        pinpoints = ast.literal_eval(pinpoints)
+    return {"rule": "llava-next", "grid_pinpoints": [[height, width] for width, height in pinpoints or []]}
 
 
 def _weight_files(folder: Path) -> list[Path]:

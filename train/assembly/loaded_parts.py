@@ -17,6 +17,7 @@ class LoadedParts:
     Attributes:
         connector: its weights by our names; None for a fresh one.
         pixels: fields of our image processor that a whole checkpoint names.
+        views: the view rule that a whole checkpoint has, as config.json has it.
         adapter: a LoRA's folder.
     """
 
@@ -28,4 +29,5 @@ class LoadedParts:
     language_model_name: str
     tokenizer: PreTrainedTokenizerBase
     pixels: dict[str, Any] = field(default_factory=dict)
+    views: dict[str, Any] | None = None
     adapter: Path | None = None

@@ -7,6 +7,7 @@ import torch
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.processor import QwenVqaProcessor
+from qwen_vqa.plugin.views.image_processor import LAYOUTS
 from qwen_vqa.train.model.labels import IGNORED, assistant_labels
 
 Sample = dict[str, Any]
@@ -25,7 +26,8 @@ class ConversationCollator:
     with_sample_ids: bool = False
 
     def __call__(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
-        """`input_ids`, `attention_mask`, `labels` [B, T] and, if there are images, `pixel_values` [images, 3, S, S].
+        """`input_ids`, `attention_mask`, `labels` [B, T] and, if there are images, `pixel_values` [views, 3, S, S]
+        (and `view_layouts` [images, 6], where images differ in their views).
 
         A sample may carry `image_features` [images, tokens, width] of the frozen encoder in place of `images`.
 
@@ -49,7 +51,8 @@ class ConversationCollator:
         if features:
             batch["image_features"] = torch.cat(features)
         elif images:
-            batch["pixel_values"] = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+            made = self.processor.image_processor(images, return_tensors="pt")
+            batch |= {name: made[name] for name in ("pixel_values", LAYOUTS) if name in made}
         return batch
 
     def token_count(self, messages: list[dict[str, Any]], sample_id: str) -> int:
@@ -72,7 +75,7 @@ class ConversationCollator:
     def _image_tokens(self, sample: dict[str, Any]) -> list[int]:
         """How many each image takes, in order."""
         if sample.get("image_features") is not None:
-            return [len(features) for features in sample["image_features"]]
+            return [self.processor.image_processor.tokens_per_view] * len(sample["image_features"])
         return [self.processor.image_processor.tokens_of(image) for image in sample.get("images") or []]
 
     def _tokens_and_labels(

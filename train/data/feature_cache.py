@@ -45,6 +45,11 @@ class FeatureDataset(Dataset):
     ) -> None:
         if not isinstance(dataset, ConversationDataset):
             raise UserError("cache_features needs a data set whose pictures are files.")
+        if model.config.view_rule.fixed_views is None:
+            raise UserError(
+                "cache_features needs images that all have as many views; with the rule "
+                f"{model.config.view_rule.name!r} they differ. Train without it."
+            )
         self.dataset = dataset
         self.places, pictures = _number_pictures(dataset)
         self.dtype = model.vision_encoder.dtype
@@ -79,7 +84,7 @@ class FeatureDataset(Dataset):
         processor: QwenVqaProcessor,
         device: torch.device,
     ) -> None:
-        encoder = model.vision_encoder.to(device)
+        model.vision_encoder.to(device)
         if rank() == 0:
             memory = np.memmap(self.file, _STORED_AS[self.dtype], "w+", shape=self.shape)
             print(f"keeping the features of {len(pictures):,} pictures: {memory.nbytes / 1e9:.2f} GB in {self.file}")
@@ -89,7 +94,7 @@ class FeatureDataset(Dataset):
         for place in tqdm(rounds, desc="encoding pictures", disable=rank() > 0):
             start = place + rank() * ENCODED_AT_ONCE
             chunk = pictures[start : start + ENCODED_AT_ONCE]
-            faults = gathered(self._encode_some(chunk, start, memory, encoder, processor, device))
+            faults = gathered(self._encode_some(chunk, start, memory, model, processor, device))
             if any(faults):
                 raise UserError(next(fault for fault in faults if fault))
         memory.flush()
@@ -100,7 +105,7 @@ class FeatureDataset(Dataset):
         chunk: list[Place],
         start: int,
         memory: np.memmap,
-        encoder: torch.nn.Module,
+        model: QwenVqaForConditionalGeneration,
         processor: QwenVqaProcessor,
         device: torch.device,
     ) -> str:
@@ -113,7 +118,7 @@ class FeatureDataset(Dataset):
             return str(error)
         pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
         with torch.no_grad():
-            features = encoder(pixels.to(device, self.dtype)).cpu()
+            features = model.get_image_features(pixels.to(device)).cpu()
         words = features.view(torch.int16) if self.dtype == torch.bfloat16 else features
         memory[start : start + len(images)] = words.numpy()
         return ""

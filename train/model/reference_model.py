@@ -1,5 +1,6 @@
 """The reference: the served model in plain PyTorch, for training, for transformers and as the proof's other side."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -78,21 +79,24 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return self.language_model.get_output_embeddings()
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Pixels [images, 3, size, size] to what the connector takes: [images, tokens, vision width].
+        """Pixels [views, 3, size, size] to what the connector takes: [views, features, feature width].
 
-        No graph is kept for a frozen encoder.
+        No graph is kept for a frozen encoder. With the view rule s2, the views of an image become one.
         """
         trainable = any(parameter.requires_grad for parameter in self.vision_encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and trainable):
-            return self.vision_encoder(pixel_values.to(self.vision_encoder.dtype))
+            return self.config.joined_features(self.vision_encoder(pixel_values.to(self.vision_encoder.dtype)))
 
     def embed(
         self,
         input_ids: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
+        view_layouts: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Token ids [B, T] and images in reading order to embeddings [B, T, text width].
+
+        `view_layouts` [images, 6] are the image processor's, where images differ in their views.
 
         Raises:
             ValueError: placeholders and image features differ in number.
@@ -108,10 +112,13 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 # A batch of text alone still has a gradient for every trained weight, if it is 0: the backward pass
                 # needs one when the connector is all that learns, and so do processes that share their gradients.
                 nothing = embeddings.new_zeros(1, self.config.features_per_view, self.config.feature_width)
-                unused = self.connector(nothing.to(self.connector.dtype))
-                embeddings = embeddings + 0 * unused.sum().to(embeddings.dtype)
+                unused = self.connector(nothing.to(self.connector.dtype)).sum()
+                if self.connector.image_newline is not None:
+                    unused = unused + self.connector.image_newline.sum()
+                embeddings = embeddings + 0 * unused.to(embeddings.dtype)
             return embeddings
-        connected = self.connector(image_features.to(self.connector.dtype)).flatten(0, 1)
+        images = self.config.image_embeddings(image_features.to(self.connector.dtype), self.connector, view_layouts)
+        connected = torch.cat(images)
         if len(connected) != int(is_image.sum()):
             raise ValueError(
                 f"{int(is_image.sum())} image tokens in the prompt for {len(connected)} image features "
@@ -125,14 +132,16 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_features: torch.Tensor | None = None,
+        view_layouts: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, T, vocabulary]; where `labels` [B, T] are given (-100: not counted) the loss, and no logits.
 
-        Images are given as `pixel_values` [images, 3, size, size], or as the frozen encoder's cached
-        `image_features` [images, tokens, vision width], in the order of their placeholders.
+        Images are given as `pixel_values` [views, 3, size, size], or as the frozen encoder's cached
+        `image_features` [images, features, feature width], in the order of their placeholders, and as the image
+        processor's `view_layouts` [images, 6] where they differ in their views.
         """
         if inputs_embeds is None:
             if input_ids is None:
@@ -142,7 +151,7 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 # The images came with the prompt. An image token in an answer is a token like any other, as in vLLM.
                 inputs_embeds = self.get_input_embeddings()(input_ids)
             else:
-                inputs_embeds = self.embed(input_ids, pixel_values, image_features)
+                inputs_embeds = self.embed(input_ids, pixel_values, image_features, view_layouts)
         inputs = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask, **kwargs}
         if labels is None:
             return self.language_model(**inputs)
@@ -174,11 +183,17 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The images enter with the prompt; later steps find them in the cache."""
-        images = {name: kwargs.pop(name, None) for name in ("pixel_values", "image_features")}
+        images = {name: kwargs.pop(name, None) for name in ("pixel_values", "image_features", "view_layouts")}
         inputs = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc] # transformers' self type
         if kwargs.get("is_first_iteration") or not kwargs.get("use_cache", True):
             inputs |= images
         return inputs
+
+
+def embedded_prompt(model: QwenVqaForConditionalGeneration, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """Embeddings [B, T, text width] of what a processor or a collator returned."""
+    images = {name: inputs.get(name) for name in ("pixel_values", "image_features", "view_layouts")}
+    return model.embed(inputs["input_ids"], **images)
 
 
 def register_model() -> None:

@@ -95,10 +95,10 @@ class ServedModel:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given buffer is not writable")  # nor is it written to
             pixels = [np.asarray(decode_mm_kwargs_item(item)["pixel_values"].data.float()) for item in items]  # type: ignore[union-attr] # ours is a tensor
-        return ServedPrompt(reply.json()["token_ids"], np.stack(pixels))
+        return ServedPrompt(reply.json()["token_ids"], np.concatenate(pixels))
 
     def image_features(self, pixels: np.ndarray) -> np.ndarray | None:
-        """Connected features [images, tokens, text width] of pixels; None where the server keeps them to itself."""
+        """Connected features [views, tokens, text width] of pixels; None where the server keeps them to itself."""
         body = io.BytesIO()
         np.save(body, pixels.astype(np.float32))
         base = self.url.removesuffix("/v1")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from qwen_vqa.plugin.processor import QwenVqaProcessor
-from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
+from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration, embedded_prompt
 from qwen_vqa.train.verify.served_stages import ServedAnswer, ServedModel
 from qwen_vqa.train.verify.verify_cases import VerifyCase
 
@@ -154,7 +154,7 @@ def _compare_answers(reference: Reference, inputs: Any, answer: ServedAnswer, to
     model = reference.model
     with torch.inference_mode():
         # The answer is embedded apart from the prompt: an image token that the model generates has no image.
-        prompt = model.embed(inputs["input_ids"], inputs.get("pixel_values"))
+        prompt = embedded_prompt(model, inputs)
         embeddings = torch.cat([prompt, model.get_input_embeddings()(tokens)], dim=1)
         logits = model(inputs_embeds=embeddings).logits[0].float().cpu()
     tokens = tokens.cpu()

@@ -9,22 +9,14 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
-    CLIPImageProcessorPil,
     CLIPVisionConfig,
-    CLIPVisionModel,
     LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
     LlavaImageProcessorPil,
-    LlavaNextConfig,
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    SiglipImageProcessorPil,
     SiglipVisionConfig,
+    VipLlavaConfig,
 )
 
 from qwen_vqa.plugin.errors import UserError
@@ -32,32 +24,18 @@ from qwen_vqa.train.assembly.assemble import assemble
 from qwen_vqa.train.assembly.assemble_flags import AssembledParts
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from tests.plugin.engine import Engine, Request
-from tests.tiny import DEMO, picture
-
-SIZE = 56
-VISION: dict[str, Any] = {
-    "hidden_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 96,
-    "image_size": SIZE,
-    "patch_size": 14,
-}
-TEXT: dict[str, Any] = {
-    "hidden_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 192,
-    "max_position_embeddings": 1024,
-    "bos_token_id": None,
-}
-TOKENIZER = AutoTokenizer.from_pretrained(DEMO)
-IMAGE_ID = TOKENIZER.convert_tokens_to_ids("<|image_pad|>")
-WIDER = 40  # rows of the embedding that no token has, as Qwen's 151,936 are
-SQUARE, SHORTEST = {"height": SIZE, "width": SIZE}, {"shortest_edge": SIZE}
-CLIP_PIXELS = CLIPImageProcessorPil(size=SHORTEST, crop_size=SQUARE)
-SIGLIP_PIXELS = SiglipImageProcessorPil(size=SQUARE)
+from tests.tiny import picture
+from tests.train.assembly.llava_models import (
+    CLIP_PIXELS,
+    IMAGE_ID,
+    SHORTEST,
+    SIGLIP_PIXELS,
+    SQUARE,
+    TOKENIZER,
+    llava,
+    of_the_repository,
+    saved,
+)
 
 WHOLE: dict[str, dict[str, Any]] = {
     "CLIP, Qwen2": {},
@@ -67,37 +45,6 @@ WHOLE: dict[str, dict[str, Any]] = {
     "CLIP, tied": {"tied": True},
     "SigLIP": {"vision": SiglipVisionConfig, "vision_feature_select_strategy": "full", "vision_feature_layer": -1},
 }
-
-
-def llava(
-    vision: type = CLIPVisionConfig, text: type = Qwen2Config, tied: bool = False, **fields: Any
-) -> LlavaForConditionalGeneration:
-    """Random weights, large enough that the logits depend on every part."""
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=vision(**VISION),
-            text_config=text(
-                **TEXT, vocab_size=len(TOKENIZER) + WIDER, tie_word_embeddings=tied, eos_token_id=TOKENIZER.eos_token_id
-            ),
-            image_token_index=IMAGE_ID,
-            tie_word_embeddings=tied,
-            **fields,
-        )
-    )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" not in name and "layrnorm" not in name:
-                parameter.normal_(0, 0.12)
-    return model.eval()
-
-
-def saved(model: LlavaForConditionalGeneration, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    TOKENIZER.save_pretrained(folder)
-    siglip = model.config.vision_config.model_type.startswith("siglip")
-    (SIGLIP_PIXELS if siglip else CLIP_PIXELS).save_pretrained(folder)
-    return folder
 
 
 def question(images: int, tokens: int) -> torch.Tensor:
@@ -141,48 +88,6 @@ def test_the_served_answer_is_that_of_transformers(tmp_path: Path, name: str):
     for step, logprobs in zip(logits[-len(answer.token_ids) :].log_softmax(-1), answer.logprobs, strict=True):
         for token, logprob in logprobs.items():
             assert logprob == pytest.approx(step[token].item(), abs=1e-3)
-
-
-def of_the_repository(
-    theirs: LlavaForConditionalGeneration, folder: Path, suffix: str = ".bin", tower: bool = False, **config: Any
-) -> Path:
-    """The same weights as the LLaVA repository's train.py leaves them, beside its encoder's folder, `clip`."""
-    clip = CLIPVisionModel(theirs.config.vision_config)
-    clip.load_state_dict(theirs.model.vision_tower.state_dict())
-    if tower:  # what the id names is another, and the weights are the trained one's
-        with torch.no_grad():
-            for parameter in clip.parameters():
-                parameter.add_(0.1)
-    clip.save_pretrained(folder.parent / "clip")
-    CLIP_PIXELS.save_pretrained(folder.parent / "clip")
-    folder.mkdir()
-    projector = theirs.model.multi_modal_projector.state_dict()
-    named = {"linear_1": "0", "linear_2": "2"}
-    state = {f"model.{name}": value for name, value in theirs.model.language_model.state_dict().items()}
-    state["lm_head.weight"] = theirs.lm_head.weight.detach()
-    state |= {f"model.mm_projector.{named[n.split('.')[0]]}.{n.split('.')[1]}": v for n, v in projector.items()}
-    if tower:
-        weights = theirs.model.vision_tower.state_dict()
-        state |= {f"model.vision_tower.vision_tower.vision_model.{name}": value for name, value in weights.items()}
-    state = {name: value.clone() for name, value in state.items()}
-    if suffix == ".bin":
-        torch.save(state, folder / "pytorch_model.bin")
-    else:
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    text = theirs.config.text_config.to_dict() | {"model_type": "llava_qwen", "architectures": ["LlavaQwenForCausalLM"]}
-    mm = {
-        "mm_vision_tower": str(folder.parent / "clip"),
-        "mm_vision_select_layer": -2,
-        "mm_vision_select_feature": "patch",
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_hidden_size": VISION["hidden_size"],
-        "image_aspect_ratio": "pad",
-        "mm_use_im_start_end": False,
-        "tune_mm_mlp_adapter": False,
-    }
-    (folder / "config.json").write_text(json.dumps(text | mm | config))
-    TOKENIZER.save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
@@ -263,7 +168,8 @@ def test_a_tokenizer_without_image_tokens_is_given_them(tmp_path: Path):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio 'anyres'.*'pad'"),
+        ({"image_aspect_ratio": "anyres_max_9"}, "image_aspect_ratio 'anyres_max_9'.*'pad'"),
+        ({"image_aspect_ratio": "anyres"}, "mm_patch_merge_type"),
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end True"),
         ({"mm_vision_select_feature": "cls"}, "mm_vision_select_feature 'cls'"),
         ({"model_type": "llava_unheard"}, "llava_unheard"),
@@ -283,9 +189,9 @@ def test_siglip_has_no_class_token_to_drop(tmp_path: Path):
 
 
 def test_another_model_and_another_prompt_are_refused(tmp_path: Path):
-    LlavaNextConfig(text_config=LlamaConfig(), vision_config=CLIPVisionConfig()).save_pretrained(tmp_path / "next")
-    with pytest.raises(UserError, match=r"llava_next.*--vision-encoder"):
-        assemble(AssembledParts(tmp_path / "model", from_llava=str(tmp_path / "next")))
+    VipLlavaConfig(text_config=LlamaConfig(), vision_config=CLIPVisionConfig()).save_pretrained(tmp_path / "vip")
+    with pytest.raises(UserError, match=r"vipllava.*--vision-encoder"):
+        assemble(AssembledParts(tmp_path / "model", from_llava=str(tmp_path / "vip")))
     vicuna = saved(llava(), tmp_path / "vicuna")
     tokenizer = json.loads((vicuna / "tokenizer.json").read_text())
     tokenizer["added_tokens"] = []

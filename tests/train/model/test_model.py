@@ -154,7 +154,7 @@ def test_another_kind_of_model_is_refused(tiny_checkpoint: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"vision_config": {"model_type": "clip_vision_model"}}, "model_type is 'clip_vision_model'"),
+        ({"vision_config": {"model_type": "hiera"}}, "model_type is 'hiera'"),
         ({"vision_config": {"model_type": "vit", "image_size": 100, "patch_size": 32}}, "not a multiple"),
         ({"vision_config": {"model_type": "vit", "hidden_act": "relu"}}, "hidden_act is 'relu'"),
         ({"connector": {"activation": "silu"}}, "activation is 'silu'"),
