@@ -50,6 +50,7 @@ def tiny_config(
     vocabulary: int | None = None,
     vision_type: str = "vit",
     connector: dict[str, Any] | None = None,
+    views: dict[str, Any] | None = None,
 ) -> QwenVqaConfig:
     """Two layers each; head sizes that vLLM's CPU attention has. The vocabulary is the tokenizer's, if not larger."""
     return QwenVqaConfig(
@@ -76,6 +77,7 @@ def tiny_config(
         ),
         {"hidden_size": 96, **(connector or {})},
         image_token_id=processor.image_token_id,
+        views=views,
     )
 
 
@@ -102,12 +104,13 @@ def make_checkpoint(
     vision_in_float32: bool = False,
     vision_type: str = "vit",
     connector: dict[str, Any] | None = None,
+    views: dict[str, Any] | None = None,
 ) -> Path:
     """A tiny checkpoint folder."""
     processor = tiny_processor(image_position)
-    config = tiny_config(processor, text_type, tied, intermediate, vocabulary, vision_type, connector)
+    config = tiny_config(processor, text_type, tied, intermediate, vocabulary, vision_type, connector, views)
     processor.image_processor = QwenVqaImageProcessor(
-        64, PATCH_SIZES[vision_type], tokens_per_view=config.tokens_per_view
+        64, PATCH_SIZES[vision_type], tokens_per_view=config.tokens_per_view, views=views
     )
     config.vision_in_float32 = vision_in_float32
     model = tiny_model(config, seed)

@@ -91,7 +91,6 @@ class UsageMiddleware:
                 async with self._turn(caller, limits.running, receive, sent):
                     record.queue_seconds = round(time.perf_counter() - joined, 4)
                     metrics.QUEUE_WAIT.observe(record.queue_seconds)
-                    metrics.IMAGE_TOKENS.inc(tokens)
                     with self.in_use.use(asked.model):
                         await self.app(scope, body.replay, send)
         except RefusedError as refusal:  # all of them come before the app answers

@@ -18,7 +18,7 @@ REFUSED = Counter("qwen_vqa_refused_total", "Requests that were refused.", ["rea
 QUEUE_WAIT = Histogram("qwen_vqa_queue_wait_seconds", "Waiting for a turn in the fair queue.", buckets=SECONDS)
 QUEUE_WAITING = Gauge("qwen_vqa_queue_waiting_requests", "Requests that wait for a turn now.")
 QUEUE_RUNNING = Gauge("qwen_vqa_queue_running_requests", "Requests that have their turn now.")
-IMAGE_TOKENS = Counter("qwen_vqa_image_tokens_total", "Tokens of the images in requests that were let in.")
+IMAGE_TOKENS = Counter("qwen_vqa_image_tokens_total", "Tokens of the images that were opened.")
 IMAGE_FETCH = Histogram(
     "qwen_vqa_image_fetch_seconds", "Getting an image's file, from the web or a data URL.", ["source"], buckets=SECONDS
 )

@@ -13,7 +13,7 @@ from qwen_vqa.plugin.images.image_limits import ImageError
 from qwen_vqa.plugin.images.image_loader import load_image
 from qwen_vqa.plugin.images.image_source import url_bytes
 from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
-from qwen_vqa.serving.observability.metrics import IMAGE_DECODE, IMAGE_FETCH
+from qwen_vqa.serving.observability.metrics import IMAGE_DECODE, IMAGE_FETCH, IMAGE_TOKENS
 from qwen_vqa.serving.observability.request_record import request_record
 from qwen_vqa.serving.requests.content_checks import PlacedImage
 from qwen_vqa.serving.requests.decoders import Decoders, DecodingEndedError, GoingOn
@@ -96,6 +96,7 @@ class QwenVqaMediaConnector(MediaConnector):
         with IMAGE_DECODE.time():
             picture = with_detail(load_image(data, image.place, self.rules.limits, going_on), image.detail)
             request.spend(picture.width * picture.height, "pixels", most, image.place)
+            IMAGE_TOKENS.inc(self.processor.tokens_of(picture))
             # What waits for the model is small: a whole picture takes up to 150 MB.
             seen = self.processor.shrunk(picture)
         # vLLM's cache key is the bytes and this: details that mean other views do not share an entry.

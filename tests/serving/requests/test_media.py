@@ -66,9 +66,10 @@ def test_details_of_one_view_share_a_cache_entry():
 
 
 def test_details_of_different_views_share_none(monkeypatch):
-    monkeypatch.setattr(media_connector, "view_of", lambda detail: "tiles" if detail == "high" else "whole")
+    processor = QwenVqaImageProcessor(64, 16, tokens_per_view=16, views={"rule": "tiles"})
+    monkeypatch.setattr(media_connector.QwenVqaMediaConnector, "processor", processor)
     low, high, auto = fetched("low", "high", "auto")
-    assert key(low) == key(auto) != key(high)
+    assert key(high) == key(auto) != key(low)
 
 
 def test_each_pictures_detail_reaches_the_image_processor_through_vllm(tiny_checkpoint: Path, monkeypatch):

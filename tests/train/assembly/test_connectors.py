@@ -101,6 +101,23 @@ def test_a_wider_connector_says_what_it_may_join(tmp_path: Path, width: int, adv
         ours(tmp_path / "c.pth")
 
 
+def test_a_connector_for_two_scales_says_so(tmp_path: Path):
+    torch.save(nn.Linear(2 * VISION, TEXT).state_dict(), tmp_path / "c.pth")
+    with pytest.raises(UserError, match=r"--views s2.*--feature-layer with 2"):
+        ours(tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_a_connector_trained_with_tiles_or_without_says_so(tmp_path: Path, tiles: bool):
+    connector = MlpConnector(VISION, TEXT, ConnectorShape(TEXT), TorchLayers(), has_newline=tiles)
+    save_connector(connector.state_dict(), tmp_path / "c.pth")
+    weights = load_connector(tmp_path / "c.pth")
+    assert ("image_newline" in weights) == tiles
+    assert connector_shape(weights, VISION, TEXT, 1, "c.pth", tiles) == ConnectorShape(TEXT)
+    with pytest.raises(UserError, match=f"--views {'tiles' if tiles else 'whole'}"):
+        connector_shape(weights, VISION, TEXT, 1, "c.pth", not tiles)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

@@ -206,6 +206,10 @@ def test_another_model_and_another_prompt_are_refused(tmp_path: Path):
     [
         ({}, "--vision-encoder and --language-model missing.*--from-llava"),
         ({"vision_encoder": "x"}, "--language-model missing"),
+        ({"max_tiles": 4}, "--max-tiles is of --views tiles"),
+        ({"scales": [1, 2], "views": "tiles"}, "--scales is of --views s2"),
+        ({"pixel_shuffle": 0}, "--pixel-shuffle 0"),
+        ({"from_llava": "x", "views": "tiles"}, "leave out --views"),
         ({"from_llava": "x", "connector": Path("c.pth")}, "leave out --connector"),
         ({"from_llava": "x", "like": "original"}, "leave out --like"),
         ({"from_llava": "x", "feature_layer": [-1]}, "leave out --feature-layer"),
