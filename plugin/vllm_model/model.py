@@ -38,6 +38,7 @@ from qwen_vqa.plugin.vllm_model_api import (
     get_tensor_model_parallel_world_size,
     init_vllm_registered_model,
     maybe_prefix,
+    run_dp_sharded_vision_model,
     set_default_torch_dtype,
 )
 
@@ -65,6 +66,7 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
     # The checkpoint has vLLM's names already.
     hf_to_vllm_mapper = WeightsMapper()
     supports_tower_connector_lora: ClassVar[bool] = True
+    supports_encoder_tp_data: ClassVar[bool] = True
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
@@ -78,14 +80,16 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
         config: QwenVqaConfig = vllm_config.model_config.hf_config  # type: ignore[assignment] # vLLM says less of it
         # A quantised checkpoint says itself which layers are; quantising in flight is for the language model alone.
         quant_config = vllm_config.quant_config if getattr(config, "quantization_config", None) else None
-        check_tensor_parallel(config, get_tensor_model_parallel_world_size())
+        multimodal_config = vllm_config.model_config.multimodal_config
+        ranks = get_tensor_model_parallel_world_size()
+        self.encoder_whole = ranks > 1 and getattr(multimodal_config, "mm_encoder_tp_mode", None) == "data"
+        check_tensor_parallel(config, ranks, self.encoder_whole)
         self.config = config
         self.configure_mm_token_handling(vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_id])
         self.embedding_dtype = vllm_config.model_config.dtype
         with self._mark_tower_model(vllm_config, "image"), vision_float_type(config):
-            layers = ParallelLayers(quant_config, prefix)
-            self.vision_encoder = config.new_vision_encoder(layers)
-            self.connector = config.new_connector(layers)
+            self.vision_encoder = config.new_vision_encoder(ParallelLayers(quant_config, prefix, self.encoder_whole))
+            self.connector = config.new_connector(ParallelLayers(quant_config, prefix))
         with self._mark_language_model(vllm_config):
             language_model: Any = init_vllm_registered_model(
                 vllm_config=vllm_config,
@@ -117,7 +121,11 @@ class QwenVqaForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoR
             return []
         size = self.config.vision_config.image_size
         inputs = PixelInputs(pixel_values=kwargs["pixel_values"], resolve_bindings={"s": size})
-        features = self.config.joined_features(self.vision_encoder(inputs["pixel_values"]))
+        if self.encoder_whole:
+            features = run_dp_sharded_vision_model(inputs["pixel_values"], self.vision_encoder)
+        else:
+            features = self.vision_encoder(inputs["pixel_values"])
+        features = self.config.joined_features(features)
         images = self.config.image_embeddings(features, self.connector, kwargs.get(LAYOUTS))
         return [image.to(self.embedding_dtype) for image in images]
 
@@ -189,17 +197,21 @@ def causal_lm_class(text_config: PretrainedConfig) -> str:
     return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[text_config.model_type]
 
 
-def check_tensor_parallel(config: QwenVqaConfig, ranks: int) -> None:
+def check_tensor_parallel(config: QwenVqaConfig, ranks: int, encoder_whole: bool = False) -> None:
     """Every part of the vision side must split evenly between the ranks.
+
+    Args:
+        encoder_whole: each rank has all of the encoder (`--mm-encoder-tp-mode data`).
 
     Raises:
         ValueError: it does not; the message names the field and the ranks that would do.
     """
-    sizes = config.vision_family.split_sizes(config.vision_config) | config.connector_shape.split_sizes
-    for field, size in sizes.items():
+    encoder = {} if encoder_whole else config.vision_family.split_sizes(config.vision_config)
+    for field, size in (encoder | config.connector_shape.split_sizes).items():
         if size % ranks:
             fitting = [n for n in range(1, ranks) if size % n == 0]
+            other = ", or --mm-encoder-tp-mode data: each rank has all of it" if field in encoder else ""
             raise ValueError(
                 f"--tensor-parallel-size {ranks} does not divide {field} {size}; use one of "
-                f"{', '.join(map(str, fitting))}."
+                f"{', '.join(map(str, fitting))}{other}."
             )

@@ -29,17 +29,19 @@ class ParallelLayers(Layers):
     Args:
         quant_config: how the checkpoint says that its layers are quantised.
         prefix: where the model lies, for what vLLM knows by name.
+        whole: each rank has all of each layer, and computes some of the images (`--mm-encoder-tp-mode data`).
     """
 
-    def __init__(self, quant_config: QuantizationConfig | None, prefix: str) -> None:
+    def __init__(self, quant_config: QuantizationConfig | None, prefix: str, whole: bool = False) -> None:
         self.quant_config = quant_config
+        self.whole = whole
         self.prefix = f"{prefix}." if prefix else ""
 
     def column(self, inputs: int, outputs: int, name: str, bias: bool = True) -> nn.Module:
-        return ColumnParallelLinear(inputs, outputs, bias, **self._common(name))
+        return ColumnParallelLinear(inputs, outputs, bias, disable_tp=self.whole, **self._common(name))
 
     def row(self, inputs: int, outputs: int, name: str, bias: bool = True) -> nn.Module:
-        return RowParallelLinear(inputs, outputs, bias, **self._common(name))
+        return RowParallelLinear(inputs, outputs, bias, disable_tp=self.whole, **self._common(name))
 
     def replicated(self, inputs: int, outputs: int, name: str, bias: bool = True) -> nn.Module:
         return ReplicatedLinear(inputs, outputs, bias, **self._common(name))
@@ -76,9 +78,10 @@ class ParallelSelfAttention(nn.Module):
             quant_config=layers.quant_config,
             prefix=f"{prefix}.qkv_proj",
             return_bias=False,
+            disable_tp=layers.whole,
         )
         self.attention = MMEncoderAttention(
-            num_heads=divide(heads, get_tensor_model_parallel_world_size()),
+            num_heads=divide(heads, 1 if layers.whole else get_tensor_model_parallel_world_size()),
             head_size=head_size,
             prefix=f"{prefix}.attention",
         )

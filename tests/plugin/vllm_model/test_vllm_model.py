@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from transformers import AutoProcessor
 
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.model.reference_adapter import attach_adapter
-from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
+from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference, save_checkpoint
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from tests.plugin.engine import MODEL_RUNNER_V2, Answer, Engine, EngineError, Request
 from tests.tiny import make_adapter, make_checkpoint, picture, tiny_config, tiny_model, tiny_processor
@@ -239,12 +239,19 @@ def float_types(worker: Any) -> dict[str, str]:
 
 
 @pytest.mark.cpu
-def test_two_tensor_parallel_ranks_answer_alike(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoder", ["weights", "data"])
+def test_two_tensor_parallel_ranks_answer_alike(tmp_path: Path, encoder: Literal["weights", "data"]) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    if encoder == "data":  # one head: it cannot be split, and each rank computes some of the images
+        processor = tiny_processor()
+        config = tiny_config(processor)
+        config.vision_config.num_attention_heads = 1
+        save_checkpoint(checkpoint := tmp_path / "one-head", tiny_model(config), processor)
     cores = sorted(os.sched_getaffinity(0))
     one_core_each = {"VLLM_CPU_OMP_THREADS_BIND": f"{cores[0]}|{cores[-1]}"}
     # Without LoRA, so that the plain layers are compared somewhere, too.
-    with Engine(checkpoint, one_core_each, tensor_parallel_size=2) as engine:
+    requests = [ONE_IMAGE, NO_IMAGE, THREE_IMAGES]
+    with Engine(checkpoint, one_core_each, tensor_parallel_size=2, mm_encoder_tp_mode=encoder) as engine:
         served = Served(engine, checkpoint, {})
-        for request, answer in zip([ONE_IMAGE, NO_IMAGE], engine.generate([ONE_IMAGE, NO_IMAGE]), strict=True):
+        for request, answer in zip(requests, engine.generate(requests), strict=True):
             served.check(request, answer)

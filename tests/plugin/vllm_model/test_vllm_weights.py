@@ -151,4 +151,6 @@ def test_ranks_that_do_not_divide_the_vision_side_are_refused(vllm_config: VllmC
         config.vision_config.num_attention_heads = ranks
     with pytest.raises(ValueError, match=f"--tensor-parallel-size {ranks} does not divide {field}"):
         check_tensor_parallel(config, ranks)
+    if "heads" in field:
+        check_tensor_parallel(config, ranks, encoder_whole=True)
     config.vision_config.num_attention_heads = 2

@@ -37,6 +37,7 @@ from tests.train.assembly.llava_models import (
     saved,
 )
 
+NAMED = {"vision_encoder": "x", "language_model": "x"}
 WHOLE: dict[str, dict[str, Any]] = {
     "CLIP, Qwen2": {},
     "CLIP, two layers joined": {"vision_feature_layer": [-2, 1]},
@@ -206,9 +207,9 @@ def test_another_model_and_another_prompt_are_refused(tmp_path: Path):
     [
         ({}, "--vision-encoder and --language-model missing.*--from-llava"),
         ({"vision_encoder": "x"}, "--language-model missing"),
-        ({"max_tiles": 4}, "--max-tiles is of --views tiles"),
-        ({"scales": [1, 2], "views": "tiles"}, "--scales is of --views s2"),
-        ({"pixel_shuffle": 0}, "--pixel-shuffle 0"),
+        ({**NAMED, "max_tiles": 4}, "--max-tiles is of --views tiles"),
+        ({**NAMED, "scales": [1, 2], "views": "tiles"}, "--scales is of --views s2"),
+        ({**NAMED, "pixel_shuffle": 0}, "--pixel-shuffle 0"),
         ({"from_llava": "x", "views": "tiles"}, "leave out --views"),
         ({"from_llava": "x", "connector": Path("c.pth")}, "leave out --connector"),
         ({"from_llava": "x", "like": "original"}, "leave out --like"),
