@@ -118,9 +118,7 @@ def server_parser() -> "FlexibleArgumentParser":
     add_adapter_flags(parser)
     add_cpu_flags(parser)
     parser.set_defaults(host="127.0.0.1", chat_template_content_format="openai", enable_prompt_tokens_details=True)
-    # In its other form ("lru"), vLLM's cache of processed images believes that the engine has what a refused request
-    # brought, and answers the next request for that image with 500.
-    parser.set_defaults(mm_processor_cache_type="shm", mm_processor_cache_gb=None)
+    parser.set_defaults(mm_processor_cache_type=None, mm_processor_cache_gb=None)  # process/shared_memory.py chooses
     # Its lines tell of what this command says itself; with --uvicorn-log-level info they are back.
     parser.set_defaults(h11_max_incomplete_event_size=HEAD_BYTES, h11_max_header_count=HEADERS)
     parser.set_defaults(tool_strict_level=STRICT_LEVEL, uvicorn_log_level="warning", scheme=None)

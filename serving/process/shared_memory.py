@@ -17,15 +17,19 @@ LEAST_IMAGE_CACHE_GIB = 0.1
 
 
 def choose_image_cache(args: Namespace, shared_memory: Path = SHARED_MEMORY) -> None:
-    """Fill in --mm-processor-cache-gb, where the user said nothing, with what there is room for.
+    """Fill in --mm-processor-cache-type and --mm-processor-cache-gb, where the user said nothing.
 
     Raises:
-        UserError: there are no locks without it, or the user wants more than there is. A process that writes to shared
-            memory beyond its end is killed by the system.
+        UserError: there are no locks without it, or the user wants more than there is, or in shared memory what several
+            engines cannot share. A process that writes to shared memory beyond its end is killed by the system.
     """
     _check_locks(shared_memory)
+    _choose_type(args)
     asked = args.mm_processor_cache_gb
-    if asked is None:
+    if asked is None and args.mm_processor_cache_type == "lru":
+        args.mm_processor_cache_gb = IMAGE_CACHE_GIB
+        say(f"cache of processed images: {IMAGE_CACHE_GIB:g} GiB in each process (--mm-processor-cache-gb)")
+    elif asked is None:
         args.mm_processor_cache_gb = image_cache_gib(shared_memory)
     elif asked and args.mm_processor_cache_type == "shm":
         free = shutil.disk_usage(shared_memory).free / GIB if is_writable(shared_memory) else 0
@@ -34,6 +38,23 @@ def choose_image_cache(args: Namespace, shared_memory: Path = SHARED_MEMORY) -> 
                 f"--mm-processor-cache-gb is {asked:g}, and {shared_memory} has {free:.2f} GiB free. Pass less, or 0, "
                 "or free it (docker run --shm-size gives more)."
             )
+
+
+def _choose_type(args: Namespace) -> None:
+    """Of vLLM's two caches of processed images the one that holds after a request was refused.
+
+    With one engine that is "shm": with "lru" vLLM believes that the engine has what a refused request brought, and
+    answers the next request for that image with 500. With several engines vLLM's API process sends each image whole,
+    whatever the type is; a worker of theirs with "shm" would look for a cache that nobody makes.
+    """
+    several = args.data_parallel_size > 1 and not args.data_parallel_external_lb
+    if args.mm_processor_cache_type is None:
+        args.mm_processor_cache_type = "lru" if several else "shm"
+    elif several and args.mm_processor_cache_type == "shm":
+        raise UserError(
+            f"--mm-processor-cache-type shm: the {args.data_parallel_size} engines of --data-parallel-size cannot "
+            "share it. Leave it out."
+        )
 
 
 def image_cache_gib(shared_memory: Path = SHARED_MEMORY) -> float:
