@@ -35,19 +35,8 @@ def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("engines")
     (folder / "keys.json").write_text(json.dumps({"keys": [{"name": "operator", "key": KEY, "admin": True}]}))
     flags = ["--api-keys-file", str(folder / "keys.json")]
-    flags += ["--served-model-name", NAME, "--dtype", "float32"]
-    flags += [
-        "--data-parallel-size",
-        "2",
-        "--served-model-name",
-        NAME,
-        "--dtype",
-        "float32",
-        "--max-adapters",
-        "2",
-        "--open-routes",
-        "adapters",
-    ]
+    flags += ["--served-model-name", NAME, "--dtype", "float32", "--data-parallel-size", "2"]
+    flags += ["--max-adapters", "2", "--open-routes", "adapters"]
     with serving(folder / "log", str(tiny_checkpoint), *flags) as running:
         processes = psutil.Process(running.process.pid).children(recursive=True)
         yield running
