@@ -8,12 +8,11 @@ from qwen_vqa.serving.chat.conversation import ChatTurn
 from qwen_vqa.serving.chat.examples import Example, examples
 from qwen_vqa.serving.chat.pictures import SUFFIXES, ChatPicture
 from qwen_vqa.serving.chat.server import StreamedReply, chat_server
-from qwen_vqa.serving.chat.session import ChatSession
+from qwen_vqa.serving.chat.session import LOOK_SECONDS, ChatSession
 from qwen_vqa.serving.chat.sidebar import ICON, sidebar
 from qwen_vqa.serving.chat.text import STYLE, answer, plain
 
 FOLLOW_SECONDS = 0.08
-LOOK_SECONDS = 5
 THUMBNAIL_WIDTH = 168
 WAITING_WIDTH = 72
 MAX_UPLOAD_MB = 20
@@ -36,8 +35,9 @@ def main() -> None:
         _follow(session)
 
 
-# Outside all containers: Streamlit leaves the one that a fragment stands in as the current one, and where a click came
-# while the fragment ran, the page is drawn into it (its st.bottom raises in a sidebar).
+# Outside all containers, as every fragment here has to be (a dialog is one, too): Streamlit 1.67 leaves the container
+# that a fragment stands in as the current one, and where a click comes while the fragment ends, the same thread draws
+# the page into it. In the sidebar `st.bottom` raised then.
 @st.fragment(run_every=LOOK_SECONDS)
 def _watch(session: ChatSession) -> None:
     """Look for the server, and draw the page anew when something changed."""

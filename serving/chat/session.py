@@ -9,6 +9,7 @@ from qwen_vqa.serving.chat.pictures import ChatPicture, picture_from_file, pictu
 from qwen_vqa.serving.chat.server import ChatServer, ListedModel, RunningReply, Served
 
 DEFAULT_MAX_TOKENS = 256
+LOOK_SECONDS = 5
 
 
 @dataclass
