@@ -1,4 +1,4 @@
-"""Streamlit runs the page anew at each click, and a part of it every few seconds: it stays whole whatever comes when."""
+"""Streamlit runs the page anew at each click, and a part of it every few seconds: it stays whole all the same."""
 
 from playwright.sync_api import Browser, expect
 
