@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from playwright.sync_api import Browser, Page, expect
@@ -89,15 +90,15 @@ class Chat:
         """The page looks for its server now, and not only when it is time."""
         self.page.evaluate("async () => { look(); await pause(0); await idle(); }")
 
-    def choose(self, model: str) -> None:
-        self.page.get_by_role("combobox", name="Model").click()
+    def choose(self, model: str, box: str = "Model") -> None:
+        self.page.get_by_role("combobox", name=box).click()
         self.page.get_by_role("option", name=model).click()
 
     def answers(self, count: int) -> list[str]:
-        """Once there are so many finished ones, each with its tokens in small print."""
+        """Once there are so many finished ones, each with its tokens in small print; two side by side are two."""
         expect(self.page.get_by_text(re.compile(r"[\d,]+ answer tokens"))).to_have_count(count)
-        replies = self.page.get_by_test_id("stChatMessage").filter(has_text="answer tokens")
-        return [reply.get_by_test_id("stMarkdown").first.inner_text() for reply in replies.all()]
+        replies = self.page.locator("[class*=st-key-answer]").get_by_test_id("stMarkdown")
+        return [reply.inner_text() for reply in replies.all()]
 
     def small_print(self) -> str:
         return self.page.get_by_text(re.compile(r"[\d,]+ answer tokens")).last.inner_text()
@@ -109,8 +110,9 @@ class Chat:
 
 
 @contextlib.contextmanager
-def visit(browser: Browser, url: str) -> Iterator[Chat]:
-    context = browser.new_context(viewport={"width": 1200, "height": 900})
+def visit(browser: Browser, url: str, **options: Any) -> Iterator[Chat]:
+    """A new visitor; `options` are those of playwright's `new_context`."""
+    context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
     page = context.new_page()
     page.set_default_timeout(SECONDS)
     page.add_init_script(HELPERS)

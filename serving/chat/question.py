@@ -19,7 +19,8 @@ def question(session: ChatSession) -> None:
         for notice in session.notices:
             st.warning(plain(notice), icon=":material/warning:")
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            pictures(session, session.waiting, WAITING_WIDTH, "waiting")
+            with st.container(width="content"):  # also when empty: what is open beside it stays where it is, and open
+                pictures(session, session.waiting, WAITING_WIDTH, "waiting")
             with st.popover("Picture from the web", icon=":material/add_link:", type="tertiary"):
                 _address(session)
             with st.popover("Take a picture", icon=":material/photo_camera:", type="tertiary"):

@@ -101,7 +101,8 @@ def _reply(one: ModelReply, turn: ChatTurn, key: str) -> None:
     if turn.compared:
         st.markdown(f"**{plain(one.model)}**")
     if reply.text:
-        st.markdown(answer(reply.text))
+        with st.container(key=f"answer-{key}"):
+            st.markdown(answer(reply.text))
     if reply.problem:
         st.error(plain(in_users_words(reply.problem, reply.place, turn.places)), icon=":material/error:")
         return
