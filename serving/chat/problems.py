@@ -59,11 +59,17 @@ def in_users_words(problem: str, place: str, places: dict[str, str]) -> str:
         place: from `place_of`.
         places: from `ChatConversation.places`.
     """
-    said = PLACE.sub(lambda found: places.get(found[1], found[0]), problem)
+    said = PLACE.sub(lambda found: _cased(places.get(found[1], found[0]), found.start(), problem), problem)
     named = PLACE.match(place)
     if said == problem and named and named[1] in places:
         said = f"{problem} That is {places[named[1]]}."
     return said
+
+
+def _cased(words: str, start: int, text: str) -> str:
+    """With a capital where a sentence begins."""
+    begins = text[:start].rstrip()[-1:] in ("", ".")
+    return words[:1].upper() + words[1:] if begins and not words.startswith("messages") else words
 
 
 def _message(error: OpenAIError) -> str:

@@ -10,9 +10,9 @@ STYLE = """
   [data-testid="stImage"] img { border-radius: 0.6rem; }
   [data-testid="stChatMessage"] { padding: 0.75rem 1rem; }
   /* Streamlit's small print has a contrast of 3.9 and 2.9, and what is pointed at in the dark less; 4.5 is needed. */
-  .stApp [data-testid="stCaptionContainer"] { color: inherit; opacity: 0.8; }
-  .stApp [data-testid="stCaptionContainer"] code { color: inherit; }
-  .stApp button[kind="tertiary"]:is(:hover, :focus, :active, [aria-expanded="true"]) { color: inherit; }
+  body [data-testid="stCaptionContainer"] { color: inherit; opacity: 0.8; }
+  body [data-testid="stCaptionContainer"] code { color: inherit; }
+  body button[kind="tertiary"]:is(:hover, :focus, :active, [aria-expanded="true"]) { color: inherit; }
   /* Streamlit says in a refused file's chip why it was refused, but to screen readers alone. */
   .stFileChip [role="alert"] {
     position: static; width: auto; height: auto; margin: 0 1.5rem 0 0.5rem; clip: auto; clip-path: none;

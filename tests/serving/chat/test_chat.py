@@ -105,7 +105,7 @@ def test_the_servers_place_is_named_in_the_users_words():
 @pytest.mark.parametrize(
     ("problem", "place", "said"),
     [
-        ("messages[0].content[1]: no image.", "messages[0].content[1]", "image 2 of question 1 (b.png): no image."),
+        ("messages[0].content[1]: no image.", "messages[0].content[1]", "Image 2 of question 1 (b.png): no image."),
         ("Bad messages[0].content[1].image_url.url", "", "Bad image 2 of question 1 (b.png)"),
         ("No image.", "messages[0].content[1].image_url", "No image. That is image 2 of question 1 (b.png)."),
         ("max_tokens is too large.", "max_tokens", "max_tokens is too large."),

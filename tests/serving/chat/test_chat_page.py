@@ -97,7 +97,7 @@ def test_the_servers_refusal_of_a_web_address_is_shown_with_its_place(chat: Chat
     expect(chat.page.get_by_test_id("stBottom").get_by_role("button", name="Remove")).to_be_visible()
     chat.ask("What is this?")
     message = chat.error()
-    assert "The server refuses this (400). image 1 of question 1 (secret.png): port 1 is not fetched from" in message
+    assert "The server refuses this (400). Image 1 of question 1 (secret.png): port 1 is not fetched from" in message
     assert "messages[" not in message
 
 

@@ -27,9 +27,11 @@ def drop(page: Page, file: Path, x: float, y: float) -> None:
         devtools.send("Input.dispatchDragEvent", {"type": step, "x": x, "y": y, "data": data})
 
 
-def test_a_file_is_dropped_on_the_box(chat: Chat):
+def test_a_file_is_dropped_on_the_box_and_beside_it_nothing_is_lost(chat: Chat):
     box = chat.page.get_by_test_id("stChatInput").bounding_box()
     assert box is not None
+    drop(chat.page, NUMBER, box["x"] + box["width"] / 2, box["y"] - 200)
+    expect(chat.page.get_by_text("Or begin with one of these")).to_be_visible()
     drop(chat.page, NUMBER, box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     expect(chat.page.get_by_test_id("stChatInput").get_by_text("number.png")).to_be_visible()
     chat.ask("What number is written here?")
