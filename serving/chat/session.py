@@ -1,5 +1,6 @@
 """One visitor's chat: what Streamlit keeps between two runs of the page, and what the visitor can do to it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,26 +67,17 @@ class ChatSession:
 
     def attach_files(self, files: list[Any]) -> bool:
         """Read uploads into `waiting`; whether all of them could be used. What could not is in `notices`."""
-        refused = []
-        for file in files:
-            try:
-                self.waiting.append(picture_from_file(file.getvalue(), file.name))
-            except UserError as error:
-                refused.append(str(error))
-        self.notices += refused
-        return not refused
+        used = [self._attach(picture_from_file, file.getvalue(), file.name) for file in files]
+        return all(used)
 
     def attach_url(self, url: str) -> None:
         """A web address into `waiting`."""
-        try:
-            self.waiting.append(picture_from_url(url))
-        except UserError as error:
-            self.notices.append(str(error))
+        self._attach(picture_from_url, url)
 
     def attach_photo(self, photo: bytes) -> None:
         """A picture that was taken with the page's camera into `waiting`."""
         self.photos += 1
-        self.waiting.append(picture_from_file(photo, f"photo {self.photos}.jpg"))
+        self._attach(picture_from_file, photo, f"photo {self.photos}.jpg")
 
     def ask(self, question: str, pictures: list[ChatPicture]) -> None:
         """Send a question with these images and the conversation so far."""
@@ -119,6 +111,14 @@ class ChatSession:
         self.stop()
         self.conversation, self.waiting, self.notices = ChatConversation(), [], []
 
+    def _attach(self, read: Callable[..., ChatPicture], *source: Any) -> bool:
+        try:
+            self.waiting.append(read(*source))
+        except UserError as error:
+            self.notices.append(str(error))
+            return False
+        return True
+
     def _send(self, turn: ChatTurn) -> None:
         turn.places = self.conversation.places(self.settings.system_prompt)
         first = self._asked(turn.model)
@@ -140,10 +140,11 @@ class ChatSession:
         )
 
     def _choose(self) -> None:
-        """A model that is served: the first, unless one was chosen; said where the chosen one is gone."""
+        """A model that is served: the first, unless one was chosen; said where a chosen one is gone."""
         if self.model() is None:
             if gone := self.settings.model:
                 self.notices.append(f"{gone} is no longer served; questions now go to {self.models[0].name}.")
             self.settings.model = self.models[0].name
-        if all(model.name != self.settings.compared for model in self.models):
+        if (gone := self.settings.compared) and all(model.name != gone for model in self.models):
+            self.notices.append(f"{gone} is no longer served; questions go to one model alone.")
             self.settings.compared = ""

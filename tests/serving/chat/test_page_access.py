@@ -50,8 +50,7 @@ def press_until(page: Page, key: str, wanted: Locator) -> None:
     raise AssertionError(f"{key} does not reach {wanted}")
 
 
-@pytest.mark.parametrize("form", [WIDE, PHONE], ids=["wide", "phone"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("form", "scheme"), [(WIDE, "dark"), (PHONE, "light")], ids=["wide and dark", "phone"])
 def test_axe_finds_nothing_in_any_state_of_the_page(
     browser: Browser, page_url: str, laid: Wire, demo_server: Server, tmp_path: Path, form: dict, scheme: str
 ):

@@ -2,7 +2,7 @@
 
 import json
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from qwen_vqa.serving import DEMO_IMAGES
 from tests.browser import Wire
@@ -47,3 +47,12 @@ def test_two_models_answer_one_question_side_by_side(chat: Chat):
     left, right = (chat.page.get_by_text(f"{model} · ").bounding_box() for model in ("qwen-vqa-demo", "sentences"))
     assert left is not None and right is not None
     assert abs(left["y"] - right["y"]) < 40 and right["x"] > left["x"] + 100
+
+
+def test_a_compared_model_that_is_gone_is_said(chat: Chat, laid: Wire, tiny_server: Server):
+    chat.choose("sentences (adapter)", "Compare with")
+    laid.lay(tiny_server.url)
+    chat.look()
+    expect(chat.page.get_by_text("sentences is no longer served")).to_be_visible()
+    chat.ask("What is this?")
+    chat.answers(1)
