@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+# A camera that shows a moving pattern, for pages that take pictures.
+ARGUMENTS = ["--no-sandbox", "--use-fake-device-for-media-stream"]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 HINT = "no Chromium: `apt-get install chromium`, and the tests of the pages run"
 
@@ -23,7 +25,7 @@ def chromium() -> Iterator[Browser]:
     if path is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(HINT)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
 

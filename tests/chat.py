@@ -10,15 +10,31 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from playwright.sync_api import Browser, Page, expect
 
+from qwen_vqa.serving.chat.session import LOOK_SECONDS
 from tests.server import free_port
 
 CHAT = [sys.executable, "-m", "qwen_vqa.serving.cli", "chat"]
 SECONDS = 60_000
 expect.set_options(timeout=SECONDS)
+# In the visitor's browser: `look()` does at once what the page does every few seconds, and `idle()` waits until nothing
+# has run for a moment.
+HELPERS = """
+const every = window.setInterval;
+window.setInterval = (call, ms, ...rest) => {
+  if (ms === LOOK_MS) window.look = call;
+  return every(call, ms, ...rest);
+};
+window.pause = ms => new Promise(done => setTimeout(done, ms));
+window.idle = async () => {
+  for (let quiet = 0; quiet < 4; await pause(10))
+    quiet = document.querySelector("[data-test-script-state=notRunning]") ? quiet + 1 : 0;
+};
+""".replace("LOOK_MS", str(LOOK_SECONDS * 1000))
 
 
 @contextlib.contextmanager
@@ -70,15 +86,19 @@ class Chat:
         box.fill(url)
         box.press("Enter")
 
-    def choose(self, model: str) -> None:
-        self.page.get_by_role("combobox", name="Model").click()
+    def look(self) -> None:
+        """The page looks for its server now, and not only when it is time."""
+        self.page.evaluate("async () => { look(); await pause(0); await idle(); }")
+
+    def choose(self, model: str, box: str = "Model") -> None:
+        self.page.get_by_role("combobox", name=box).click()
         self.page.get_by_role("option", name=model).click()
 
     def answers(self, count: int) -> list[str]:
-        """Once there are so many finished ones, each with its tokens in small print."""
+        """Once there are so many finished ones, each with its tokens in small print; two side by side are two."""
         expect(self.page.get_by_text(re.compile(r"[\d,]+ answer tokens"))).to_have_count(count)
-        replies = self.page.get_by_test_id("stChatMessage").filter(has_text="answer tokens")
-        return [reply.get_by_test_id("stMarkdown").first.inner_text() for reply in replies.all()]
+        replies = self.page.locator("[class*=st-key-answer]").get_by_test_id("stMarkdown")
+        return [reply.inner_text() for reply in replies.all()]
 
     def small_print(self) -> str:
         return self.page.get_by_text(re.compile(r"[\d,]+ answer tokens")).last.inner_text()
@@ -90,10 +110,12 @@ class Chat:
 
 
 @contextlib.contextmanager
-def visit(browser: Browser, url: str) -> Iterator[Chat]:
-    context = browser.new_context(viewport={"width": 1200, "height": 900})
+def visit(browser: Browser, url: str, **options: Any) -> Iterator[Chat]:
+    """A new visitor; `options` are those of playwright's `new_context`."""
+    context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}, **options})
     page = context.new_page()
     page.set_default_timeout(SECONDS)
+    page.add_init_script(HELPERS)
     page.goto(url)
     expect(page.get_by_text("Ask about a picture").first).to_be_visible()
     yield Chat(page)

@@ -26,7 +26,9 @@ STREAMLIT_SETTINGS = {
     "SERVER_MAX_UPLOAD_SIZE": "20",
     "CLIENT_TOOLBAR_MODE": "minimal",
     "CLIENT_SHOW_ERROR_DETAILS": "none",
-    "THEME_PRIMARY_COLOR": "#6d4aff",
+    # Two themes, for a single one is shown whatever the visitor's system prefers.
+    "THEME_LIGHT_PRIMARY_COLOR": "#6d4aff",
+    "THEME_DARK_PRIMARY_COLOR": "#9580ff",
     "THEME_BASE_RADIUS": "0.75rem",
     "LOGGER_LEVEL": "warning",
     # Otherwise a click while an answer is written looks to the page as if it had been closed.

@@ -1,5 +1,7 @@
 """What went wrong between the chat page and the server, in words that say what to do."""
 
+import re
+
 from openai import (
     APIConnectionError,
     APIError,
@@ -10,6 +12,9 @@ from openai import (
     OpenAIError,
     RateLimitError,
 )
+
+# A part of the request as servers name it, with the field inside it: `messages[0].content[2].image_url.url`.
+PLACE = re.compile(r"(messages\[\d+\](?:\.content\[\d+\])?)(?:\.\w+|\[\d+\])*")
 
 
 def problem_of(error: OpenAIError, url: str, begun: bool = False) -> str:
@@ -44,6 +49,27 @@ def problem_of(error: OpenAIError, url: str, begun: bool = False) -> str:
 def place_of(error: OpenAIError) -> str:
     """The field of the request that the server finds at fault (`messages[0].content[2]`), or nothing."""
     return (error.param or "") if isinstance(error, APIError) else ""
+
+
+def in_users_words(problem: str, place: str, places: dict[str, str]) -> str:
+    """The problem with each place that it names, or else the one that the server gave with it, as the user calls it.
+
+    Args:
+        problem: from `problem_of`.
+        place: from `place_of`.
+        places: from `ChatConversation.places`.
+    """
+    said = PLACE.sub(lambda found: _cased(places.get(found[1], found[0]), found.start(), problem), problem)
+    named = PLACE.match(place)
+    if said == problem and named and named[1] in places:
+        said = f"{problem} That is {places[named[1]]}."
+    return said
+
+
+def _cased(words: str, start: int, text: str) -> str:
+    """With a capital where a sentence begins."""
+    begins = text[:start].rstrip()[-1:] in ("", ".")
+    return words[:1].upper() + words[1:] if begins and not words.startswith("messages") else words
 
 
 def _message(error: OpenAIError) -> str:

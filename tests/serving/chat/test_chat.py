@@ -3,6 +3,7 @@
 import argparse
 import base64
 import io
+import json
 import re
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from PIL import Image
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.chat.chat import _command, _environment, build_parser
-from qwen_vqa.serving.chat.conversation import ChatConversation, ChatTurn
+from qwen_vqa.serving.chat.conversation import ChatConversation, ChatTurn, ModelReply
+from qwen_vqa.serving.chat.export import as_json, as_markdown
 from qwen_vqa.serving.chat.pictures import LARGEST_BYTES, LARGEST_SIDE, picture_from_file, picture_from_url
+from qwen_vqa.serving.chat.problems import in_users_words
 from qwen_vqa.serving.chat.server import ChatServer, StreamedReply
 from qwen_vqa.serving.chat.session import ChatSession
 from qwen_vqa.serving.chat.text import answer, plain
@@ -91,10 +94,55 @@ def test_the_servers_place_is_named_in_the_users_words():
     chat = ChatConversation(
         [answered("refused", problem="no"), answered("a", a_picture(0)), ChatTurn("b", [a_picture(1)], "")]
     )
-    assert chat.place("messages[0].content[0]") == "image 1 of question 2 (blocks.png)"
-    assert chat.place("messages[3].content[0]", "Be brief.") == "image 1 of question 3 (blocks.png)"
-    assert chat.place("messages[2].content[1]") == chat.place("messages[2]") == "question 3"
-    assert chat.place("messages[1]") == chat.place("messages[9]") == chat.place("max_tokens") == ""
+    places, prompted = chat.places(), chat.places("Be brief.")
+    assert places["messages[0].content[0]"] == "image 1 of question 2 (blocks.png)"
+    assert prompted["messages[3].content[0]"] == "image 1 of question 3 (blocks.png)"
+    assert places["messages[2].content[1]"] == places["messages[2]"] == "question 3"
+    assert places["messages[1]"] == "the answer to question 2" and prompted["messages[0]"] == "the system prompt"
+    assert "messages[9]" not in places and "max_tokens" not in places
+
+
+@pytest.mark.parametrize(
+    ("problem", "place", "said"),
+    [
+        ("messages[0].content[1]: no image.", "messages[0].content[1]", "Image 2 of question 1 (b.png): no image."),
+        ("Bad messages[0].content[1].image_url.url", "", "Bad image 2 of question 1 (b.png)"),
+        ("No image.", "messages[0].content[1].image_url", "No image. That is image 2 of question 1 (b.png)."),
+        ("max_tokens is too large.", "max_tokens", "max_tokens is too large."),
+        ("messages[7] is odd.", "messages[7]", "messages[7] is odd."),
+    ],
+)
+def test_a_problem_names_its_place_as_the_user_does(problem: str, place: str, said: str):
+    chat = ChatConversation([ChatTurn("b", [a_picture(0, "a.png"), a_picture(1, "b.png")], "")])
+    assert in_users_words(problem, place, chat.places()) == said
+
+
+def test_of_two_compared_models_each_is_told_its_own_answers():
+    first = answered("What is this?", text="a ring")
+    first.compared = ModelReply("other", StreamedReply("a donut", done=True))
+    second = answered("Sure?", text="yes")
+    second.compared = ModelReply("other", StreamedReply("", problem="refused"))
+    chat = ChatConversation([first, second, ChatTurn("Why?", [], "tiny")])
+    told = {model: [one["content"] for one in chat.messages(model=model)] for model in ("tiny", "other")}
+    assert told["tiny"] == ["What is this?", "a ring", "Sure?", "yes", "Why?"]
+    assert told["other"] == ["What is this?", "a donut", "Sure?", "yes", "Why?"]
+
+
+def test_an_export_has_all_that_was_said_and_the_images():
+    one = a_picture(0)
+    compared = answered("What is this?", one, text="a ring")
+    compared.compared = ModelReply("other", StreamedReply("a donut", done=True))
+    chat = ChatConversation([compared, answered("refused?", text="", problem="too long")])
+    markdown = as_markdown(chat)
+    for said in ("image: blocks.png", "What is this?", "## tiny\n\na ring", "## other\n\na donut", "too long"):
+        assert said in markdown
+    assert json.loads(as_json(chat, "Be brief.")) == {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [image_part(one), {"type": "text", "text": "What is this?"}]},
+            {"role": "assistant", "content": "a ring"},
+        ]
+    }
 
 
 def test_a_small_file_is_sent_byte_for_byte():
