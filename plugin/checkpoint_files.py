@@ -20,7 +20,7 @@ def check_checkpoint(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(
             f"no checkpoint at {folder}: there is no such folder. Give the folder that "
-            "`qwen-vqa assemble` or the trainer wrote."
+            "`qwen-vqa assemble` or the trainer wrote, or a hub id, ORG/MODEL."
         )
     missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
     for alternatives in (PROCESSOR_FILES, TOKENIZER_FILES):
@@ -32,10 +32,15 @@ def check_checkpoint(folder: Path) -> None:
             f"the checkpoint {folder} lacks {', '.join(missing)}. Copy the whole folder again, "
             "or write it anew with `qwen-vqa assemble`."
         )
-    model_type = _read_json(folder / "config.json").get("model_type")
+    check_model_type(folder / "config.json")
+
+
+def check_model_type(config: Path, name: str | None = None) -> None:
+    """Raises UserError for the config.json of another kind of model; `name` is what the user knows the file by."""
+    model_type = _read_json(config).get("model_type")
     if model_type != "qwen_vqa":
         raise UserError(
-            f"{folder / 'config.json'} has model_type {model_type!r}, not 'qwen_vqa'. "
+            f"{name or config} has model_type {model_type!r}, not 'qwen_vqa'. "
             "`qwen-vqa assemble` makes a checkpoint from an encoder, a connector and a language model."
         )
 

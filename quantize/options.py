@@ -13,6 +13,7 @@ from transformers import AutoConfig
 
 from qwen_vqa.plugin.checkpoint_files import adapter_folders, check_checkpoint
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.hub_checkpoint import checkpoint_name
 from qwen_vqa.plugin.quantization import (
     BITSANDBYTES,
     FACTS,
@@ -78,7 +79,7 @@ class Options:
         for name in ("output", "elsewhere", "device"):
             del fields[name]
         fields["group_size"] = getattr(scheme, "group_size", None)
-        return fields | {"source": self.source.resolve().name, "data": self.data or "demo"}
+        return fields | {"source": checkpoint_name(self.source), "data": self.data or "demo"}
 
 
 def check(options: Options) -> tuple[Scheme, Selection]:

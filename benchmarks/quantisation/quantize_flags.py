@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag
 from qwen_vqa.plugin.quantization import FACTS
 from qwen_vqa.train.model.device_flag import add_device_flag
 
@@ -28,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("source", nargs="?", type=Path, metavar="CHECKPOINT", help="checkpoint folder (default: the bundled demo)")
+    add("source", nargs="?", metavar="CHECKPOINT", help=f"{CHECKPOINT_HELP} (default: the bundled demo)")
+    add_revision_flag(made)
     add("--scheme", required=True, choices=list(FACTS), help="see above")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
     add("--encoder", action="store_true", help="quantise the vision encoder, too (int4: without calibration)")
@@ -63,8 +65,8 @@ def report_parser() -> argparse.ArgumentParser:
         epilog="example: qwen-vqa quantize report my-model my-model-int8 --data train.jsonl -o my-report",
     )
     add = made.add_argument
-    add("original", type=Path, metavar="A", help="the checkpoint in 16 bits")
-    add("quantised", type=Path, metavar="B", help="what `qwen-vqa quantize` made of it")
+    add("original", metavar="A", help=f"in 16 bits: {CHECKPOINT_HELP}")
+    add("quantised", metavar="B", help=f"what `qwen-vqa quantize` made of it: {CHECKPOINT_HELP}")
     add("--data", help="questions with answers, as `train --data` names them (default, for the demo: its skills)")
     add("-n", "--number", type=int, default=300, help="questions, for the demo of each skill (default: %(default)s)")
     add("--seed", type=int, help="of the samples' order and of the load (default: the seed that B was made with, or 0)")

@@ -49,6 +49,7 @@ RULES = [
     Rule("GET", "/load"),
     Rule("GET", "/v1/models"),
     Rule("GET", "/v1/models/{model}"),
+    Rule("GET", "/v1/models/{organisation}/{model}"),
     Rule("POST", "/v1/chat/completions", limited=True),
     Rule("POST", "/v1/chat/completions/tokens", limited=True),
     Rule("POST", "/v1/completions", limited=True),
