@@ -23,6 +23,7 @@ from qwen_vqa.benchmarks.load_report.live_progress import Progress
 from qwen_vqa.benchmarks.load_report.load_page import page
 from qwen_vqa.benchmarks.load_report.load_table import cell_table
 from qwen_vqa.plugin.errors import INTERRUPTED, UserError
+from qwen_vqa.plugin.server_address import server_url
 
 FORMAT = "qwen-vqa load 1"
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    target = Target(args.url.rstrip("/"), args.api_key, args.timeout, extra_body=extra_body(args.extra_body))
+    target = Target(server_url(args.url), args.api_key, args.timeout, extra_body=extra_body(args.extra_body))
     make_plan(args, "model")  # what is wrong with the flags is said before the server is asked
     probed = probe(target, args.model)
     plan = make_plan(args, args.model or probed.models[0])

@@ -36,6 +36,12 @@ JOBS = {
         "open a page in the browser to talk to a server",
         "qwen-vqa chat --url http://localhost:8000/v1",
     ),
+    "ask": Subcommand(
+        "qwen_vqa.serving.ask.ask",
+        "ask a running server a question about pictures, in the terminal",
+        "qwen-vqa ask 'What number is written here?' picture.png",
+        passes_flags_on=True,
+    ),
     "assemble": Subcommand(
         "qwen_vqa.train.assembly.assemble",
         "turn an encoder, a connector, a language model and a LoRA into a checkpoint",

@@ -98,7 +98,7 @@ class _Display:
 def _model(args: argparse.Namespace) -> tuple[Model, str]:
     if args.url is not None:
         server = ServerModel.find(
-            args.url.rstrip("/"),
+            args.url,
             args.model,
             args.api_key or os.environ.get("OPENAI_API_KEY") or "none",
             max_tokens=args.max_tokens,

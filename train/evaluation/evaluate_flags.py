@@ -5,6 +5,7 @@ from pathlib import Path
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag, local_checkpoint
+from qwen_vqa.plugin.server_address import server_url
 from qwen_vqa.train.data.source import DATA_SETS, EXAMPLES, DataSource
 from qwen_vqa.train.model.device_flag import add_device_flag
 
@@ -67,5 +68,7 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"-o {args.output} is a file; give a folder.")
     for text in args.data:
         DataSource.parse(text)
+    if args.url is not None:
+        args.url = server_url(args.url)
     if args.checkpoint is not None:
         args.checkpoint = local_checkpoint(args.checkpoint, args.revision)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag, local_checkpoint
+from qwen_vqa.plugin.server_address import server_url
 from qwen_vqa.train.model.device_flag import add_device_flag
 
 
@@ -46,4 +47,6 @@ def check(args: argparse.Namespace) -> None:
     """
     if args.image and not args.prompt:
         raise UserError("--image needs a --prompt to ask about it.")
+    if args.url is not None:
+        args.url = server_url(args.url)
     args.checkpoint = local_checkpoint(args.checkpoint, args.revision)
