@@ -42,6 +42,7 @@ def _group(group: str, access: Access, *routes: str, limited: bool = False) -> l
 
 
 RULES = [
+    Rule("GET", "/", Access.OPEN),
     Rule("GET", "/health", Access.OPEN),
     Rule("GET", "/ready", Access.OPEN),
     Rule("GET", "/metrics"),

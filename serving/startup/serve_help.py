@@ -51,7 +51,7 @@ options:
   --verify               open the routes through which `qwen-vqa verify` sees pixels and features
   --help=all             every option of vLLM's server
 
-who may call (every route asks for a key, where there are keys; /health and /ready alone do not):
+who may call (every route asks for a key, where there are keys; /, /health and /ready alone do not):
   --api-key KEY ...      keys that clients may send (default: VLLM_API_KEY, or none)
   --api-keys-file FILE   named keys with limits of their own; read again when it changes (see below)
   --open-routes GROUPS   routes that are off otherwise, with commas between: adapters, batch, development, docs,
