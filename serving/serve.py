@@ -118,9 +118,10 @@ def server_parser() -> "FlexibleArgumentParser":
     from qwen_vqa.serving.cpu.cpu_choices import add_cpu_flags
     from qwen_vqa.serving.http.http_protocol import HEAD_BYTES, HEADERS
     from qwen_vqa.serving.startup.image_flags import add_image_flags
-    from qwen_vqa.serving.vllm_server_api import FlexibleArgumentParser, make_arg_parser
+    from qwen_vqa.serving.startup.serve_parser import ServeParser
+    from qwen_vqa.serving.vllm_server_api import make_arg_parser
 
-    parser = make_arg_parser(FlexibleArgumentParser(prog="qwen-vqa serve"))
+    parser = make_arg_parser(ServeParser(prog="qwen-vqa serve"))
     parser.add_argument("--verify", action="store_true", help="open the route that `qwen-vqa verify` uses")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what the checkpoint makes of a request")
     add_admission_flags(parser)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from qwen_vqa.plugin.command_parser import CommandParser
 from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag
 from qwen_vqa.plugin.quantization import FACTS
 from qwen_vqa.train.model.device_flag import add_device_flag
@@ -20,14 +21,19 @@ examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `qwen-vqa quantize`."""
+    """The parser of `qwen-vqa quantize`."""
     schemes = "\n".join(f"  {f.name:<10s}{f.summary}; served by {f.served_by}" for f in FACTS.values())
-    made = argparse.ArgumentParser(
+    made = CommandParser(
         prog="qwen-vqa quantize",
         description=f"{HELP}\nschemes:\n{schemes}",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    return build_parser(made)
+
+
+def build_parser(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The flags of `qwen-vqa quantize`, added to a parser."""
     add = made.add_argument
     add("source", nargs="?", metavar="CHECKPOINT", help=f"{CHECKPOINT_HELP} (default: the bundled demo)")
     add_revision_flag(made)
@@ -56,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def report_parser() -> argparse.ArgumentParser:
-    """The flags of `qwen-vqa quantize report`."""
-    made = argparse.ArgumentParser(
+    """The parser of `qwen-vqa quantize report`."""
+    made = CommandParser(
         prog="qwen-vqa quantize report",
         description="Measure a quantised checkpoint against its original: disk, memory, load time, speed with one and "
         "with many users (two servers, asked in turns), the answers' VQA accuracy (exact match where few people "

@@ -11,6 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from qwen_vqa.plugin.command_parser import CommandParser
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.server_address import EXAMPLE, server_url
 from qwen_vqa.serving.ask.words import Asked, asked
@@ -28,15 +29,16 @@ def main(argv: list[str]) -> int:
         UserError: what is wrong with the words, or what the server says is.
     """
     # A parser of its own: only so may pictures stand behind flags.
-    return _run(_parser().parse_intermixed_args(argv))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="qwen-vqa ask",
         description="Ask a running server a question about pictures, in the terminal.",
         epilog="example: qwen-vqa ask 'What number is written here?' picture.png",
     )
+    return _run(build_parser(parser).parse_intermixed_args(argv))
+
+
+def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The flags of `qwen-vqa ask`."""
     add = parser.add_argument
     add(
         "words",
