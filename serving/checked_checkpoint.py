@@ -9,6 +9,7 @@ from transformers import AutoConfig
 from qwen_vqa.plugin.checkpoint_files import adapter_folders, check_checkpoint
 from qwen_vqa.plugin.config import ARCHITECTURE, QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.installed_command import how_to_install
 from qwen_vqa.plugin.quantization import (
     SchemeFacts,
     quantization_config,
@@ -82,8 +83,7 @@ def check_plugin() -> None:
         import_module("vllm")
     except ImportError as error:
         raise UserError(
-            f"vLLM cannot be imported ({error}). Run `make setup`, or `pip install 'qwen-vqa[cpu]'` "
-            "(`[cuda]` with a GPU)."
+            f"vLLM cannot be imported ({error}): {how_to_install('cpu')} With a GPU, it is `[cuda]`."
         ) from error
     module, name = VLLM_MODEL.split(":")
     try:
