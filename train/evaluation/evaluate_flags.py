@@ -33,8 +33,8 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--baseline",
         nargs="*",
         choices=BASELINES,
-        default=list(BASELINES),
-        help="ask everything blind, too; none with no value (default: %(default)s)",
+        help="ask everything blind, too; none with no value (default: no-picture, and other-picture where there are "
+        "enough pictures)",
     )
     add("--max-tokens", type=int, default=64, help="of an answer (default: %(default)s)")
     add("--concurrency", type=int, default=16, help="requests to a server at once (default: %(default)s)")
