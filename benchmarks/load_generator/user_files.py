@@ -7,6 +7,7 @@ from qwen_vqa.benchmarks.load_generator.sample_images import MEDIA_TYPES
 from qwen_vqa.benchmarks.load_generator.workload import WorkloadQuestion
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.images.image_loader import looks_like_image
+from qwen_vqa.plugin.text_files import read_text
 
 # What `looks_like_image` needs of a file.
 HEAD_BYTES = 16
@@ -46,10 +47,7 @@ def read_questions(path: Path) -> tuple[WorkloadQuestion, ...]:
     Raises:
         UserError: the file cannot be read or is empty, a line has no question, an image is not there or is none.
     """
-    try:
-        lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--questions {path}: {error}") from None
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not lines:
         raise UserError(f"--questions {path}: the file is empty.")
     return tuple(_question(line, f"{path}, line {number}", path.parent) for number, line in enumerate(lines, 1))

@@ -1,14 +1,15 @@
 """Checkpoints by their hub id: the commands, through the real huggingface_hub, against a hub on loopback."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from qwen_vqa.plugin.checkpoint_files import check_checkpoint
 from qwen_vqa.plugin.hub_checkpoint import checkpoint_name
@@ -137,7 +138,8 @@ def test_a_gated_repository_says_where_to_ask(hub: Hub, tmp_path: Path):
 def test_a_connection_that_breaks_is_taken_up_where_it_broke(hub: Hub, tiny_checkpoint: Path, tmp_path: Path):
     # The client keeps what came in whole blocks of 10 MiB.
     large = shutil.copytree(tiny_checkpoint, tmp_path / "large")
-    (large / "model.safetensors").write_bytes(os.urandom(24 * MIB))
+    weights = {"weights": np.random.default_rng(0).integers(0, 256, 24 * MIB, np.uint8)}
+    save_file(weights, large / "model.safetensors")
     hub.models["me/large"] = Repository({"main": large})
     hub.cut_after = 11 * MIB
     folder = resolve(hub, tmp_path, "me/large")
