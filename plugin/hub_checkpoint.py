@@ -10,7 +10,8 @@ from qwen_vqa.plugin.errors import UserError
 
 CHECKPOINT_HELP = "checkpoint folder, or a hub id (ORG/MODEL)"
 REVISION_HELP = "of a hub id: its branch, tag or commit (default: the repository's main branch)"
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # the hub's oldest models have no organisation
+_ID = re.compile(rf"{_NAME.pattern}/{_NAME.pattern}")
 # What a checkpoint consists of; a repository may hold the same weights in other formats beside them.
 _FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*/adapter_model.bin")
 
@@ -36,6 +37,21 @@ def local_checkpoint(given: str, revision: str | None = None) -> Path:
         folder = _from_hub(given, revision)
     check_checkpoint(folder)
     return folder
+
+
+def check_source(given: str, what: str, example: str) -> None:
+    """Look whether a folder or a hub id is there that Transformers is to load, by its config alone.
+
+    Before Transformers does: without a network, that asks the hub again and again for 20 seconds.
+
+    Raises:
+        UserError: there is neither, or the hub cannot be reached.
+    """
+    if Path(given).exists():
+        return
+    if not (_ID.fullmatch(given) or _NAME.fullmatch(given)):
+        raise UserError(f"no {what} at {given}: there is no such folder. Give one, or a hub id such as {example}.")
+    hub_files(given, None, ["config.json"], what)
 
 
 def checkpoint_name(folder: Path) -> str:
@@ -64,8 +80,6 @@ def _from_hub(repository: str, revision: str | None) -> Path:
 
 def hub_files(repository: str, revision: str | None, patterns: list[str], what: str) -> Path:
     """A folder in the hub's cache with a repository's files of these names, downloaded where they are not there.
-
-    Not by `hf_hub_download`, and so not by Transformers: without a network, that asks again for 20 seconds.
 
     Raises:
         UserError: there is no such repository, or it cannot be had, and what to do.

@@ -17,6 +17,7 @@ from qwen_vqa.plugin.installed_command import installed_command
 from tests.hub_server import Hub, Repository, hub_server, surroundings
 
 MIB = 2**20
+SECONDS = 15
 RESOLVE = """
 import sys
 from qwen_vqa.plugin.hub_checkpoint import local_checkpoint
@@ -69,7 +70,7 @@ def resolve(hub: Hub, home: Path, *words: str, **variables: str) -> Path:
 def refused(hub: Hub, home: Path, *words: str, **variables: str) -> str:
     """What a command says that ends with 2: one line, after the progress."""
     command, environment = installed_command(*words), surroundings(hub, home, **variables)
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=SECONDS)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
@@ -169,10 +170,20 @@ def test_offline_the_cache_is_enough(hub: Hub, tmp_path: Path):
     assert hub.requests == []
 
 
-def test_without_a_network_a_typo_is_said_at_once(hub: Hub, tmp_path: Path):
-    said = refused(hub, tmp_path, "verify", "runs/mien", HF_ENDPOINT="http://127.0.0.1:9")
-    assert "no checkpoint at runs/mien: there is no such folder" in said
-    assert "http://127.0.0.1:9 cannot be reached" in said
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("verify runs/mien", "no checkpoint at runs/mien: there is no such folder"),
+        ("assemble --vision-encoder me/vit --language-model me/qwen -o out", "no vision encoder at me/vit"),
+        ("assemble --vision-encoder {here} --language-model gpt2 -o out", "no language model at gpt2"),
+    ],
+)
+def test_without_a_network_it_is_said_at_once(hub: Hub, tmp_path: Path, words: str, named: str):
+    """The hub's client, left alone, would ask again for 20 seconds."""
+    nowhere = "http://127.0.0.1:9"
+    said = refused(hub, tmp_path, *words.format(here=tmp_path).split(), HF_ENDPOINT=nowhere)
+    assert named in said
+    assert f"{nowhere} cannot be reached" in said
 
 
 @pytest.mark.parametrize("given", ["mine", "/no/such/model", "../me/tiny", "./me/tiny", "a/b/c", "me/tiny/"])
@@ -190,6 +201,7 @@ def test_every_job_takes_an_id(hub: Hub, tmp_path: Path, monkeypatch):
         "evaluate me/private --data local=x.jsonl -o out",
         "verify me/private",
         "quantize me/private --scheme int8 -o out",
+        "assemble --vision-encoder me/private --language-model me/private -o out",
         "serve me/private",
         "serve me/private --host 127.0.0.1 --revision=main",
     ):

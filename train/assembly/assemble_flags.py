@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT, ImagePosition
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.hub_checkpoint import check_source
 from qwen_vqa.plugin.views.fit import Fit
 from qwen_vqa.train.assembly.original_format import LIKENESSES, Likeness
 
@@ -134,5 +135,11 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises UserError for what is wrong with the flags: said before PyTorch is imported."""
-    AssembledParts.of(args)
+    """Raises UserError for what is wrong with the flags, or not there: said before PyTorch is imported."""
+    parts = AssembledParts.of(args)
+    if parts.connector is not None and not parts.connector.exists():
+        raise UserError(f"no connector at {parts.connector}: there is no such file.")
+    if parts.adapter is not None and not parts.adapter.is_dir():
+        raise UserError(f"no adapter at {parts.adapter}: there is no such folder.")
+    check_source(parts.vision_encoder, "vision encoder", "google/vit-base-patch32-384")
+    check_source(parts.language_model, "language model", "Qwen/Qwen2.5-3B-Instruct")
