@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from qwen_vqa.plugin.checkpoint_files import check_checkpoint, check_model_type
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import UserError, reason_of
 
 CHECKPOINT_HELP = "checkpoint folder, or a hub id (ORG/MODEL)"
 REVISION_HELP = "of a hub id: its branch, tag or commit (default: the repository's main branch)"
@@ -122,5 +122,4 @@ def _why(error: Exception, name: str) -> str:
         )
     if isinstance(error, errors.LocalEntryNotFoundError):
         return f"{hub} cannot be reached to look for {name} ({error.__cause__ or error}); the cache, {cache}, lacks it."
-    reason = str(error).splitlines()[0]
-    return f"the download from {hub} broke off ({reason}). Run it again: files that were whole by then are kept."
+    return f"the download from {hub} broke off ({reason_of(error)}). Run it again: files that are whole are kept."
