@@ -7,12 +7,12 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from qwen_vqa.benchmarks.environment import environment
-from qwen_vqa.benchmarks.load_flags import add_flags, extra_body, make_plan
+from qwen_vqa.benchmarks.load_flags import add_flags, extra_body, make_plan, model_shares
 from qwen_vqa.benchmarks.load_generator.client_overhead import Ceiling, measure_ceiling
 from qwen_vqa.benchmarks.load_generator.image_repeats import repeat_notes
 from qwen_vqa.benchmarks.load_generator.measurement_points import Plan, run_cells
@@ -23,6 +23,7 @@ from qwen_vqa.benchmarks.load_report.live_progress import Progress
 from qwen_vqa.benchmarks.load_report.load_page import page
 from qwen_vqa.benchmarks.load_report.load_table import cell_table
 from qwen_vqa.plugin.errors import INTERRUPTED, UserError
+from qwen_vqa.plugin.server_address import server_url
 
 FORMAT = "qwen-vqa load 1"
 
@@ -52,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    target = Target(args.url.rstrip("/"), args.api_key, args.timeout, extra_body=extra_body(args.extra_body))
-    make_plan(args, "model")  # what is wrong with the flags is said before the server is asked
+    target = Target(server_url(args.url), args.api_key, args.timeout, extra_body=extra_body(args.extra_body))
+    plan = make_plan(args, "model", say)  # what is wrong with the flags is said before the server is asked
     probed = probe(target, args.model)
-    plan = make_plan(args, args.model or probed.models[0])
+    plan = replace(plan, spec=replace(plan.spec, models=model_shares(args.adapters, args.model or probed.models[0])))
     _check_models(plan, probed)
     result = measure(plan, probed, sys.argv)
     if result["cells"] or not result["error"]:

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,8 @@ def extra_body(text: str) -> tuple[tuple[str, Any], ...]:
         raise UserError(f"--extra-body {text}: expected a JSON object.") from None
 
 
-def make_plan(args: argparse.Namespace, model: str) -> Plan:
-    """The run that the flags describe.
+def make_plan(args: argparse.Namespace, model: str, say: Callable[[str], None] = lambda text: None) -> Plan:
+    """The run that the flags describe; `say` is told which of the user's images are left out.
 
     Raises:
         UserError: a value that makes no sense, by its flag's name.
@@ -96,7 +97,7 @@ def make_plan(args: argparse.Namespace, model: str) -> Plan:
         if len(cells) > 1 or args.multi_turn:
             raise UserError("--trace is a run of its own: leave out --concurrency, --rate and --multi-turn.")
     return Plan(
-        spec=_spec(args, model),
+        spec=_spec(args, model, say),
         cells=tuple(cells),
         requests=requests,
         seed=random.SystemRandom().randrange(1 << 31) if args.seed is None else args.seed,
@@ -158,13 +159,13 @@ def _number(text: str, flag: str, kind: type) -> float:
     return value
 
 
-def _spec(args: argparse.Namespace, model: str) -> WorkloadSpec:
+def _spec(args: argparse.Namespace, model: str, say: Callable[[str], None]) -> WorkloadSpec:
     least, _, most = args.output_tokens.partition("-")
     tokens = (int(_number(least, "--output-tokens", int)), int(_number(most or least, "--output-tokens", int)))
     if tokens[0] > tokens[1]:
         raise UserError(f"--output-tokens {args.output_tokens}: the first is larger than the second.")
     spec = WorkloadSpec(
-        models=_models(args.adapters, model),
+        models=model_shares(args.adapters, model),
         sizes=tuple(_size(part) for part in args.image_size.split(",")),
         images_per_request=args.images_per_request,
         text_words=args.text_words,
@@ -174,11 +175,16 @@ def _spec(args: argparse.Namespace, model: str) -> WorkloadSpec:
         output_tokens=tokens,
     )
     if args.image_folder:
-        spec = replace(spec, files=image_files(args.image_folder))
+        spec = replace(spec, files=image_files(args.image_folder, say))
     return replace(spec, questions=read_questions(args.questions)) if args.questions else spec
 
 
-def _models(adapters: str, model: str) -> tuple[tuple[str, float], ...]:
+def model_shares(adapters: str, model: str) -> tuple[tuple[str, float], ...]:
+    """What share of the requests goes to the model and to each of --adapters.
+
+    Raises:
+        UserError: the shares make no sense.
+    """
     shares = []
     for part in adapters.split(","):
         name, _, share = part.rpartition("=")

@@ -5,3 +5,8 @@ INTERRUPTED = 130  # as a shell has it
 
 class UserError(ValueError):
     """Bad input. The message says what was wrong and what to do."""
+
+
+def reason_of(error: BaseException) -> str:
+    """What a library's error says, to be put into a sentence: in one line, and without a full stop at its end."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

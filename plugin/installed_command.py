@@ -1,9 +1,14 @@
-"""The installed command `qwen-vqa`, for what runs it as a process of its own."""
+"""The installed command `qwen-vqa`, for what runs it as a process of its own; and how more is installed."""
 
 import sys
 from importlib.metadata import PackageNotFoundError, distribution
 
 from qwen_vqa.plugin.errors import UserError
+
+
+def how_to_install(extra: str) -> str:
+    """What to run for an extra's packages: the project is on no package index, so pip is given the checkout."""
+    return f"in the folder of the checkout run `make setup`, or `pip install -e '.[{extra}]'` in your own environment."
 
 
 def installed_command(*words: str) -> list[str]:

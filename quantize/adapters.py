@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER, adapter_folders
+from qwen_vqa.plugin.file_mode import give_usual_mode
 from qwen_vqa.quantize.answer_quality import compare
 from qwen_vqa.quantize.comparison_memory import comparison_device, comparison_dtype
 from qwen_vqa.quantize.quantised_checkpoint import load_dequantised
@@ -65,6 +66,7 @@ def carry_adapters(
                 entry |= {"accuracy": row, "served": row["change"] >= -bound}
         if entry["served"]:
             shutil.copytree(folder, quantised / ADAPTER_FOLDER / name)
+            give_usual_mode(quantised / ADAPTER_FOLDER / name)
         found[name] = entry
         print(f"adapter {name}: {describe(entry)}")
     return found

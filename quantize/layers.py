@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig
 
+from qwen_vqa.plugin.checkpoint_files import weight_files
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 
 LANGUAGE_MODEL, ENCODER, CONNECTOR = "language_model", "vision_encoder", "connector"
@@ -48,14 +49,6 @@ def meta_model(folder: Path) -> QwenVqaForConditionalGeneration:
     """A checkpoint's model without its weights."""
     with torch.device("meta"):
         return QwenVqaForConditionalGeneration(AutoConfig.from_pretrained(folder))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, in order."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [folder / "model.safetensors"]
-    return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
 
 
 def tensor_sizes(folder: Path) -> dict[str, int]:

@@ -13,6 +13,8 @@ from transformers import AutoConfig
 
 from qwen_vqa.plugin.checkpoint_files import adapter_folders, check_checkpoint
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.hub_checkpoint import checkpoint_name
+from qwen_vqa.plugin.installed_command import how_to_install
 from qwen_vqa.plugin.quantization import (
     BITSANDBYTES,
     FACTS,
@@ -78,7 +80,7 @@ class Options:
         for name in ("output", "elsewhere", "device"):
             del fields[name]
         fields["group_size"] = getattr(scheme, "group_size", None)
-        return fields | {"source": self.source.resolve().name, "data": self.data or "demo"}
+        return fields | {"source": checkpoint_name(self.source), "data": self.data or "demo"}
 
 
 def check(options: Options) -> tuple[Scheme, Selection]:
@@ -141,9 +143,7 @@ def _check_machine(options: Options) -> None:
     facts = FACTS[options.scheme]
     package = {"int4": "auto_round"}.get(options.scheme) or ("bitsandbytes" if facts.method == BITSANDBYTES else None)
     if package and find_spec(package) is None:
-        raise UserError(
-            f"--scheme {options.scheme} needs {package.replace('_', '-')}: `pip install 'qwen-vqa[quantize]'`."
-        )
+        raise UserError(f"--scheme {options.scheme} needs {package.replace('_', '-')}: {how_to_install('quantize')}")
     reason = None if options.elsewhere else why_not_served_here(facts)
     if reason:
         raise UserError(

@@ -13,11 +13,12 @@ from torch import nn
 from transformers import AutoConfig
 from transformers.initialization import no_init_weights
 
-from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER, check_checkpoint
+from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER, check_checkpoint, weight_files
 from qwen_vqa.plugin.config import VISION_WEIGHTS
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.file_mode import give_usual_mode
 from qwen_vqa.plugin.quantization import FACTS, RECORD_FILE, quantization_config
-from qwen_vqa.quantize.layers import Selection, select_layers, tensors_of, weight_files
+from qwen_vqa.quantize.layers import Selection, select_layers, tensors_of
 from qwen_vqa.quantize.schemes.scheme import Scheme, Tensors, scheme_from_config
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 
@@ -100,6 +101,7 @@ def save_shards(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], shard
     flush()
     if len(shards) == 1:
         (folder / "shard-0").rename(folder / "model.safetensors")
+        give_usual_mode(folder)
         return
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards):
@@ -108,6 +110,7 @@ def save_shards(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], shard
         weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    give_usual_mode(folder)
 
 
 class RoundedLinear(nn.Linear):

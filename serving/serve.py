@@ -8,15 +8,14 @@ import os
 import socket
 import time
 import warnings
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from qwen_vqa.plugin.checkpoint_files import check_checkpoint
 from qwen_vqa.plugin.checkpoint_summary import checkpoint_summary
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.generation_defaults import Decoding
+from qwen_vqa.plugin.hub_checkpoint import checkpoint_name, local_checkpoint
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
 from qwen_vqa.serving.adapters.adapter_slots import add_adapter_flags, complete_adapters
 from qwen_vqa.serving.cpu.threads import wait_as_told, wait_asleep
@@ -52,10 +51,21 @@ def main(argv: list[str]) -> int:
         check_server()
         _parse(argv)  # vLLM's parser answers, and ends the program
     if argv and not argv[0].startswith("-"):
-        check_checkpoint(Path(argv[0]))  # before vLLM's import, which takes seconds
+        argv = _with_local_checkpoint(argv)  # before vLLM's import, which takes seconds
     from qwen_vqa.serving.process.supervisor import supervise
 
     return supervise(argv)
+
+
+def _with_local_checkpoint(argv: list[str]) -> list[str]:
+    """The command line with the checkpoint's folder in place of a hub id and --revision.
+
+    The server is started again when it dies: so it takes the same commit, and needs no hub.
+    """
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--revision")
+    args, others = parser.parse_known_args(argv[1:])
+    return [str(local_checkpoint(argv[0], args.revision)), *others]
 
 
 def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> NoReturn:
@@ -95,7 +105,8 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
     args = _parse(argv)
     check_same_listener(argv, args)
     _complete_admission(args)
-    checkpoint = checked_checkpoint(Path(args.model))
+    checkpoint = checked_checkpoint(local_checkpoint(args.model, args.revision))
+    args.model, args.revision = str(checkpoint.folder), None
     _complete(args, checkpoint, environment)
     say(f"loading {checkpoint.folder}")
     _run(args, sock, supervisor, started)
@@ -107,9 +118,10 @@ def server_parser() -> "FlexibleArgumentParser":
     from qwen_vqa.serving.cpu.cpu_choices import add_cpu_flags
     from qwen_vqa.serving.http.http_protocol import HEAD_BYTES, HEADERS
     from qwen_vqa.serving.startup.image_flags import add_image_flags
-    from qwen_vqa.serving.vllm_server_api import FlexibleArgumentParser, make_arg_parser
+    from qwen_vqa.serving.startup.serve_parser import ServeParser
+    from qwen_vqa.serving.vllm_server_api import make_arg_parser
 
-    parser = make_arg_parser(FlexibleArgumentParser(prog="qwen-vqa serve"))
+    parser = make_arg_parser(ServeParser(prog="qwen-vqa serve"))
     parser.add_argument("--verify", action="store_true", help="open the route that `qwen-vqa verify` uses")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what the checkpoint makes of a request")
     add_admission_flags(parser)
@@ -122,6 +134,7 @@ def server_parser() -> "FlexibleArgumentParser":
     # Its lines tell of what this command says itself; with --uvicorn-log-level info they are back.
     parser.set_defaults(h11_max_incomplete_event_size=HEAD_BYTES, h11_max_header_count=HEADERS)
     parser.set_defaults(tool_strict_level=STRICT_LEVEL, uvicorn_log_level="warning", scheme=None)
+    parser.set_defaults(model=str(DEMO_CHECKPOINT))
     return parser
 
 
@@ -131,7 +144,7 @@ def _parse(argv: list[str]) -> Namespace:
 
     cli_env_setup()
     args = server_parser().parse_args(argv)
-    args.model = args.model_tag or str(DEMO_CHECKPOINT)
+    args.model = args.model_tag or args.model
     choose_image_cache(args)
     image_rules(args)  # what is wrong with them is said before anything loads
     validate_parsed_serve_args(args)
@@ -175,7 +188,7 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Map
         say(note)
     if args.served_model_name is None:
         is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()
-        args.served_model_name = [DEMO_NAME if is_demo else checkpoint.folder.resolve().name]
+        args.served_model_name = [DEMO_NAME if is_demo else checkpoint_name(checkpoint.folder)]
     trained = checkpoint.config.trained_adapter
     args.trained_adapter = trained if trained in checkpoint.adapters else None
     complete_adapters(args, checkpoint, current_platform.is_cpu(), say)

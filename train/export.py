@@ -7,6 +7,7 @@ import torch
 from peft import PeftModel
 
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
+from qwen_vqa.plugin.file_mode import give_usual_mode
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.assembly.connector_file import save_connector
 from qwen_vqa.train.model.adapter_merging import merge_in_place
@@ -34,6 +35,7 @@ def export(
     folder = output / CHECKPOINT_NAME
     if isinstance(model.language_model, PeftModel):
         model.language_model.save_pretrained(str(output / ADAPTER_NAME))
+        give_usual_mode(output / ADAPTER_NAME)
         if merge_adapter:
             model.config.trained_adapter = None
             model.language_model, _, lost = merge_in_place(model.language_model, ADAPTER_NAME)

@@ -23,11 +23,11 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         values = {stage: _shown(recipe.get(field.name, field.default)) for stage, recipe in recipes.items()}
         same = len(set(values.values())) == 1
         shown = values["joint"] if same else ", ".join(f"{stage} {value}" for stage, value in values.items())
-        options: dict[str, Any] = {"help": f"(default: {shown})".replace("%", "%%")}
+        options: dict[str, Any] = {"help": f"{field.metadata['help']} (default: {shown})".replace("%", "%%")}
         if isinstance(field.default, bool):
             options["action"] = argparse.BooleanOptionalAction
         elif isinstance(field.default, tuple):
-            options |= {"nargs": "+", "metavar": "NAME", "help": f"attention, mlp or layers by name {options['help']}"}
+            options |= {"nargs": "+", "metavar": "NAME"}
         else:
             options |= {"type": type(field.default), "choices": _CHOICES.get(field.name)}
         parser.add_argument("--" + field.name.replace("_", "-"), default=None, **options)

@@ -4,8 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from qwen_vqa.plugin.checkpoint_files import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag, local_checkpoint
 from qwen_vqa.train.data.source import DATA_SETS, EXAMPLES, DataSource
 from qwen_vqa.train.recipe import STAGES, add_config_flags, config_for
 
@@ -13,7 +13,8 @@ from qwen_vqa.train.recipe import STAGES, add_config_flags, config_for
 def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The flags of `qwen-vqa train`."""
     add = parser.add_argument
-    add("base", type=Path, metavar="BASE", help="checkpoint folder to start from (`qwen-vqa assemble` makes one)")
+    add("base", metavar="BASE", help=f"{CHECKPOINT_HELP}, to start from; `qwen-vqa assemble` makes one")
+    add_revision_flag(parser)
     add(
         "--data",
         action="append",
@@ -37,7 +38,7 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """What can be said before PyTorch is imported.
+    """What can be said before PyTorch is imported; `base` is a folder on this machine afterwards.
 
     Raises:
         UserError: what is wrong with the flags, or with the folder to start from.
@@ -55,7 +56,7 @@ def check(args: argparse.Namespace) -> None:
             config_for(args.stage, args)
         for text in args.data:
             DataSource.parse(text)
-    check_checkpoint(args.base)
+    args.base = local_checkpoint(args.base, args.revision)
 
 
 def _add_monitor_flags(parser: argparse.ArgumentParser) -> None:

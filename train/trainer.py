@@ -15,6 +15,7 @@ from transformers import AutoConfig, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.file_mode import give_usual_mode
 from qwen_vqa.train.model.reference_checkpoint import load_reference
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.ranks import any_rank, cores, gathered
@@ -264,6 +265,7 @@ def save_trained(model: QwenVqaForConditionalGeneration, folder: Path) -> None:
         language_model.save_pretrained(str(folder / "adapter"))
     elif any(parameter.requires_grad for parameter in language_model.parameters()):
         save_file(_contiguous(dict(language_model.named_parameters())), folder / LANGUAGE_FILE)
+    give_usual_mode(folder)
 
 
 def load_trained(model: QwenVqaForConditionalGeneration, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Everything a training run is told; the numbers are the original project's."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from qwen_vqa.plugin.errors import UserError
 
@@ -11,44 +12,42 @@ PRECISIONS = ("auto", "bfloat16", "float16", "float32")
 LOAD_IN = ("full", "8bit", "4bit")
 
 
+def _said(default: Any, description: str) -> Any:
+    """A field with its default and what --help says of it."""
+    return field(default=default, metadata={"help": description})
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Connector and LoRA are trained, the encoder is frozen; `rank` 0 trains the connector alone.
+    """Connector and LoRA are trained, the encoder is frozen. Each field is a flag of `qwen-vqa train`.
 
-    Learning rates are peak values (cosine, after `warmup_ratio` of the steps). One optimiser step sees
-    `batch_size` x `accumulation` samples a process. `max_length` is in tokens, image tokens included.
-    Of all data sets together `max_samples` are drawn; when more than the share `max_dropped` of one cannot be used,
-    the run does not start. `target_modules` are names of the language model's layers, or `attention` and `mlp`.
-    `full_language_model` trains all of the language model in place of an adapter, for small models. `load_in` 8bit or
-    4bit holds the frozen language model so (QLoRA). `cache_features` encodes each picture once, on disk. With
-    `merge_adapter`, the checkpoint that the run leaves has the adapter in its weights; otherwise it lies beside them.
-    `workers` open pictures and make batches beside each process that trains; -1 takes as many as its cores allow.
+    `target_modules` are names of the language model's layers; `attention` and `mlp` stand for those of MODULE_GROUPS.
     """
 
-    learning_rate: float = 5e-5
-    connector_learning_rate: float = 5e-5
-    rank: int = 64
-    alpha: int = 128
-    dropout: float = 0.05
-    target_modules: tuple[str, ...] = ("attention",)
-    full_language_model: bool = False
-    batch_size: int = 4
-    accumulation: int = 16
-    epochs: float = 1.0
-    max_steps: int = -1
-    warmup_ratio: float = 0.03
-    weight_decay: float = 0.0
-    max_length: int = 2048
-    max_samples: int = 200_000
-    max_dropped: float = 0.05
-    precision: str = "auto"
-    load_in: str = "full"
-    gradient_checkpointing: bool = False
-    cache_features: bool = False
-    merge_adapter: bool = True
-    workers: int = -1
-    save_steps: int = 200
-    seed: int = 0
+    learning_rate: float = _said(5e-5, "of the LoRA, or of the full language model: the peak, of a cosine schedule")
+    connector_learning_rate: float = _said(5e-5, "of the connector: the peak, of a cosine schedule")
+    rank: int = _said(64, "of the LoRA; 0 trains the connector alone")
+    alpha: int = _said(128, "of the LoRA: its update is scaled by alpha / rank")
+    dropout: float = _said(0.05, "of the LoRA's inputs, from 0 to below 1")
+    target_modules: tuple[str, ...] = _said(("attention",), "layers with a LoRA: attention, mlp, or layers by name")
+    full_language_model: bool = _said(False, "train all of the language model in place of a LoRA; with --rank 0")
+    batch_size: int = _said(4, "samples at once on each GPU or CPU")
+    accumulation: int = _said(16, "batches whose gradients make one optimiser step")
+    epochs: float = _said(1.0, "times that all samples are seen; may be a fraction")
+    max_steps: int = _said(-1, "optimiser steps at most, in place of --epochs; -1: as many as those take")
+    warmup_ratio: float = _said(0.03, "share of the steps in which the learning rate rises to its peak")
+    weight_decay: float = _said(0.0, "of AdamW")
+    max_length: int = _said(2048, "tokens of a sample at most, image tokens included; longer ones are left out")
+    max_samples: int = _said(200_000, "samples drawn at most, of all data sets together")
+    max_dropped: float = _said(0.05, "share of a data set that may be unusable; with more, the run does not start")
+    precision: str = _said("auto", "float type of the frozen weights and of the arithmetic; auto: bfloat16 if possible")
+    load_in: str = _said("full", "hold the frozen language model in 8 or 4 bits (QLoRA), or as it is stored")
+    gradient_checkpointing: bool = _said(False, "compute activations again for the backward pass, to save memory")
+    cache_features: bool = _said(False, "encode each picture once and keep its features on disk")
+    merge_adapter: bool = _said(True, "put the LoRA into the resulting checkpoint's weights, or keep it beside them")
+    workers: int = _said(-1, "processes that load data, beside each that trains; -1: as many as its cores allow")
+    save_steps: int = _said(200, "optimiser steps between two checkpoints of the run")
+    seed: int = _said(0, "of the samples' order, of dropout and of fresh weights")
 
     def __post_init__(self) -> None:
         modules = [name for group in self.target_modules for name in MODULE_GROUPS.get(group, (group,))]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.text_files import read_text
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,4 @@ def read_trace(path: Path) -> tuple[tuple[float, ...], tuple[int | None, ...]]:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the trace {path} cannot be read: {error}") from None
+    return [line for line in read_text(path).splitlines() if line.strip()]

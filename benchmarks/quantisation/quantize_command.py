@@ -1,7 +1,8 @@
 """The command line of `qwen-vqa quantize` and of `qwen-vqa quantize report`."""
 
 from qwen_vqa.benchmarks.quantisation.quantize_flags import parser, report_parser
-from qwen_vqa.plugin.checkpoint_files import check_checkpoint
+from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.hub_checkpoint import local_checkpoint
 from qwen_vqa.plugin.quantization import FACTS
 
 
@@ -17,8 +18,11 @@ def main(argv: list[str]) -> int:
 
         return report(argv[1:])
     args = vars(parser().parse_args(argv))
+    revision = args.pop("revision")
     if args["source"]:
-        check_checkpoint(args["source"])
+        args["source"] = local_checkpoint(args["source"], revision)
+    elif revision is not None:
+        raise UserError(f"--revision {revision} is of a hub id, and without CHECKPOINT it is the bundled demo.")
     from qwen_vqa.quantize.options import Options, check_writable
     from qwen_vqa.quantize.quantize import quantise
     from qwen_vqa.quantize.sample_sources import demo_checkpoint

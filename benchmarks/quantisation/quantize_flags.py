@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from qwen_vqa.plugin.command_parser import CommandParser
+from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag
 from qwen_vqa.plugin.quantization import FACTS
 from qwen_vqa.train.model.device_flag import add_device_flag
 
@@ -19,16 +21,22 @@ examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The flags of `qwen-vqa quantize`."""
+    """The parser of `qwen-vqa quantize`."""
     schemes = "\n".join(f"  {f.name:<10s}{f.summary}; served by {f.served_by}" for f in FACTS.values())
-    made = argparse.ArgumentParser(
+    made = CommandParser(
         prog="qwen-vqa quantize",
         description=f"{HELP}\nschemes:\n{schemes}",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    return build_parser(made)
+
+
+def build_parser(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The flags of `qwen-vqa quantize`, added to a parser."""
     add = made.add_argument
-    add("source", nargs="?", type=Path, metavar="CHECKPOINT", help="checkpoint folder (default: the bundled demo)")
+    add("source", nargs="?", metavar="CHECKPOINT", help=f"{CHECKPOINT_HELP} (default: the bundled demo)")
+    add_revision_flag(made)
     add("--scheme", required=True, choices=list(FACTS), help="see above")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
     add("--encoder", action="store_true", help="quantise the vision encoder, too (int4: without calibration)")
@@ -54,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def report_parser() -> argparse.ArgumentParser:
-    """The flags of `qwen-vqa quantize report`."""
-    made = argparse.ArgumentParser(
+    """The parser of `qwen-vqa quantize report`."""
+    made = CommandParser(
         prog="qwen-vqa quantize report",
         description="Measure a quantised checkpoint against its original: disk, memory, load time, speed with one and "
         "with many users (two servers, asked in turns), the answers' VQA accuracy (exact match where few people "
@@ -63,8 +71,8 @@ def report_parser() -> argparse.ArgumentParser:
         epilog="example: qwen-vqa quantize report my-model my-model-int8 --data train.jsonl -o my-report",
     )
     add = made.add_argument
-    add("original", type=Path, metavar="A", help="the checkpoint in 16 bits")
-    add("quantised", type=Path, metavar="B", help="what `qwen-vqa quantize` made of it")
+    add("original", metavar="A", help=f"in 16 bits: {CHECKPOINT_HELP}")
+    add("quantised", metavar="B", help=f"what `qwen-vqa quantize` made of it: {CHECKPOINT_HELP}")
     add("--data", help="questions with answers, as `train --data` names them (default, for the demo: its skills)")
     add("-n", "--number", type=int, default=300, help="questions, for the demo of each skill (default: %(default)s)")
     add("--seed", type=int, help="of the samples' order and of the load (default: the seed that B was made with, or 0)")

@@ -13,6 +13,7 @@ from qwen_vqa.benchmarks.quantisation.report_inputs import checked, default_fold
 from qwen_vqa.benchmarks.quantisation.report_picture import draw_report
 from qwen_vqa.benchmarks.quantisation.served_accuracy import prompts_of, served_accuracy, served_label
 from qwen_vqa.benchmarks.quantisation.speed import Load, Side, measure, servable
+from qwen_vqa.plugin.hub_checkpoint import checkpoint_name, local_checkpoint
 from qwen_vqa.quantize.answer_quality import compare, layer_errors
 from qwen_vqa.quantize.comparison_memory import comparison_device, comparison_dtype, free_gpu_memory
 from qwen_vqa.quantize.quantised_checkpoint import DequantisedLayers, load_dequantised
@@ -31,13 +32,14 @@ def main(argv: list[str]) -> int:
         UserError: a folder is no checkpoint, A is quantised or B is not, or there is nothing to measure on.
     """
     args = report_parser().parse_args(argv)
-    args.original, args.quantised = args.original.resolve(), args.quantised.resolve()
+    args.original, args.quantised = (local_checkpoint(one).resolve() for one in (args.original, args.quantised))
     output = args.output or default_folder(args.quantised)
     scheme = checked(args, output)
     record = read_record(args.quantised)
     args.seed = record.get("seed", 0) if args.seed is None else args.seed
     groups = questions(args, record)
-    report = {"original": args.original.name, "quantised": args.quantised.name, "scheme": scheme.name}
+    names = {name: checkpoint_name(getattr(args, name)) for name in SIDES}
+    report: dict[str, Any] = {**names, "scheme": scheme.name}
     report |= {"merged_adapter": record.get("merge_adapter")}
     report |= {"seed": args.seed, "environment": environment(["qwen-vqa", "quantize", "report", *argv])}
     report |= {"disk": disk(args.original, args.quantised)}

@@ -10,8 +10,9 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from qwen_vqa.plugin.checkpoint_files import adapter_folders, check_checkpoint
+from qwen_vqa.plugin.checkpoint_files import adapter_folders
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.hub_checkpoint import checkpoint_name
 from qwen_vqa.plugin.quantization import RECORD_FILE, SchemeFacts, quantization_config, scheme_of, why_not_served_here
 from qwen_vqa.plugin.registration import register_for_transformers
 from qwen_vqa.quantize.adapters import merge
@@ -43,8 +44,6 @@ def checked(args: argparse.Namespace, output: Path) -> SchemeFacts:
     """How B is quantised, once all is looked at that would fail later."""
     register_for_transformers()
     chosen_device(args.device)
-    check_checkpoint(args.original)
-    check_checkpoint(args.quantised)
     check_not_quantised(args.original)
     config = quantization_config(args.quantised)
     if config is None:
@@ -108,8 +107,11 @@ def with_adapter(original: Path, name: str | None, output: Path) -> Iterator[Pat
 
 
 def default_folder(quantised: Path) -> Path:
-    """Beside the checkpoint."""
+    """Beside the checkpoint; of one in the hub's cache, in the current folder."""
     quantised = quantised.resolve()
+    _, of_hub, name = checkpoint_name(quantised).rpartition("/")
+    if of_hub:
+        return Path(f"{name}-report")
     return quantised.with_name(f"{quantised.name}-report")
 
 

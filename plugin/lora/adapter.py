@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
 
 from qwen_vqa.plugin.config import QwenVqaConfig
+from qwen_vqa.plugin.errors import reason_of
 from qwen_vqa.plugin.lora.adapter_names import OTHER_PART, OUTPUT_LAYER, language_model_name, layer_prefix
 from qwen_vqa.plugin.lora.adapter_settings import (
     CONFIG_FILE,
@@ -132,7 +133,7 @@ def _contents(folder: Path) -> tuple[dict[str, tuple[int, ...]], bool, str | Non
             if broken is None and not bool(tensor.isfinite().all()):
                 broken = name
     except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, AttributeError) as error:
-        raise AdapterError(f"{path} cannot be read: {error}. Copy the adapter again.") from error
+        raise AdapterError(f"{path} cannot be read: {reason_of(error)}. Copy the adapter again.") from error
     return shapes, changes_something, broken
 
 

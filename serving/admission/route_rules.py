@@ -42,6 +42,7 @@ def _group(group: str, access: Access, *routes: str, limited: bool = False) -> l
 
 
 RULES = [
+    Rule("GET", "/", Access.OPEN),
     Rule("GET", "/health", Access.OPEN),
     Rule("GET", "/ready", Access.OPEN),
     Rule("GET", "/metrics"),
@@ -49,6 +50,7 @@ RULES = [
     Rule("GET", "/load"),
     Rule("GET", "/v1/models"),
     Rule("GET", "/v1/models/{model}"),
+    Rule("GET", "/v1/models/{organisation}/{model}"),
     Rule("POST", "/v1/chat/completions", limited=True),
     Rule("POST", "/v1/chat/completions/tokens", limited=True),
     Rule("POST", "/v1/completions", limited=True),

@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from qwen_vqa.plugin.command_parser import CommandParser
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.observability.log import FORMATS
 
@@ -46,7 +47,7 @@ def listen_flags(argv: Sequence[str]) -> Namespace:
     Raises:
         UserError: they do not go together.
     """
-    parser = argparse.ArgumentParser(prog="qwen-vqa serve", allow_abbrev=False, add_help=False)
+    parser = CommandParser(prog="qwen-vqa serve", allow_abbrev=False, add_help=False)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--uds")

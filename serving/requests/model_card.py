@@ -7,6 +7,7 @@ from qwen_vqa.serving.errors.refusals import RefusedError
 from qwen_vqa.serving.vllm_server_api import ErrorResponse, ModelCard, models
 
 PATH = "/v1/models/{model}"
+HUB_ID_PATH = "/v1/models/{organisation}/{model}"  # the name of a checkpoint from the hub has a slash
 
 
 def model_names(app: FastAPI) -> list[str]:
@@ -30,3 +31,8 @@ def attach_model_card(app: FastAPI) -> None:
             404, f"there is no model {model[:60]!r}; there are: {there}.", code="model_not_found", param="model"
         )
         return refusal.response()
+
+    @app.get(HUB_ID_PATH, response_model=ModelCard, responses={404: {"model": ErrorResponse}})
+    async def retrieve_hub_model(organisation: str, model: str, request: Request) -> Response:
+        """The card of a model whose name is a hub id."""
+        return await retrieve_model(f"{organisation}/{model}", request)

@@ -3,13 +3,16 @@
 HELP = """\
 usage: qwen-vqa serve [CHECKPOINT] [options] [any option of vLLM's server]
 
-Serve a checkpoint folder behind the OpenAI API. Without CHECKPOINT: the bundled demo model.
+Serve a checkpoint behind the OpenAI API: a folder, or a hub id (ORG/MODEL; HF_TOKEN for a private one, HF_HUB_OFFLINE=1
+for the hub's cache alone). Without CHECKPOINT: the bundled demo model.
 Adapters in CHECKPOINT/adapters are served as models by their folders' names.
 
 options:
   --host HOST            address to listen on (default: 127.0.0.1; 0.0.0.0 for everybody, with keys)
   --port PORT            (default: 8000)
-  --served-model-name N  what requests call the model (default: the folder's name; the demo: qwen-vqa-demo)
+  --revision NAME        of a hub id: its branch, tag or commit (default: the repository's main branch)
+  --served-model-name N  the model name clients send (default: the folder's name, or the hub id ORG/MODEL; the demo:
+                         qwen-vqa-demo)
   --max-model-len N      longest prompt and answer together, in tokens (default: the language model's limit)
   --dtype DTYPE          auto, bfloat16, float16 or float32, of the language model (default: auto, the checkpoint's own;
                          on a CPU without arithmetic of that type float32, where there is the memory)
@@ -48,7 +51,7 @@ options:
   --verify               open the routes through which `qwen-vqa verify` sees pixels and features
   --help=all             every option of vLLM's server
 
-who may call (every route asks for a key, where there are keys; /health and /ready alone do not):
+who may call (every route asks for a key, where there are keys; /, /health and /ready alone do not):
   --api-key KEY ...      keys that clients may send (default: VLLM_API_KEY, or none)
   --api-keys-file FILE   named keys with limits of their own; read again when it changes (see below)
   --open-routes GROUPS   routes that are off otherwise, with commas between: adapters, batch, development, docs,
@@ -77,5 +80,6 @@ vLLM's own log is kept to errors; VLLM_LOGGING_LEVEL=INFO shows all of it.
 examples:
   qwen-vqa serve                                   the demo at http://localhost:8000/v1
   qwen-vqa serve my-model --port 9000
+  qwen-vqa serve my-name/my-model --revision v1    from the hub, under that name
   qwen-vqa serve my-model --host 0.0.0.0 --api-key "$KEY" --max-model-len 4096
 """

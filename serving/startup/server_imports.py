@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import UserError, reason_of
 from qwen_vqa.serving.startup.platform_check import check_platform
 
 # What .ci/run tests, and tests/vllm_surface compares with the wheels' sources.
@@ -25,8 +25,8 @@ def check_server() -> None:
         raise
     except Exception as error:  # a name that is gone, a flag that vLLM has too, a broken binary
         raise UserError(
-            f"the server cannot be loaded: {type(error).__name__}: {error}. This qwen-vqa was tested with vLLM "
-            f"{TESTED_VLLM}, installed is {_installed()}; `make setup` installs one that fits."
+            f"the server cannot be loaded: {type(error).__name__}: {reason_of(error)}. This qwen-vqa was tested with "
+            f"vLLM {TESTED_VLLM}, installed is {_installed()}; `make setup` installs one that fits."
         ) from error
 
 

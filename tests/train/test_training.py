@@ -273,7 +273,7 @@ def test_an_image_may_be_a_data_url_and_is_not_fetched_from_a_private_address(tm
     ("line", "message"),
     [
         ("{", "line 1: expected"),
-        ('{"id": 1}', "line 1: expected"),
+        ('{"id": 1}', "line 1: no 'messages'; expected"),
         ('{"messages": [{"role": "human", "content": "x"}]}', "role 'human'"),
         ('{"messages": [{"role": "user", "content": "x"}]}', "no assistant turn"),
         ('{"messages": [{"role": "assistant", "content": ""}]}', "text that is not empty"),

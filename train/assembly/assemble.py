@@ -20,6 +20,7 @@ from qwen_vqa.plugin.checkpoint_summary import summary_lines
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.connector.mlp import ConnectorShape
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.file_mode import give_usual_mode
 from qwen_vqa.plugin.lora.adapter import check_adapter
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
@@ -186,6 +187,7 @@ def _write(
         save_checkpoint(partial, model, processor)
         if adapter and model.config.trained_adapter:
             shutil.copytree(adapter, partial / ADAPTER_FOLDER / model.config.trained_adapter)
+            give_usual_mode(partial)
         if parts.output.exists():
             parts.output.rmdir()
         partial.rename(parts.output)

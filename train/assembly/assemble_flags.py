@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT, ImagePosition
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.hub_checkpoint import check_source
 from qwen_vqa.plugin.views.fit import Fit, Resample
 from qwen_vqa.train.assembly.original_format import LIKENESSES, Likeness
 
@@ -239,5 +240,16 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises UserError for what is wrong with the flags: said before PyTorch is imported."""
-    AssembledParts.of(args)
+    """Raises UserError for what is wrong with the flags, or not there: said before PyTorch is imported."""
+    parts = AssembledParts.of(args)
+    if parts.connector is not None and not parts.connector.exists():
+        raise UserError(f"no connector at {parts.connector}: there is no such file.")
+    if parts.adapter is not None and not parts.adapter.is_dir():
+        raise UserError(f"no adapter at {parts.adapter}: there is no such folder.")
+    for source, what, example in (
+        (parts.vision_encoder, "vision encoder", "google/vit-base-patch32-384"),
+        (parts.language_model, "language model", "Qwen/Qwen2.5-3B-Instruct"),
+        (parts.from_llava, "LLaVA checkpoint", "llava-hf/llava-interleave-qwen-0.5b-hf"),
+    ):
+        if source is not None:
+            check_source(source, what, example)

@@ -40,7 +40,7 @@ class Tally:
             self.dropped[verdict.fault] = self.dropped.get(verdict.fault, 0) + 1
             names = self.examples.setdefault(verdict.fault, [])
             if len(names) < SHOWN:
-                names.append(verdict.detail)
+                names.append(verdict.detail.rstrip("."))
         else:
             self.kept += 1
             self.shortened += verdict.shortened

@@ -16,7 +16,7 @@ from qwen_vqa.train.data.formats.registry import adapter_of
 from qwen_vqa.train.data.row import FEATURES
 from qwen_vqa.train.data.source import DataSource
 
-FORMAT = 1  # of the Arrow files: to be raised when FEATURES or an adapter changes what it writes
+FORMAT = 2  # of the Arrow files: to be raised when FEATURES or an adapter changes what it writes
 ROWS_IN_MEMORY = 200
 
 
@@ -32,7 +32,7 @@ def read_data_set(source: DataSource, cache: Path | None = None) -> Dataset:
     adapter = adapter_of(source)
     source.check(adapter.NEEDS_IMAGES)
     try:
-        data = Dataset.from_generator(
+        return Dataset.from_generator(
             _rows,
             features=FEATURES,
             gen_kwargs={"source": source},
@@ -44,9 +44,6 @@ def read_data_set(source: DataSource, cache: Path | None = None) -> Dataset:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise
-    if not len(data):
-        raise UserError(f"data set {source.name}: {source.location} holds no samples.")
-    return data
 
 
 def source_key(source: DataSource) -> str:
@@ -62,5 +59,9 @@ def source_key(source: DataSource) -> str:
 def _rows(source: DataSource) -> Iterator[dict[str, Any]]:
     # Of a stream no more than asked for is read; of a file everything, and the mix draws from it.
     limit = source.samples if source.in_hub_form else None
+    found = False
     for row in islice(adapter_of(source).rows(source), limit):
+        found = True
         yield row.arrow()
+    if not found:
+        raise UserError(f"data set {source.name}: {source.location} is empty: it holds no samples.")

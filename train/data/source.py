@@ -1,5 +1,6 @@
 """What `--data` says: which data set, where it lies, and how much of it."""
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -37,10 +38,12 @@ class DataSource:
     def parse(cls, text: str) -> "DataSource":
         """From the command line: NAME=LOCATION,images=FOLDER,... or a JSONL file alone.
 
+        A comma in a path is written `\\,`; `~` is the home folder, which a shell leaves alone behind `=`.
+
         Raises:
             UserError: what cannot be read, with an example.
         """
-        first, *rest = text.split(",")
+        first, *rest = (part.replace("\\,", ",") for part in re.split(r"(?<!\\),", text))
         name, equals, location = first.partition("=")
         if not equals:
             name, location = "local", first
@@ -49,13 +52,18 @@ class DataSource:
         for option in rest:
             key, equals, value = option.partition("=")
             if key not in known or not value or key in options:
-                raise UserError(f"--data {text}: {option!r} is not one of {', '.join(f'{key}=...' for key in known)}.")
+                raise UserError(
+                    f"--data {text}: {option!r} is not one of {', '.join(f'{key}=...' for key in known)}. A comma in a "
+                    "path is written '\\,'."
+                )
             options[key] = value
         weight = _number(text, "weight", options.pop("weight", None))
         samples = _number(text, "samples", options.pop("samples", None))
         if samples is not None and samples != int(samples):
             raise UserError(f"--data {text}: samples={samples} must be a whole number.")
-        return cls(name, location, weight=weight, samples=None if samples is None else int(samples), **options)
+        if "images" in options:
+            options["images"] = _path(options["images"])
+        return cls(name, _path(location), weight=weight, samples=None if samples is None else int(samples), **options)
 
     @property
     def in_hub_form(self) -> bool:
@@ -71,6 +79,8 @@ class DataSource:
         place = f"data set {self.name}"
         path = Path(self.location)
         is_hub_id = self.in_hub_form and self.location.count("/") == 1 and not self.location.startswith((".", "/"))
+        if not path.exists() and (wild := [letter for letter in "*?[" if letter in self.location]):
+            raise UserError(f"{place}: {path} has a {wild[0]}, and is read as one name: give each file its own --data.")
         if not path.exists() and not is_hub_id:
             raise UserError(f"{place}: there is no {path}. Such a --data is {self._example()}.")
         if not self.in_hub_form and not path.is_file():
@@ -91,6 +101,11 @@ class DataSource:
 
     def _example(self) -> str:
         return next((example for example in EXAMPLES if example.startswith(f"{self.name}=")), EXAMPLES[0])
+
+
+def _path(text: str) -> str:
+    """With the home folder in place of ~, and otherwise as it was given: it may be a hub id."""
+    return str(Path(text).expanduser()) if text.startswith("~") else text
 
 
 def _number(text: str, key: str, value: str | None) -> float | None:

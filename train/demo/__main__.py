@@ -15,12 +15,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
+from qwen_vqa.plugin.command_parser import CommandParser
 from qwen_vqa.train.demo.demo_flags import build_parser
 from qwen_vqa.train.demo.machine import processor_name
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="qwen-vqa demo-train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options = build_parser(parser).parse_args(argv)

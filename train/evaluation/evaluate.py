@@ -20,7 +20,16 @@ from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.evaluation.checkpoint_model import CheckpointModel
 from qwen_vqa.train.evaluation.evaluate_flags import BASELINES, PAGE_FILE, RESULTS_FILE
 from qwen_vqa.train.evaluation.page import write_page
-from qwen_vqa.train.evaluation.questions import NONE, OTHER, OWN, Prompt, prompts, read_questions
+from qwen_vqa.train.evaluation.questions import (
+    NONE,
+    OTHER,
+    OWN,
+    Prompt,
+    Question,
+    TooFewPicturesError,
+    prompts,
+    read_questions,
+)
 from qwen_vqa.train.evaluation.replies import Record, Reply
 from qwen_vqa.train.evaluation.results import Results
 from qwen_vqa.train.evaluation.scoring import Scored
@@ -56,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Ask, score, and write; 0 when everything was answered, 1 when something failed."""
     sources = [DataSource.parse(text) for text in args.data]
     questions, left_out = read_questions(sources, args.seed)
-    asked = prompts(questions, [OWN, *(CONDITIONS[name] for name in args.baseline)], args.seed)
+    asked = _prompts(questions, args)
     args.output.mkdir(parents=True, exist_ok=True)
     model, name = _model(args)
     print(f"asking {name}: {len(questions):,} questions, {len(asked):,} prompts")
@@ -76,6 +85,18 @@ def run(args: argparse.Namespace) -> int:
     print(results.table())
     print(f"wrote {args.output / RESULTS_FILE} and {args.output / PAGE_FILE}")
     return _conclude(results)
+
+
+def _prompts(questions: list[Question], args: argparse.Namespace) -> list[Prompt]:
+    """Each question as it is, and under the baselines: those that were asked for, or those that can be had."""
+    baselines = BASELINES if args.baseline is None else args.baseline
+    try:
+        return prompts(questions, [OWN, *(CONDITIONS[name] for name in baselines)], args.seed)
+    except TooFewPicturesError as error:
+        if args.baseline is not None:
+            raise
+        print(f"without the baseline other-picture: {str(error).partition(';')[0]}")
+        return prompts(questions, [OWN, NONE], args.seed)
 
 
 class _Display:
@@ -98,7 +119,7 @@ class _Display:
 def _model(args: argparse.Namespace) -> tuple[Model, str]:
     if args.url is not None:
         server = ServerModel.find(
-            args.url.rstrip("/"),
+            args.url,
             args.model,
             args.api_key or os.environ.get("OPENAI_API_KEY") or "none",
             max_tokens=args.max_tokens,

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from qwen_vqa.plugin.checkpoint_files import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag, local_checkpoint
+from qwen_vqa.plugin.server_address import server_url
 from qwen_vqa.train.data.source import DATA_SETS, EXAMPLES, DataSource
 from qwen_vqa.train.model.device_flag import add_device_flag
 
@@ -15,7 +16,8 @@ RESULTS_FILE, PAGE_FILE = "results.json", "wrong_answers.html"
 def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The flags of `qwen-vqa evaluate`."""
     add = parser.add_argument
-    add("checkpoint", nargs="?", type=Path, metavar="CHECKPOINT", help="checkpoint folder, asked in plain PyTorch")
+    add("checkpoint", nargs="?", metavar="CHECKPOINT", help=f"{CHECKPOINT_HELP}, asked in plain PyTorch")
+    add_revision_flag(parser)
     add("--url", help="a running server in its place, with /v1")
     add("--model", metavar="NAME", help="adapter of the checkpoint, or name on the server (default: base, or first)")
     add("--api-key", help="of the server (default: $OPENAI_API_KEY)")
@@ -31,8 +33,8 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--baseline",
         nargs="*",
         choices=BASELINES,
-        default=list(BASELINES),
-        help="ask everything blind, too; none with no value (default: %(default)s)",
+        help="ask everything blind, too; none with no value (default: no-picture, and other-picture where there are "
+        "enough pictures)",
     )
     add("--max-tokens", type=int, default=64, help="of an answer (default: %(default)s)")
     add("--concurrency", type=int, default=16, help="requests to a server at once (default: %(default)s)")
@@ -50,9 +52,15 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises UserError for what is wrong with the flags: said before PyTorch is imported."""
+    """What can be said before PyTorch is imported; `checkpoint` is a folder on this machine afterwards.
+
+    Raises:
+        UserError: what is wrong with the flags, or with the checkpoint.
+    """
     if (args.checkpoint is None) == (args.url is None):
         raise UserError("give a checkpoint folder or --url of a server: one of them.")
+    if args.url is not None and args.revision is not None:
+        raise UserError(f"--revision {args.revision} is of a checkpoint, and --url names a server: leave it out.")
     for name in ("max_tokens", "concurrency", "timeout", "batch_size"):
         if getattr(args, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be greater than 0.")
@@ -60,5 +68,7 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"-o {args.output} is a file; give a folder.")
     for text in args.data:
         DataSource.parse(text)
+    if args.url is not None:
+        args.url = server_url(args.url)
     if args.checkpoint is not None:
-        check_checkpoint(args.checkpoint)
+        args.checkpoint = local_checkpoint(args.checkpoint, args.revision)

@@ -19,6 +19,10 @@ Condition = Literal["own picture", "no picture", "other picture"]
 OWN, NONE, OTHER = get_args(Condition)
 
 
+class TooFewPicturesError(UserError):
+    """A data set has too few pictures to show a question others than its own."""
+
+
 @dataclass(frozen=True)
 class Question:
     """The conversation up to the answer that is asked for, its pictures, the target, and what everybody answered.
@@ -71,6 +75,7 @@ def read_questions(sources: Sequence[DataSource], seed: int) -> tuple[list[Quest
     """
     questions: list[Question] = []
     left_out: dict[str, Counter[str]] = {}
+    examples: list[str] = []
     names = Counter(source.name for source in sources)
     for position, source in enumerate(sources):
         name = source.name if names[source.name] == 1 else f"{source.name} {Path(source.location).stem}"
@@ -80,9 +85,11 @@ def read_questions(sources: Sequence[DataSource], seed: int) -> tuple[list[Quest
         order = np.random.default_rng((seed, position)).permutation(len(data))[: source.samples]
         rows = [Row.from_arrow(data[int(index)]) for index in np.sort(order)]
         left_out[name] = Counter(row.fault for row in rows if row.fault)
+        examples += [row.sample_id for row in rows if row.fault]
         questions += [Question.of(name, row) for row in rows if not row.fault]
     if not questions:
-        raise UserError(f"nothing to ask: no entry of {', '.join(left_out)} can be used ({left_out}).")
+        faults = [f"{count} of {name}: {fault}" for name, counts in left_out.items() for fault, count in counts.items()]
+        raise UserError(f"nothing to ask: {'; '.join(faults)}. The first of them: {examples[0].rstrip('.')}.")
     return questions, left_out
 
 
@@ -92,7 +99,7 @@ def prompts(questions: Sequence[Question], conditions: Sequence[Condition], seed
     The other pictures are drawn from those of the question's data set; none of them is its own.
 
     Raises:
-        UserError: a data set has too few pictures to show others.
+        TooFewPicturesError: a data set has too few pictures to show others.
     """
     generator = np.random.default_rng(seed)
     pools: dict[str, list[Picture]] = {}
@@ -120,7 +127,7 @@ def _without_pictures(message: dict[str, Any]) -> dict[str, Any]:
 def _others(question: Question, pool: list[Picture], generator: np.random.Generator) -> tuple[Picture, ...]:
     own, count = set(question.pictures), len(question.pictures)
     if len(pool) - len(own) < count:
-        raise UserError(
+        raise TooFewPicturesError(
             f"data set {question.data_set}: it has {len(pool)} pictures, too few to show question "
             f"{question.question_id} others than its own; leave out that baseline: --baseline no-picture."
         )

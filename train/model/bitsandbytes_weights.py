@@ -11,6 +11,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.installed_command import how_to_install
 
 NF4: dict[str, Any] = {
     "load_in_4bit": True,
@@ -36,7 +37,7 @@ def bitsandbytes_config(load_in: str, compute_dtype: torch.dtype | None = None) 
     if load_in == "full":
         return None
     if find_spec("bitsandbytes") is None:
-        raise UserError(f"--load-in {load_in} needs bitsandbytes: pip install 'qwen-vqa[qlora]'.")
+        raise UserError(f"--load-in {load_in} needs bitsandbytes: {how_to_install('qlora')}")
     settings = {"8bit": INT8, "4bit": NF4}[load_in]
     if compute_dtype is not None:
         settings = settings | {"bnb_4bit_compute_dtype": compute_dtype}

@@ -9,6 +9,7 @@ from transformers import AutoProcessor, GenerationConfig
 from qwen_vqa.plugin.chat.chat_format import CHATML
 from qwen_vqa.plugin.checkpoint_files import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.file_mode import give_usual_mode
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.model.bitsandbytes_weights import bitsandbytes_config
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
@@ -67,6 +68,7 @@ def save_checkpoint(
     model.generation_config = chat_generation_config(model.language_model.generation_config, processor)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     processor.save_pretrained(folder)
+    give_usual_mode(Path(folder))
 
 
 def chat_generation_config(base: GenerationConfig, processor: QwenVqaProcessor) -> GenerationConfig:

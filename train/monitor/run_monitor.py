@@ -15,6 +15,7 @@ from transformers import ProgressCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.installed_command import how_to_install
 from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.evaluation.checkpoint_model import CheckpointModel
 from qwen_vqa.train.evaluation.page import write_page
@@ -44,7 +45,7 @@ class Monitor:
         if self.steps <= 0:
             raise UserError(f"--eval-steps is {self.steps}; it must be greater than 0.")
         if self.tensorboard and find_spec("tensorboard") is None:
-            raise UserError("--tensorboard needs a package that is not here: pip install 'qwen-vqa[tensorboard]'")
+            raise UserError(f"--tensorboard needs the package tensorboard: {how_to_install('tensorboard')}")
 
     @classmethod
     def of(cls, args: argparse.Namespace, seed: int) -> "Monitor":

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 from openai import APIConnectionError, APIStatusError, OpenAI
 
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import UserError, reason_of
 from qwen_vqa.train.verify.verify_cases import VerifyCase
 
 
@@ -129,14 +129,14 @@ class ServedModel:
         try:
             return httpx.get(url, headers={"Authorization": f"Bearer {self.api_key}"}, timeout=600)
         except httpx.HTTPError as error:
-            raise UserError(f"no answer from {url}: {error}. Is the server running?") from error
+            raise UserError(f"no answer from {url}: {reason_of(error)}. Is the server running?") from error
 
     def _post(self, url: str, may_be_closed: bool = False, **request: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.api_key}"}
         try:
             reply = httpx.post(url, headers=headers, timeout=600, **request)
         except httpx.HTTPError as error:
-            raise UserError(f"no answer from {url}: {error}. Is the server running?") from error
+            raise UserError(f"no answer from {url}: {reason_of(error)}. Is the server running?") from error
         if reply.status_code in (403, 404) and may_be_closed:
             return reply
         if reply.status_code != 200:
@@ -154,5 +154,5 @@ def served_models(url: str, api_key: str) -> list[str]:
         return [model.id for model in OpenAI(base_url=url, api_key=api_key).models.list()]
     except (APIStatusError, APIConnectionError) as error:
         raise UserError(
-            f"no server at {url}: {str(error).rstrip('.')}. Give the address with /v1, and --api-key if it has one."
+            f"no server at {url}: {reason_of(error)}. Give the address with /v1, and --api-key if it has one."
         ) from error

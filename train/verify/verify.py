@@ -152,7 +152,7 @@ def _conclude(results: list[dict], args: argparse.Namespace, advice: dict[str, s
 @contextlib.contextmanager
 def _server(args: argparse.Namespace) -> Iterator[str]:
     if args.url:
-        yield args.url.rstrip("/")
+        yield args.url
         return
     arguments = [str(args.checkpoint), "--verify", *(["--dtype", args.dtype] if args.dtype else [])]
     print(f"starting a server: qwen-vqa serve {' '.join(arguments)}", flush=True)

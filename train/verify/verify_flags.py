@@ -3,15 +3,17 @@
 import argparse
 from pathlib import Path
 
-from qwen_vqa.plugin.checkpoint_files import check_checkpoint
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag, local_checkpoint
+from qwen_vqa.plugin.server_address import server_url
 from qwen_vqa.train.model.device_flag import add_device_flag
 
 
 def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The flags of `qwen-vqa verify`."""
     add = parser.add_argument
-    add("checkpoint", type=Path, help="the checkpoint folder that was trained or assembled")
+    add("checkpoint", help=f"{CHECKPOINT_HELP}, as it was trained or assembled")
+    add_revision_flag(parser)
     add("--url", help="a running server, with /v1 (default: one is started for the time of the check)")
     add("--api-key", default="none", help="of that server (default: none)")
     add("--model", help="its name there (default: the first that it lists, and the checkpoint's adapters)")
@@ -38,7 +40,13 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises UserError for no such checkpoint, and for pictures without a question: before PyTorch is imported."""
-    check_checkpoint(args.checkpoint)
+    """What can be said before PyTorch is imported; `checkpoint` is a folder on this machine afterwards.
+
+    Raises:
+        UserError: no such checkpoint, or pictures without a question.
+    """
     if args.image and not args.prompt:
         raise UserError("--image needs a --prompt to ask about it.")
+    if args.url is not None:
+        args.url = server_url(args.url)
+    args.checkpoint = local_checkpoint(args.checkpoint, args.revision)

@@ -85,14 +85,14 @@ def test_a_route_that_nobody_listed_is_closed(plain_app: FastAPI):
     assert _status(plain_app, "GET", "/v1/new", KEY) == 404
 
 
-def test_only_health_and_ready_answer_without_a_key(plain_app: FastAPI):
+def test_only_health_ready_and_the_start_page_answer_without_a_key(plain_app: FastAPI):
     """Every route of the app, asked with no key."""
     open_to_all = [
         (method, path)
         for method, path in sorted(routes_of(plain_app))
         if _status(plain_app, method, path.replace("{", "").replace("}", "")) != 401
     ]
-    assert open_to_all == [("GET", "/health"), ("GET", "/ready")]
+    assert open_to_all == [("GET", "/"), ("GET", "/health"), ("GET", "/ready")]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,8 @@ def test_a_group_that_is_not_there_is_said():
         "//v1/models",
         "/v1//models",
         "/v1/models/",
-        "/v1/models/x/y",
+        "/v1/models/x/y/z",
+        "/v1/models/x/",
         "/v1/./models",
         "/health/../v1/models",
         "/health/v1/models",

@@ -56,6 +56,10 @@ def test_help_imports_nothing_heavy(job: str):
         ("quantize report only-one", "the following arguments are required: B"),
         ("demo-train --out out --steps many", "many"),
         ("load --requests many", "many"),
+        ("evaluate --url localhost:8000/v1 --data local=x.jsonl -o out", "http://localhost:8000/v1"),
+        ("verify my-model --url http://localhost:99999/v1", "99999"),
+        ("load --url localhost:8000", "http://localhost:8000"),
+        ("ask what? why?", "'why?'"),
         ("serve /no/such/model", "/no/such/model"),
     ],
 )

@@ -43,6 +43,20 @@ def test_no_such_checkpoint_is_one_clear_line():
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--no-restart /no/such/model", "no checkpoint at /no/such/model"),
+        ("--model /no/such/model", "no checkpoint at /no/such/model"),
+        ("--revision v1", "--revision v1"),
+    ],
+)
+def test_wherever_the_checkpoint_stands_on_the_command_line_it_is_looked_at(words: str, named: str):
+    status, printed = serve_in_a_copy(*words.split())
+    assert status == 2
+    assert named in printed.splitlines()[-1]
+
+
 def test_a_port_that_is_taken_is_said_before_the_model_loads(tiny_checkpoint: Path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -140,7 +140,7 @@ def test_an_entry_of_another_format_is_named_with_what_was_expected(tmp_path: Pa
     source = write(tmp_path)
     change(tmp_path / file, edit)
     with pytest.raises(UserError, match=message):
-        read(source)
+        releases.prepare(tmp_path / "run", source)
 
 
 @pytest.mark.parametrize("cut", [5, 200, -1])

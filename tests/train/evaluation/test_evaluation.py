@@ -199,6 +199,17 @@ def test_the_command_scores_a_checkpoint_and_names_what_failed(tiny_checkpoint: 
     assert Page(tmp_path / "out/wrong_answers.html").cards
 
 
+def test_one_picture_is_asked_about_without_the_baseline_of_others(tiny_checkpoint: Path, tmp_path: Path, capsys):
+    data = write_vizwiz(tmp_path) + ",samples=1"
+    arguments = ["evaluate", str(tiny_checkpoint), "--data", data, "-o", str(tmp_path / "out"), "--max-tokens", "2"]
+    assert main(arguments) == 0
+    assert "without the baseline other-picture: data set vizwiz" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out/results.json").read_text())
+    assert {one["condition"] for one in written["replies"]} == {"own picture", "no picture"}
+    assert main([*arguments, "--baseline", "other-picture"]) == 2
+    assert "--baseline no-picture" in capsys.readouterr().err
+
+
 def test_a_checkpoint_and_a_server_at_once_are_refused(tmp_path: Path, capsys):
     for given in ([], ["some-folder", "--url", "http://localhost:1/v1"]):
         assert main(["evaluate", *given, "--data", "local=none.jsonl", "-o", str(tmp_path)]) == 2

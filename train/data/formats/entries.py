@@ -2,18 +2,36 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets import Image, IterableDataset, load_dataset
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.text_files import read_text, text_lines
+from qwen_vqa.train.data.row import Row
 from qwen_vqa.train.data.source import DataSource
 
 Entry = tuple[str, Any]
+ANOTHER_FORMAT = "not in its data set's format"
 _SHOWN = 160
 _DECODER = json.JSONDecoder()
+
+
+class EntryError(UserError):
+    """An entry that does not have its data set's format: its place, and what was expected."""
+
+
+def rows_of(entries: Iterable[Entry], make: Callable[[str, Any], Row]) -> Iterator[Row]:
+    """What `make` makes of each entry; one that it refuses is a row with that fault, named by what was refused."""
+    for place, entry in entries:
+        try:
+            row = make(place, entry)
+            _check_characters(row, place)
+        except EntryError as error:
+            row = Row(str(error), [], fault=ANOTHER_FORMAT)
+        yield row
 
 
 def json_entries(source: DataSource, key: str | None = None) -> Iterator[Entry]:
@@ -25,7 +43,7 @@ def json_entries(source: DataSource, key: str | None = None) -> Iterator[Entry]:
         UserError: no such array, or broken JSON, with the number of the entry.
     """
     path = Path(source.location)
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     place = f"data set {source.name}, {path}"
     position = _array_start(text, key, place)
     number = 0
@@ -48,10 +66,9 @@ def json_entries(source: DataSource, key: str | None = None) -> Iterator[Entry]:
 def line_entries(source: DataSource) -> Iterator[Entry]:
     """The lines of a JSONL file that are not empty, each still to be parsed."""
     path = Path(source.location)
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield f"{path} line {number}", line
+    for number, line in enumerate(text_lines(path), start=1):
+        if line.strip():
+            yield f"{path} line {number}", line
 
 
 def hub_entries(source: DataSource, seed: int = 0) -> Iterator[Entry]:
@@ -85,17 +102,27 @@ def require(entry: Any, key: str, kind: type | tuple[type, ...], place: str, exp
     """`entry[key]`, which has to be of that kind.
 
     Raises:
-        UserError: the entry's place, what was expected, and what stands there.
+        EntryError: the entry's place, what was expected, and what stands there.
     """
     value = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(value, kind):
         what = f"no {key!r}" if isinstance(entry, dict) and key not in entry else f"{key!r} is {value!r:.40}"
-        raise UserError(f"{place}: {what}; expected {expected}. It reads {_shortened(entry)}.")
+        raise EntryError(f"{place}: {what}; expected {expected}. It reads {_shortened(entry)}.")
     return value
 
 
+def _check_characters(row: Row, place: str) -> None:
+    """Raises EntryError for half a character, which JSON can escape (\\ud83d) and no text file can hold."""
+    texts = [row.sample_id, row.messages, row.question_id, row.answers, row.answer_type]
+    try:
+        json.dumps(texts, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise EntryError(f"{place}: half a character, \\u{ord(half):04x}; write both halves, or neither.") from error
+
+
 def _shortened(entry: Any) -> str:
-    text = json.dumps(entry, ensure_ascii=False, default=lambda value: f"<{type(value).__name__}>")
+    text = json.dumps(entry, default=lambda value: f"<{type(value).__name__}>")
     return text if len(text) <= _SHOWN else text[:_SHOWN] + " ..."
 
 

@@ -4,45 +4,58 @@
         {"from": "human", "value": "<image>\\nWhat are the colors of the bus in the image?"},
         {"from": "gpt", "value": "The bus in the image is white and red."}, ...]}, ...]
 
-`<image>` stands in the first human turn, before or after the question. Entries without `image` are text alone.
+`<image>` stands in the first human turn, before or after the question. Entries without `image` are text alone. Files
+in this form may have several images in an entry, a system turn first, and `user` and `assistant` for human and gpt.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.train.data.formats.entries import json_entries, require
+from qwen_vqa.train.data.formats.entries import EntryError, json_entries, require, rows_of
 from qwen_vqa.train.data.formats.image_folder import find_picture
-from qwen_vqa.train.data.row import EMPTY_ANSWER, Picture, Row
+from qwen_vqa.train.data.row import EMPTY_ANSWER, Row
 from qwen_vqa.train.data.source import DataSource
 
 NAME = "llava"
 NEEDS_IMAGES = True
 EXPECTED = '{"id": ..., "image": FILE, "conversations": [{"from": "human" or "gpt", "value": TEXT}, ...]}'
 PLACEHOLDER = "<image>"
-ROLES = {"human": "user", "gpt": "assistant"}
+# The released names, and what files in this form have beside them.
+ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
 
 def rows(source: DataSource) -> Iterator[Row]:
     """Every entry of the released JSON."""
     if source.in_hub_form:
         raise UserError(f"data set {NAME}: expected the released .json file; got {source.location}.")
-    for number, (place, entry) in enumerate(json_entries(source)):
-        turns = require(entry, "conversations", list, place, EXPECTED)
-        sample_id = str(entry.get("id", number))
-        images: tuple[Picture, ...] = ()
-        if entry.get("image") is not None:
-            images = (find_picture(source.images or "", require(entry, "image", str, place, EXPECTED)),)
-        messages = [_message(turn, place) for turn in turns]
-        yield Row(sample_id, messages, images, sample_id, fault=_fault(messages, len(images)))
+    return rows_of(json_entries(source), lambda place, entry: _row(place, entry, source.images or ""))
+
+
+def _row(place: str, entry: Any, folder: str) -> Row:
+    turns = require(entry, "conversations", list, place, EXPECTED)
+    sample_id = str(entry.get("id", place.rpartition(" ")[2]))
+    images = tuple(find_picture(folder, name) for name in _image_names(entry, place))
+    messages = [_message(turn, place) for turn in turns]
+    if messages and messages[0]["role"] == "assistant":  # as LLaVA's own training does
+        messages = messages[1:]
+    return Row(sample_id, messages, images, sample_id, fault=_fault(messages, len(images)))
+
+
+def _image_names(entry: Any, place: str) -> list[str]:
+    """None, one, or, as LLaVA-NeXT-Interleave has them, several."""
+    given = entry.get("image")
+    if isinstance(given, list) and all(isinstance(name, str) for name in given):
+        return given
+    return [] if given is None else [require(entry, "image", str, place, EXPECTED)]
 
 
 def _message(turn: Any, place: str) -> dict[str, Any]:
     role = ROLES.get(require(turn, "from", str, place, EXPECTED))
     if role is None:
-        raise UserError(f"{place}: a turn from {turn['from']!r}; expected human or gpt.")
+        raise EntryError(f"{place}: a turn from {turn['from']!r}; expected human or gpt.")
     text = require(turn, "value", str, place, EXPECTED)
-    if role == "assistant":
+    if role != "user":
         return {"role": role, "content": text.strip()}
     if PLACEHOLDER not in text:
         return {"role": role, "content": text}
@@ -56,7 +69,9 @@ def _message(turn: Any, place: str) -> dict[str, Any]:
 
 
 def _fault(messages: list[dict[str, Any]], images: int) -> str:
-    if [message["role"] for message in messages] != ["user", "assistant"] * (len(messages) // 2) or not messages:
+    roles = [message["role"] for message in messages]
+    asked = roles[1:] if roles[:1] == ["system"] else roles
+    if asked != ["user", "assistant"] * (len(asked) // 2) or not asked:
         return "turns not in pairs of human and gpt"
     if not all(message["content"] for message in messages if message["role"] == "assistant"):
         return EMPTY_ANSWER

@@ -10,20 +10,24 @@ or a data URL. Several images and turns are welcome. `question_id`, `answers` (a
 `answer_type` may be there for evaluation.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.images.image_source import is_url
-from qwen_vqa.train.data.formats.entries import line_entries
+from qwen_vqa.plugin.text_files import text_lines
+from qwen_vqa.train.data.formats.entries import EntryError, line_entries, require, rows_of
 from qwen_vqa.train.data.row import Picture, Row
 from qwen_vqa.train.data.source import DataSource
 
 NAME = "local"
 NEEDS_IMAGES = False
 EXPECTED = '{"id": ..., "messages": [{"role": ..., "content": ...}, ...]}'
+LINES_LOOKED_AT, CHARACTERS_LOOKED_AT = 20, 4000  # to tell another format
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -32,27 +36,43 @@ def rows(source: DataSource) -> Iterator[Row]:
     if source.in_hub_form:
         raise UserError(f"data set {NAME}: expected a .jsonl file; got {source.location}.")
     folder = Path(source.images or Path(source.location).parent)
-    for place, line in line_entries(source):
-        yield _row(line, place, folder)
+    _check_lines(source)
+    return rows_of(line_entries(source), lambda place, line: _row(place, line, folder))
 
 
-def _row(line: str, place: str, folder: Path) -> Row:
+def _check_lines(source: DataSource) -> None:
+    """Raises UserError for a JSON array, which is one line or many that are nothing by themselves."""
+    with contextlib.closing(text_lines(Path(source.location))) as lines:
+        first = next((line for line in lines if line.strip()), "")
+        beginning = first + "".join(islice(lines, LINES_LOOKED_AT))
+    if not first.lstrip().startswith("["):
+        return
+    file = Path(source.location)
+    if '"conversations"' in beginning[:CHARACTERS_LOOKED_AT]:
+        how = f"It looks like LLaVA's: --data llava={file},images=FOLDER reads it."
+    else:
+        how = f"This makes lines of it: jq -c '.[]' {file.name} > lines.jsonl"
+    raise UserError(f"data set {NAME}: {file} is a JSON array, and a conversation a line was expected. {how}")
+
+
+def _row(place: str, line: str, folder: Path) -> Row:
     try:
         entry = json.loads(line)
-        messages = entry["messages"]
-        roles = [message["role"] for message in messages]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{place}: expected {EXPECTED} ({error!r}).") from error
+    except json.JSONDecodeError as error:
+        where = f"{error.msg} at character {error.pos}"
+        raise EntryError(f"{place}: expected {EXPECTED}; it is not JSON ({where}).") from error
+    messages = require(entry, "messages", list, place, EXPECTED)
+    roles = [require(message, "role", str, place, EXPECTED) for message in messages]
     unknown = [role for role in roles if role not in ROLES]
     if unknown:
-        raise UserError(f"{place}: role {unknown[0]!r}; expected one of {', '.join(ROLES)}.")
+        raise EntryError(f"{place}: role {unknown[0]!r}; expected one of {', '.join(ROLES)}.")
     if "assistant" not in roles:
-        raise UserError(f"{place}: no assistant turn, so there is nothing to learn from it.")
+        raise EntryError(f"{place}: no assistant turn, so there is nothing to learn from it.")
     pictures: list[Picture] = []
     shown = [_message(message, place, folder, pictures) for message in messages]
     answers = entry.get("answers", [])
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        raise UserError(f"{place}: answers {answers!r:.60}; expected a list of texts.")
+        raise EntryError(f"{place}: answers {answers!r:.60}; expected a list of texts.")
     sample_id = str(entry.get("id", place))
     return Row(
         sample_id,
@@ -68,7 +88,7 @@ def _message(message: dict[str, Any], place: str, folder: Path, pictures: list[P
     """The message with its images taken out of it and put into `pictures`."""
     content = message.get("content")
     if message["role"] == "assistant" and not (isinstance(content, str) and content.strip()):
-        raise UserError(f"{place}: an assistant turn must be text that is not empty; got {content!r}.")
+        raise EntryError(f"{place}: an assistant turn must be text that is not empty; got {content!r}.")
     if not isinstance(content, list):
         return message
     parts = []
@@ -79,6 +99,6 @@ def _message(message: dict[str, Any], place: str, folder: Path, pictures: list[P
             pictures.append(Picture(image if is_url(image) else str(folder / image)))
             part = {"type": "image"}
         elif kind != "text":
-            raise UserError(f"{place}: content part of type {kind!r}; expected text or image.")
+            raise EntryError(f"{place}: content part of type {kind!r}; expected text or image.")
         parts.append(part)
     return {**message, "content": parts}

@@ -12,7 +12,8 @@ from qwen_vqa.train.data.source import EXAMPLES, DataSource
 class Adapter(Protocol):
     """A module that reads one data set's formats.
 
-    `rows` raises UserError for an entry that does not have the format, with its place and what was expected.
+    `rows` raises UserError for a file that is another's. An entry that does not have the format is a row with a fault,
+    named by its place and by what was expected (`entries.rows_of`).
     """
 
     NAME: str

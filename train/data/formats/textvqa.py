@@ -9,11 +9,11 @@ and the hub's form (lmms-lab/textvqa, facebook/textvqa): rows of the same fields
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from qwen_vqa.plugin.chat.prompts import short_answer_question
-from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.data.formats.answers import majority_answer
-from qwen_vqa.train.data.formats.entries import hub_entries, json_entries, require
+from qwen_vqa.train.data.formats.entries import EntryError, hub_entries, json_entries, require, rows_of
 from qwen_vqa.train.data.formats.image_folder import find_picture
 from qwen_vqa.train.data.row import Picture, Row, question_row
 from qwen_vqa.train.data.source import DataSource
@@ -25,16 +25,20 @@ EXPECTED = '{"question": TEXT, "question_id": ..., "image_id": ..., "answers": [
 
 def rows(source: DataSource) -> Iterator[Row]:
     """Every question of the release or of the hub's form."""
-    for place, entry in hub_entries(source) if source.in_hub_form else json_entries(source, "data"):
-        question = require(entry, "question", str, place, EXPECTED)
-        question_id = str(require(entry, "question_id", (int, str), place, EXPECTED))
-        answers = require(entry, "answers", list, place, f"{EXPECTED} (the test set has no answers)")
-        if not all(isinstance(answer, str) for answer in answers):
-            raise UserError(f"{place}: answers {answers!r:.60}; expected a list of texts.")
-        if source.in_hub_form:
-            image = require(entry, "image", dict, place, EXPECTED)
-            picture = Picture(str(image.get("path") or question_id), image.get("bytes"))
-        else:
-            image_id = require(entry, "image_id", str, place, EXPECTED)
-            picture = find_picture(source.images or "", f"{image_id}.jpg")
-        yield question_row(question_id, short_answer_question(question), majority_answer(answers), picture, answers)
+    entries = hub_entries(source) if source.in_hub_form else json_entries(source, "data")
+    return rows_of(entries, lambda place, entry: _row(place, entry, source))
+
+
+def _row(place: str, entry: Any, source: DataSource) -> Row:
+    question = require(entry, "question", str, place, EXPECTED)
+    question_id = str(require(entry, "question_id", (int, str), place, EXPECTED))
+    answers = require(entry, "answers", list, place, f"{EXPECTED} (the test set has no answers)")
+    if not all(isinstance(answer, str) for answer in answers):
+        raise EntryError(f"{place}: answers {answers!r:.60}; expected a list of texts.")
+    if source.in_hub_form:
+        image = require(entry, "image", dict, place, EXPECTED)
+        picture = Picture(str(image.get("path") or question_id), image.get("bytes"))
+    else:
+        image_id = require(entry, "image_id", str, place, EXPECTED)
+        picture = find_picture(source.images or "", f"{image_id}.jpg")
+    return question_row(question_id, short_answer_question(question), majority_answer(answers), picture, answers)

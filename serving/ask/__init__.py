@@ -1,0 +1,1 @@
+"""`qwen-vqa ask`: a question about pictures, answered in the terminal."""
