@@ -1,4 +1,4 @@
-"""The training loop: transformers' Trainer, with the connector and the language model in groups of their own."""
+"""The training loop: transformers' Trainer, with encoder, connector and language model in groups of their own."""
 
 import os
 import shutil
@@ -25,6 +25,7 @@ from qwen_vqa.train.training_config import TrainingConfig
 
 CONNECTOR_FILE = "connector.safetensors"
 LANGUAGE_FILE = "language_model.safetensors"
+ENCODER_FILE = "vision_encoder.safetensors"
 MOST_WORKERS = 8
 
 
@@ -54,6 +55,8 @@ def prepare_model(model: QwenVqaForConditionalGeneration, config: TrainingConfig
     """
     model.requires_grad_(False)
     model.connector.requires_grad_(True).float()
+    if config.encoder_layers:
+        _train_encoder(model, config.encoder_layers)
     if getattr(model, "is_quantized", False):
         # The Trainer refuses rounded weights unless something whole is trained on top of them, and looks for that
         # in the model itself only: ours is the connector, and the adapter further in.
@@ -71,11 +74,24 @@ def prepare_model(model: QwenVqaForConditionalGeneration, config: TrainingConfig
         model.language_model = get_peft_model(model.language_model, lora)
 
 
+def _train_encoder(model: QwenVqaForConditionalGeneration, last_layers: int) -> None:
+    """The last layers and the norm behind them; with -1 the embeddings, too."""
+    encoder = model.vision_encoder.float()
+    if last_layers > len(encoder.layers):
+        raise UserError(
+            f"encoder_layers is {last_layers}, and {len(encoder.layers)} of the vision encoder are used: give fewer, "
+            "or -1 for all of it."
+        )
+    parts = [encoder] if last_layers < 0 else [*encoder.layers[-last_layers:], encoder.final_norm]
+    for part in parts:
+        part.requires_grad_(True)
+
+
 def trainable_parts(model: QwenVqaForConditionalGeneration) -> dict[str, list[nn.Parameter]]:
-    """The parameters that are trained, by the part they belong to: `connector` and `language_model`."""
+    """The parameters that are trained, by the part they belong to."""
     return {
         part: [parameter for parameter in getattr(model, part).parameters() if parameter.requires_grad]
-        for part in ("connector", "language_model")
+        for part in ("vision_encoder", "connector", "language_model")
     }
 
 
@@ -159,9 +175,10 @@ class QwenVqaTrainer(Trainer):
         super().__init__(*args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW over connector and language model, each with its learning rate; no decay on vectors."""
+        """AdamW over the parts that are trained, each with its learning rate; no decay on vectors."""
         if self.optimizer is None:
             rates = {
+                "vision_encoder": self.config.encoder_learning_rate,
                 "connector": self.config.connector_learning_rate,
                 "language_model": self.config.learning_rate,
             }
@@ -258,8 +275,10 @@ class QwenVqaTrainer(Trainer):
 
 
 def save_trained(model: QwenVqaForConditionalGeneration, folder: Path) -> None:
-    """Write the connector and, if it is trained, the adapter or the language model."""
+    """Write the connector and, if they are trained, the encoder, and the adapter or the language model."""
     save_file(_contiguous(model.connector.state_dict()), folder / CONNECTOR_FILE)
+    if trainable_parts(model)["vision_encoder"]:
+        save_file(_contiguous(model.vision_encoder.state_dict()), folder / ENCODER_FILE)
     language_model = model.language_model
     if isinstance(language_model, PeftModel):
         language_model.save_pretrained(str(folder / "adapter"))
@@ -278,6 +297,8 @@ def load_trained(model: QwenVqaForConditionalGeneration, folder: Path) -> None:
         raise UserError(f"{folder} is not a training checkpoint: it has no {CONNECTOR_FILE}.")
     try:
         model.connector.load_state_dict(load_file(folder / CONNECTOR_FILE))
+        if trainable_parts(model)["vision_encoder"]:
+            model.vision_encoder.load_state_dict(load_file(folder / ENCODER_FILE))
         if isinstance(model.language_model, PeftModel):
             adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
             names = get_peft_model_state_dict(model.language_model).keys()

@@ -26,6 +26,8 @@ class TrainingConfig:
 
     learning_rate: float = _said(5e-5, "of the LoRA, or of the full language model: the peak, of a cosine schedule")
     connector_learning_rate: float = _said(5e-5, "of the connector: the peak, of a cosine schedule")
+    encoder_layers: int = _said(0, "last layers of the vision encoder that are trained, too; -1: all of it")
+    encoder_learning_rate: float = _said(2e-6, "of the vision encoder: the peak, as LLaVA-NeXT has it")
     rank: int = _said(64, "of the LoRA; 0 trains the connector alone")
     alpha: int = _said(128, "of the LoRA: its update is scaled by alpha / rank")
     dropout: float = _said(0.05, "of the LoRA's inputs, from 0 to below 1")
@@ -52,7 +54,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         modules = [name for group in self.target_modules for name in MODULE_GROUPS.get(group, (group,))]
         object.__setattr__(self, "target_modules", tuple(modules))
-        rates = ("learning_rate", "connector_learning_rate")
+        rates = ("learning_rate", "connector_learning_rate", "encoder_learning_rate")
         sizes = ("batch_size", "accumulation", "epochs", "save_steps", "max_samples", "max_length")
         for name in (*rates, *sizes):
             if getattr(self, name) <= 0:
@@ -67,6 +69,8 @@ class TrainingConfig:
             raise UserError(f"dropout {self.dropout} and warmup_ratio {self.warmup_ratio} must be at least 0, below 1.")
         if not 0 <= self.max_dropped <= 1:
             raise UserError(f"max_dropped is {self.max_dropped}; it is a share, from 0 to 1.")
+        if self.encoder_layers < -1:
+            raise UserError(f"encoder_layers is {self.encoder_layers}; it must be 0 or more, or -1 for all.")
         if self.workers < -1:
             raise UserError(f"workers is {self.workers}; it must be 0 or more, or -1 to have it chosen.")
         for name, choices in (("precision", PRECISIONS), ("load_in", LOAD_IN)):

@@ -30,7 +30,8 @@ def test_the_align_stage_trains_the_connector_alone_and_finetune_a_lora_too():
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_field_can_be_set_on_the_command_line(stage: str):
     values = {
-        "learning_rate": 1e-4, "connector_learning_rate": 2e-4, "rank": 0, "alpha": 16, "dropout": 0.1,
+        "learning_rate": 1e-4, "connector_learning_rate": 2e-4, "encoder_layers": 2,
+        "encoder_learning_rate": 1e-5, "rank": 0, "alpha": 16, "dropout": 0.1,
         "target_modules": ("q_proj",), "full_language_model": True, "batch_size": 2, "accumulation": 3, "epochs": 2.5,
         "max_steps": 7, "warmup_ratio": 0.1, "weight_decay": 0.01, "max_length": 512, "max_samples": 99,
         "max_dropped": 0.2, "precision": "float32", "load_in": "full", "gradient_checkpointing": False,

@@ -1,6 +1,7 @@
 """Every view rule and connector trains with `qwen-vqa train`, and leaves a checkpoint and a connector file."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,41 @@ def test_a_run_trains_all_of_the_connector_and_leaves_what_is_served(kind: dict[
     exported = load_connector(tmp_path / "run/final_connector.pth")
     assert exported.keys() == after.connector.state_dict().keys()
     assert all(torch.equal(exported[name], weight) for name, weight in after.connector.state_dict().items())
+
+
+@pytest.mark.parametrize(("layers", "trained"), [(1, "layers.0."), (-1, "")])
+def test_the_encoders_last_layers_are_trained_at_a_rate_of_their_own(
+    layers: int, trained: str, data: str, tmp_path: Path
+):
+    """Stopped and resumed, it is the same run; what is exported has the trained encoder."""
+    base = make_checkpoint(tmp_path / "base", **KINDS["tiles"])
+    flags = ["--rank", "0", "--max-steps", "4", "--save-steps", "2", "--batch-size", "2", "--precision", "float32"]
+    flags += ["--encoder-layers", str(layers), "--encoder-learning-rate", "0.01"]
+    run = tmp_path / "run"
+    assert main(["train", str(base), "--data", data, "-o", str(run), *flags]) == 0
+    before = load_reference(base).vision_encoder.state_dict()
+    after = load_reference(run / "model").vision_encoder.state_dict()
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert changed == {name for name in before if name.startswith(trained)}
+    shutil.rmtree(run / "checkpoint-4")
+    assert main(["train", str(base), "--data", data, "-o", str(run), "--resume"]) == 0
+    again = load_reference(run / "model").vision_encoder.state_dict()
+    assert all(torch.equal(again[name], after[name]) for name in after)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"encoder_layers": 3}, "encoder_layers is 3, and 1 of"),
+        ({"encoder_layers": -2}, "encoder_layers is -2"),
+        ({"encoder_layers": 1, "cache_features": True}, "cache_features.*frozen"),
+        ({"encoder_layers": 1, "encoder_learning_rate": 0.0}, "encoder_learning_rate"),
+    ],
+)
+def test_an_encoder_that_cannot_be_trained_so_is_said(changes: dict[str, Any], said: str, data: str, tmp_path: Path):
+    base = make_checkpoint(tmp_path / "base", **KINDS["tiles"])
+    with pytest.raises(UserError, match=said):
+        train(base, prepare(tmp_path / "run", data), tmp_path / "run", TrainingConfig(**STEPS, **changes))
 
 
 @pytest.mark.parametrize("name", ["s2", "pixel shuffle"])

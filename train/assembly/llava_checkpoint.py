@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
 from transformers import (
     CONFIG_MAPPING,
@@ -24,6 +22,7 @@ from transformers import (
 
 from qwen_vqa.plugin.connector.mlp import ACTIVATIONS
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.hub_checkpoint import hub_files
 from qwen_vqa.train.assembly.connector_file import NEWLINE, load_connector
 from qwen_vqa.train.assembly.encoder_file import LoadedEncoder, encoder_config, encoder_of, load_vision_encoder
 from qwen_vqa.train.assembly.language_model_file import add_image_tokens, load_language_model, load_tokenizer
@@ -32,6 +31,7 @@ from qwen_vqa.train.assembly.quiet_loading import quiet_loading
 
 _TOWER = re.compile(r"(?:^|\.)vision_tower\.vision_tower\.(?P<rest>.+)$")
 _CLASSES = {"llava": LlavaForConditionalGeneration, "llava_next": LlavaNextForConditionalGeneration}
+_FILES = ("*.json", "*.safetensors", "*.bin", "*.jinja", "*.txt", "*.model")
 _ADAPTER_FILE = "adapter_config.json"
 # Of the LLaVA repository's config.json, what is not its language model's.
 _NOT_TEXT = re.compile(r"^(?:mm_|(?:un)?freeze_mm|tune_mm|use_mm|image_|tokenizer_|architectures$|model_type$)")
@@ -224,11 +224,5 @@ def _read(files: list[Path], wanted: re.Pattern[str]) -> list[tuple[str, torch.T
 
 
 def _folder(id_or_path: str) -> Path:
-    if Path(id_or_path).is_dir():
-        return Path(id_or_path)
-    try:
-        return Path(snapshot_download(id_or_path))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            f"no LLaVA checkpoint at {id_or_path}: {str(error).strip().splitlines()[0]} Give a hub id or a folder."
-        ) from error
+    folder = Path(id_or_path).expanduser()
+    return folder if folder.is_dir() else hub_files(id_or_path, None, list(_FILES), "LLaVA checkpoint")

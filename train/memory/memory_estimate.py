@@ -2,7 +2,7 @@
 
 Bytes are counted for autocast in 16 bits: frozen weights in 16 bits (or rounded), what is trained and its two moments
 in float32. What a layer keeps for the backward pass is listed in `layer_bytes`. The context of CUDA, the allocator's
-gaps and the encoder's passing activations are not counted.
+gaps and the encoder's activations are not counted, though a trained one keeps them for the backward pass.
 """
 
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ class WeightCounts:
     lora_inputs: int
     """Widths of the inputs of a layer's LoRAs, summed."""
     encoder: int
-    """Of `whole`, the vision encoder's."""
+    """Of `whole`, the vision encoder's that are frozen."""
 
 
 def parts_of(config: QwenVqaConfig, training: TrainingConfig) -> WeightCounts:
@@ -50,7 +50,7 @@ def parts_of(config: QwenVqaConfig, training: TrainingConfig) -> WeightCounts:
     everything = sum(weight.numel() for weight in model.parameters())
     layer = model.language_model.get_decoder().layers[0]
     inputs = sum(module.in_features for name, module in layer.named_modules() if name.endswith("lora_A.default"))
-    encoder = sum(weight.numel() for weight in model.vision_encoder.parameters())
+    encoder = sum(weight.numel() for weight in model.vision_encoder.parameters() if not weight.requires_grad)
     return WeightCounts(sum(linear), everything - sum(linear) - trained, trained, max(linear), inputs, encoder)
 
 

@@ -111,7 +111,7 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if self.training and torch.is_grad_enabled():
                 # A batch of text alone still has a gradient for every trained weight, if it is 0: the backward pass
                 # needs one when the connector is all that learns, and so do processes that share their gradients.
-                nothing = embeddings.new_zeros(1, self.config.features_per_view, self.config.feature_width)
+                nothing = self._features_of_nothing(embeddings)
                 unused = self.connector(nothing.to(self.connector.dtype)).sum()
                 if self.connector.image_newline is not None:
                     unused = unused + self.connector.image_newline.sum()
@@ -125,6 +125,14 @@ class QwenVqaForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 f"({self.config.tokens_per_view} a view)."
             )
         return embeddings.masked_scatter(is_image.unsqueeze(-1), connected.to(embeddings.dtype))
+
+    def _features_of_nothing(self, like: torch.Tensor) -> torch.Tensor:
+        """Features [1, F, feature width]; of a black image where the encoder is trained, and needs a gradient."""
+        config = self.config
+        if not any(parameter.requires_grad for parameter in self.vision_encoder.parameters()):
+            return like.new_zeros(1, config.features_per_view, config.feature_width)
+        size = config.vision_config.image_size
+        return self.get_image_features(like.new_zeros(config.view_rule.fixed_views or 1, 3, size, size))
 
     def forward(
         self,
