@@ -60,14 +60,19 @@ def _introduce(args: Namespace) -> None:
         # Our own certificate need not be one that this machine trusts.
         client = OpenAI(base_url=url, api_key=key, http_client=DefaultHttpxClient(verify=False))
         lines.append(_first_answer(client, model, example))
+    question = example[1] if example else "What is in the picture?"
+    image = _short(example[0]) if example else "photo.png"
+    if not args.uds:
+        where = f"--url {url} --model {model}{' --api-key YOUR_KEY' if args.admission.keys else ''}"
+        lines.append(f'Ask it in the terminal:\n\n    qwen-vqa ask "{question}" {image} {where}\n')
     lines.append("Ask it from Python (pip install openai):\n")
     lines.append(
         SNIPPET.format(
             url=url,
             key="YOUR_KEY" if args.admission.keys else "none",
-            image=_short(example[0]) if example else "photo.png",
+            image=image,
             model=model,
-            question=example[1] if example else "What is in the picture?",
+            question=question,
         )
     )
     lines.append("Stop the server with Ctrl-C.")

@@ -60,6 +60,7 @@ def test_the_server_says_when_it_is_ready_and_how_to_ask(tiny_server: Server):
         time.sleep(0.2)
     assert f"serving tiny, tiny-lora (adapter) at {tiny_server.url.replace('127.0.0.1', 'localhost')}" in printed
     assert 'model="tiny"' in printed
+    assert f"photo.png --url {tiny_server.url.replace('127.0.0.1', 'localhost')} --model tiny\n" in printed
 
 
 def test_the_answer_depends_on_picture_question_and_adapter(tiny_server: Server):
