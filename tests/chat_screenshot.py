@@ -25,7 +25,7 @@ def main() -> None:
         url = sys.argv[1] if len(sys.argv) > 1 else stack.enter_context(serving(logs / "server.log")).url
         page_url = stack.enter_context(chat_page(url, logs / "page.log"))
         chat = stack.enter_context(visit(stack.enter_context(chromium()), page_url))
-        chat.page.set_viewport_size({"width": 1180, "height": 960})
+        chat.page.set_viewport_size({"width": 1180, "height": 1080})
         chat.ask("What shape is pink?", DEMO_IMAGES / "shapes.png")
         chat.answers(1)
         chat.ask("Where is the ring?")

@@ -59,17 +59,19 @@ def in_users_words(problem: str, place: str, places: dict[str, str]) -> str:
         place: from `place_of`.
         places: from `ChatConversation.places`.
     """
-    said = PLACE.sub(lambda found: _cased(places.get(found[1], found[0]), found.start(), problem), problem)
+
+    def named_by_user(found: re.Match[str]) -> str:
+        words = places.get(found[1])
+        if words is None:
+            return found[0]
+        begins_sentence = problem[: found.start()].rstrip()[-1:] in ("", ".")
+        return words[:1].upper() + words[1:] if begins_sentence else words
+
+    said = PLACE.sub(named_by_user, problem)
     named = PLACE.match(place)
     if said == problem and named and named[1] in places:
         said = f"{problem} That is {places[named[1]]}."
     return said
-
-
-def _cased(words: str, start: int, text: str) -> str:
-    """With a capital where a sentence begins."""
-    begins = text[:start].rstrip()[-1:] in ("", ".")
-    return words[:1].upper() + words[1:] if begins and not words.startswith("messages") else words
 
 
 def _message(error: OpenAIError) -> str:
