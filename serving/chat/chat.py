@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> NoReturn:
     """
     _check_url(args.url)
     if find_spec("streamlit") is None:
-        raise UserError("the chat page needs Streamlit: pip install 'qwen-vqa[chat]', or `make setup`.")
+        raise UserError("the chat page needs Streamlit: `make setup`, or pip install -e '.[chat]' in the checkout.")
     if not _is_loopback(args.host):
         print(
             f"qwen-vqa: anybody who reaches {args.host}:{args.port} may ask the server through this page, with its key",
