@@ -17,7 +17,7 @@ BIN := .venv/bin
 setup: .venv/installed-$(EXTRA)
 
 .venv/installed-$(EXTRA): pyproject.toml
-	@echo "setting up .venv for $(EXTRA) (a few minutes and about $(if $(filter cpu,$(EXTRA)),3,12) GB, once)"
+	@echo "setting up .venv for $(EXTRA) (a few minutes and about $(if $(filter cpu,$(EXTRA)),5,12) GB, once)"
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv

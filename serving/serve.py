@@ -19,7 +19,7 @@ from qwen_vqa.plugin.hub_checkpoint import checkpoint_name, local_checkpoint
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
 from qwen_vqa.serving.adapters.adapter_slots import add_adapter_flags, complete_adapters
 from qwen_vqa.serving.cpu.threads import wait_as_told, wait_asleep
-from qwen_vqa.serving.observability.log import flush, say, set_format
+from qwen_vqa.serving.observability.log import explain, flush, say, set_format, set_verbose
 from qwen_vqa.serving.process.compile_cache import keep_kernels
 from qwen_vqa.serving.process.leftovers import use_own_name
 from qwen_vqa.serving.process.listener import add_life_flags, check_same_listener, listen_flags
@@ -108,7 +108,8 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
     checkpoint = checked_checkpoint(local_checkpoint(args.model, args.revision))
     args.model, args.revision = str(checkpoint.folder), None
     _complete(args, checkpoint, environment)
-    say(f"loading {checkpoint.folder}")
+    more = "" if args.verbose else " (--verbose says what is chosen, and why)"
+    say(f"loading {checkpoint.folder}: 10 to 60 seconds{more}")
     _run(args, sock, supervisor, started)
 
 
@@ -123,7 +124,12 @@ def server_parser() -> "FlexibleArgumentParser":
 
     parser = make_arg_parser(ServeParser(prog="qwen-vqa serve"))
     parser.add_argument("--verify", action="store_true", help="open the route that `qwen-vqa verify` uses")
-    parser.add_argument("-v", "--verbose", action="store_true", help="say what the checkpoint makes of a request")
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="say what was chosen, and why, and what the checkpoint makes of a request",
+    )
     add_admission_flags(parser)
     add_life_flags(parser)
     add_image_flags(parser)
@@ -145,6 +151,8 @@ def _parse(argv: list[str]) -> Namespace:
     cli_env_setup()
     args = server_parser().parse_args(argv)
     args.model = args.model_tag or args.model
+    if args.verbose:
+        set_verbose()
     choose_image_cache(args)
     image_rules(args)  # what is wrong with them is said before anything loads
     validate_parsed_serve_args(args)
@@ -194,18 +202,17 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Map
     complete_adapters(args, checkpoint, current_platform.is_cpu(), say)
     complete_tool_calls(args, checkpoint.folder)
     complete_decoding(args, Decoding.of(checkpoint.folder))
-    if args.verbose:
-        for name, value in checkpoint_summary(checkpoint.folder):
-            say(f"{name}: {value}")
+    for name, value in checkpoint_summary(checkpoint.folder):
+        explain(f"{name}: {value}")
     if args.verify:
         args.enable_scale_out = True  # vLLM's /v1/chat/completions/render, which shows prompt and pixels
         args.worker_extension_cls = "qwen_vqa.plugin.vllm_model.worker_extension.VerifyExtension"
     if current_platform.is_cpu():
-        complete_for_cpu(args, checkpoint, environment, say)
+        complete_for_cpu(args, checkpoint, environment, explain)
     else:
         wait_as_told(os.environ, environment)
         supported = [str(dtype).removeprefix("torch.") for dtype in current_platform.supported_dtypes]
-        say(choose_gpu_float_type(args, checkpoint, supported))
+        explain(choose_gpu_float_type(args, checkpoint, supported))
         if (memory := gpu_memory()) is not None:
             check_gpu_memory(args, checkpoint, memory)
         for flag, value in (("--output-layer", args.output_layer), ("--linear-layers", args.linear_layers)):

@@ -20,6 +20,7 @@ from qwen_vqa.plugin.views.view_rules import view_rule
 _RGB_CHANNELS = 3
 TOKENS = "num_image_tokens"
 LAYOUTS = "view_layouts"
+_SEEN = "views"  # where an image carries its views beside the whole
 
 
 class QwenVqaImageProcessor(BaseImageProcessor):
@@ -119,6 +120,8 @@ class QwenVqaImageProcessor(BaseImageProcessor):
 
     def layout_of(self, image: Image.Image | np.ndarray) -> ViewLayout:
         """The views that an image has, by its own size and `detail`."""
+        if isinstance(image, Image.Image) and _SEEN in image.info:
+            return image.info[_SEEN][0]
         height, width = (image.height, image.width) if isinstance(image, Image.Image) else np.shape(image)[:2]
         wants_tiles(detail_of(image))
         return self.view_rule.layout(width, height, detail_of(image))
@@ -143,32 +146,38 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         """
         flat: list[Any] = make_flat_list_of_images(images)  # type: ignore[assignment] # typed as any nesting
         layouts = [self.layout_of(image) for image in flat]
-        rule, square = self.view_rule, self.square
         views = [
             self._normalise(view)
             for image, layout in zip(flat, layouts, strict=True)
-            for view in rule.views(as_rgb_array(image), square, layout)
+            for view in self._views(image, layout)
         ]
         data: dict[str, Any] = {
             "pixel_values": views,
             TOKENS: [layout.num_tokens(self.tokens_per_view) for layout in layouts],
         }
-        if rule.fixed_views is None:
+        if self.view_rule.fixed_views is None:
             data[LAYOUTS] = [layout.numbers() for layout in layouts]
         return BatchFeature(data, tensor_type=return_tensors)
 
     def shrunk(self, image: Image.Image) -> Image.Image:
-        """An image of few pixels of which `preprocess` makes the same: `image_size` a side where it has one view.
-
-        An image with tiles stays as it is: its views are made from its own pixels.
+        """An image of `image_size` pixels a side of which `preprocess` makes the same: it carries its other views.
 
         Raises:
             ValueError: as `preprocess`.
         """
-        if self.layout_of(image).rows or self.view_rule.scales != (1,):
-            return image
-        # Of its own size it may have had no tiles, and of the canvas's none either.
-        return with_detail(Image.fromarray(self.canvas(image)), detail_of(image))
+        layout = self.layout_of(image)
+        whole, *others = self._views(image, layout)
+        small = with_detail(Image.fromarray(whole), detail_of(image))
+        if others:
+            small.info[_SEEN] = (layout, others)
+        return small
+
+    def _views(self, image: Image.Image | np.ndarray, layout: ViewLayout) -> list[np.ndarray]:
+        """An image's views, uint8 RGB [size, size, 3] each."""
+        rgb = as_rgb_array(image)
+        if isinstance(image, Image.Image) and _SEEN in image.info:
+            return [rgb, *image.info[_SEEN][1]]
+        return self.view_rule.views(rgb, self.square, layout)
 
     def view_key(self, detail: str) -> str:
         """The same for each `detail` with which an image of equal bytes has equal views.

@@ -10,6 +10,13 @@ from typing import Any, Literal, TextIO, get_args
 Format = Literal["text", "json"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 _format: Format = "text"
+_verbose = False
+
+
+def set_verbose() -> None:
+    """For this process: `explain` is heard."""
+    global _verbose
+    _verbose = True
 
 
 def set_format(log_format: Format) -> None:
@@ -22,6 +29,12 @@ def say(text: str) -> None:
     """For whoever runs the server. Not through logging, whose level vLLM's own log has set to errors alone."""
     line = _json("serve", {"message": text}) if _format == "json" else f"qwen-vqa: {text}"
     _write(sys.stderr, line)
+
+
+def explain(text: str) -> None:
+    """What was chosen, and why: for whoever asks with --verbose, and for logs that are kept as JSON."""
+    if _verbose or is_json():
+        say(text)
 
 
 def show(text: str) -> None:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.serving.observability.log import say
+from qwen_vqa.serving.observability.log import explain, say
 from qwen_vqa.serving.process.compile_cache import is_writable
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -28,7 +28,7 @@ def choose_image_cache(args: Namespace, shared_memory: Path = SHARED_MEMORY) -> 
     asked = args.mm_processor_cache_gb
     if asked is None and args.mm_processor_cache_type == "lru":
         args.mm_processor_cache_gb = IMAGE_CACHE_GIB
-        say(f"cache of processed images: {IMAGE_CACHE_GIB:g} GiB in each process (--mm-processor-cache-gb)")
+        explain(f"cache of processed images: {IMAGE_CACHE_GIB:g} GiB in each process (--mm-processor-cache-gb)")
     elif asked is None:
         args.mm_processor_cache_gb = image_cache_gib(shared_memory)
     elif asked and args.mm_processor_cache_type == "shm":
@@ -67,7 +67,9 @@ def image_cache_gib(shared_memory: Path = SHARED_MEMORY) -> float:
     if size < LEAST_IMAGE_CACHE_GIB:
         say(f"no cache of processed images: {shared_memory} has {free:.2f} GiB free (docker run --shm-size gives more)")
         return 0
-    say(f"cache of processed images: {size:.2g} GiB of shared memory, {free:.2g} are free (--mm-processor-cache-gb)")
+    explain(
+        f"cache of processed images: {size:.2g} GiB of shared memory, {free:.2g} are free (--mm-processor-cache-gb)"
+    )
     return size
 
 

@@ -47,7 +47,7 @@ options:
                          at most 10 s in any case (default: 64; 0: any number)
   --log-format FORMAT    text or json, one object a line (default: text); never prompts, pictures or keys
   --no-restart           end with status 1 when the engine dies (default: start it again)
-  -v, --verbose          say what the checkpoint makes of a request: prompt, pixels, float types, decoding
+  -v, --verbose          say what is chosen for this machine, and why; and what the checkpoint makes of a request
   --verify               open the routes through which `qwen-vqa verify` sees pixels and features
   --help=all             every option of vLLM's server
 

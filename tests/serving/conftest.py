@@ -57,7 +57,7 @@ def demo_server(random_demo_adapters: dict[str, Path], tmp_path_factory: pytest.
     """The bundled demo as `make serve` starts it, but in float32: its numbers are held to the reference's."""
     log = tmp_path_factory.mktemp("log") / "demo.log"
     modules = [f"{name}={folder}" for name, folder in random_demo_adapters.items()]
-    with serving(log, "--dtype", "float32", "--lora-modules", *modules) as server:
+    with serving(log, "--verbose", "--dtype", "float32", "--lora-modules", *modules) as server:
         yield server
 
 

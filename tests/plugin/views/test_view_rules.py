@@ -92,7 +92,10 @@ def test_what_is_kept_of_a_picture_is_as_good_as_it(name: str):
         for width, height in SIZES[:20]:
             pixels = CHANCE.integers(0, 256, (height, width, 3), dtype=np.uint8)
             image = with_detail(Image.fromarray(pixels), detail)
-            first, again = (ours([one], return_tensors="pt") for one in (image, ours.shrunk(image)))
+            small = ours.shrunk(image)
+            assert small.size == (SIZE, SIZE)
+            assert ours.layout_of(small) == ours.layout_of(image)
+            first, again = (ours([one], return_tensors="pt") for one in (image, small))
             assert torch.equal(first["pixel_values"], again["pixel_values"])
             assert torch.equal(first[TOKENS], again[TOKENS])
 

@@ -68,8 +68,16 @@ def test_without_shared_memory_there_is_no_cache_of_images_and_it_is_said(capsys
         "cache of processed images: ",
     ],
 )
-def test_the_server_says_what_it_chose(demo_server: Server, choice: str):
+def test_with_verbose_the_server_says_what_it_chose(demo_server: Server, choice: str):
     assert f"qwen-vqa: {choice}" in demo_server.log.read_text()
+
+
+@pytest.mark.cpu
+def test_without_it_says_what_is_loaded_and_when_it_is_ready(tiny_server: Server):
+    told = [line for line in tiny_server.log.read_text().splitlines() if line.startswith("qwen-vqa: ")]
+    start = told[: next(number for number, line in enumerate(told) if "ready after" in line) + 1]
+    assert len(start) <= 5, start
+    assert any("loading" in line and "--verbose" in line for line in start)
 
 
 @pytest.mark.cpu
