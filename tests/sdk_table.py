@@ -1,6 +1,6 @@
-"""The README's table of what OpenAI's SDKs find here, made from the tests that hold it.
+"""The table in serving/README.md of what OpenAI's SDKs find here, made from the tests that hold it.
 
-python -m tests.sdk_table    writes it into README.md
+python -m tests.sdk_table    writes it into serving/README.md
 """
 
 import re
@@ -11,7 +11,7 @@ from importlib import import_module
 
 from tests.tiny import REPOSITORY
 
-README = REPOSITORY / "README.md"
+README = REPOSITORY / "serving" / "README.md"
 NODE_FEATURES = REPOSITORY / "tests" / "node" / "features.mjs"
 BEGIN, END = "<!-- tests.sdk_table -->\n", "<!-- /tests.sdk_table -->\n"
 

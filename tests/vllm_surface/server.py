@@ -45,7 +45,7 @@ def _declared(tree: ast.Module) -> set[str]:
     """Flags that are added to a parser, and attributes that our own code gives to `args`."""
     found: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+        if isinstance(node, ast.Call) and _called(node) in ("add_argument", "add"):  # by its name, or by ours
             strings = [part.value for part in node.args if isinstance(part, ast.Constant)]
             found |= {str(value).lstrip("-").replace("-", "_") for value in strings}
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_subparsers":
@@ -53,6 +53,10 @@ def _declared(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             found.add(node.attr)
     return found
+
+
+def _called(node: ast.Call) -> str:
+    return getattr(node.func, "attr", getattr(node.func, "id", ""))
 
 
 def unruled_routes(rules: Path, root: Path, release: str, before: Path) -> list[str]:
