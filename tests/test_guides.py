@@ -1,0 +1,86 @@
+"""The guides: their links lead somewhere, and their commands have flags that there are."""
+
+import re
+import shlex
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qwen_vqa.benchmarks.quantisation.quantize_flags import parser as quantize_parser
+from qwen_vqa.benchmarks.quantisation.quantize_flags import report_parser
+from qwen_vqa.serving.ask.ask import build_parser as ask_flags
+from qwen_vqa.serving.cli import job_parser
+from qwen_vqa.serving.jobs import JOBS
+from tests.tiny import REPOSITORY
+
+FOLDERS = ("plugin", "train", "serving", "quantize", "benchmarks", "tests")
+GUIDES = sorted(
+    [*REPOSITORY.glob("*.md"), *(guide for folder in FOLDERS for guide in (REPOSITORY / folder).rglob("*.md"))]
+)
+
+
+def named(guide: Path) -> str:
+    return str(guide.relative_to(REPOSITORY))
+
+
+def anchors(guide: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", guide.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def commands(guide: Path) -> Iterator[list[str]]:
+    """Words of the `qwen-vqa` commands in its blocks of shell, without comments, and without those that leave out."""
+    for block in re.findall(r"```sh\n(.*?)```", guide.read_text(encoding="utf-8"), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.rpartition("| ")[2], comments=True)
+            if words[:1] == ["qwen-vqa"] and "..." not in line:
+                yield words[1:]
+
+
+COMMANDS = [(named(guide), words) for guide in GUIDES for words in commands(guide)]
+
+
+def parser_of(job: str, words: list[str]) -> ArgumentParser:
+    if job == "serve":
+        from qwen_vqa.serving.serve import server_parser
+
+        return server_parser()
+    if job == "quantize":
+        return report_parser() if words[:1] == ["report"] else quantize_parser()
+    if job == "ask":
+        return ask_flags(ArgumentParser())
+    return job_parser(job)
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=named)
+def test_links_lead_somewhere(guide: Path):
+    lost = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", guide.read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        if link.startswith(("http://", "https://")):
+            continue
+        target = guide.parent / path if path else guide
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+            lost.append(link)
+    assert lost == []
+
+
+@pytest.mark.parametrize(("guide", "words"), COMMANDS, ids=lambda value: " ".join(value)[:60] if value else "")
+def test_commands_have_flags_that_there_are(guide: str, words: list[str]):
+    job, *rest = words
+    assert job in JOBS
+    parser = parser_of(job, rest)
+    rest = rest[1:] if rest[:1] == ["report"] else rest
+    args = parser.parse_intermixed_args(rest) if job == "ask" else parser.parse_args(rest)
+    assert args is not None
+
+
+def test_there_are_commands_of_every_job_that_users_run():
+    assert {words[0] for _, words in COMMANDS} >= set(JOBS) - {"doctor", "demo-train", "demo-adapter"}
+
+
+def test_the_first_page_is_short():
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) < 180
