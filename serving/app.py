@@ -105,11 +105,11 @@ def build_server_app(
     attach_token_count(app)
     attach_model_card(app)
     admission = args.admission
+    config: QwenVqaConfig = model_config.hf_config  # type: ignore[assignment] # vLLM says less of it
     attach_start_page(app, partial(model_names, app), bool(admission.keys), admission.rules.is_open("docs"))
     in_use = ModelsInUse()
     if args.admission.rules.is_open(ROUTE_GROUP):
         note = partial(adapter_note, Path(args.model), args.scheme) if args.scheme else None
-        config: QwenVqaConfig = model_config.hf_config  # type: ignore[assignment] # vLLM says less of it
         changes = AdapterChanges(config, args.max_adapters, args.max_lora_rank, in_use, note)
         attach_adapter_routes(app, changes)
     attach_ready(app, lifecycle, port_is_ours)
@@ -130,7 +130,7 @@ def build_server_app(
         Middleware(LifecycleMiddleware, lifecycle),
         *cross_origin(args),
         Middleware(AccessMiddleware, args.admission.rules, args.admission.keys),
-        usage_layer(args.admission, model_config.hf_config.most_image_tokens, queue, in_use),
+        usage_layer(args.admission, config, queue, in_use),
         Middleware(RequestImagesMiddleware),
     ]
     # vLLM has built its stack already (for SageMaker), and building it again would lose its HTTP metrics, whose

@@ -6,6 +6,7 @@ import os
 from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -17,6 +18,9 @@ from qwen_vqa.serving.admission.fair_queue import FairQueue
 from qwen_vqa.serving.admission.request_bounds import RequestBounds
 from qwen_vqa.serving.admission.route_rules import RouteRules
 from qwen_vqa.serving.admission.usage_limits import CallerLimits, UsageMiddleware
+
+if TYPE_CHECKING:
+    from qwen_vqa.plugin.config import QwenVqaConfig
 
 # Flag, default, smallest value, what it bounds. 0, where it is allowed, is no limit.
 NUMBERS = {
@@ -111,7 +115,7 @@ def fair_queue(settings: AdmissionSettings) -> FairQueue:
 
 
 def usage_layer(
-    settings: AdmissionSettings, tokens_per_image: int, queue: FairQueue, in_use: ModelsInUse
+    settings: AdmissionSettings, config: "QwenVqaConfig", queue: FairQueue, in_use: ModelsInUse
 ) -> Middleware:
     """What counts, bounds and queues requests, as the flags say."""
     number = settings.numbers
@@ -122,7 +126,8 @@ def usage_layer(
         ),
         bounds=RequestBounds(number["max-images"], number["max-n"], number["max-output-tokens"]),
         queue=queue,
-        tokens_per_image=tokens_per_image,
+        tokens_per_image=config.most_image_tokens,
+        tokens_in_low_detail=config.tokens_per_view,
         max_body_bytes=number["max-body-mb"] * 2**20,
         wait_seconds=number["wait-seconds"],
         in_use=in_use,

@@ -17,9 +17,10 @@ TOKEN_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request brings: images, and the model's name; 0 and None where it has none."""
+    """What a request brings: images, those of them that are asked for in low detail, and the model's name."""
 
     images: int = 0
+    low_detail: int = 0
     model: str | None = None
 
 
@@ -50,9 +51,9 @@ class RequestBounds:
         if request.get("background") is True:
             # It would run on after its request ended, past every limit on what runs at once.
             raise RefusedError(400, "background is not served here; leave it out.", param="background")
-        images = _count_images([request.get(name) for name in CONVERSATION_FIELDS])
+        images, low_detail = _count_images([request.get(name) for name in CONVERSATION_FIELDS])
         _check("messages", images, self.images, "--max-images", "images")
-        return Asked(images, model)
+        return Asked(images, low_detail, model)
 
 
 def _check(param: str, value: int, bound: int, flag: str, of: str = "") -> None:
@@ -89,9 +90,9 @@ def _answers(request: dict) -> int:
     return each * len(prompt)
 
 
-def _count_images(value: Any) -> int:
-    """Image parts anywhere in a conversation, also in tool results."""
-    count = 0
+def _count_images(value: Any) -> tuple[int, int]:
+    """Image parts anywhere in a conversation, also in tool results; and how many of them have `detail` "low"."""
+    count = low_detail = 0
     stack = [value]
     while stack:
         value = stack.pop()
@@ -101,6 +102,8 @@ def _count_images(value: Any) -> int:
             kind = value.get("type")
             if kind in IMAGE_TYPES if isinstance(kind, str) else not IMAGE_TYPES.isdisjoint(value):
                 count += 1
+                holder = value.get("image_url")
+                low_detail += (holder if isinstance(holder, dict) else value).get("detail") == "low"
             elif kind != "function":  # a tool call's arguments are text
                 stack.extend(value.values())
-    return count
+    return count, low_detail

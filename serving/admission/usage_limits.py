@@ -54,6 +54,7 @@ class UsageMiddleware:
         bounds: RequestBounds,
         queue: FairQueue,
         tokens_per_image: int,
+        tokens_in_low_detail: int,
         max_body_bytes: int,
         wait_seconds: float,
         in_use: ModelsInUse,
@@ -64,6 +65,7 @@ class UsageMiddleware:
         self.queue = queue
         self.rates = RateLimits()
         self.tokens_per_image = tokens_per_image
+        self.tokens_in_low_detail = tokens_in_low_detail
         self.bodies = Bodies(max_body_bytes)
         self.wait_seconds = wait_seconds
         self.in_use = in_use
@@ -85,7 +87,8 @@ class UsageMiddleware:
                 sent = SentJson.of(scope, await body.read())
                 asked = self.bounds.check(sent)
                 record.images = asked.images
-                tokens = asked.images * self.tokens_per_image
+                tokens = (asked.images - asked.low_detail) * self.tokens_per_image
+                tokens += asked.low_detail * self.tokens_in_low_detail
                 self.rates.count("image_tokens", caller, limits.image_tokens_per_minute, tokens)
                 joined = time.perf_counter()
                 async with self._turn(caller, limits.running, receive, sent):

@@ -41,6 +41,7 @@ def usage(app: ASGIApp = echo, limits: CallerLimits = NO_LIMITS, **options) -> U
         "bounds": BOUNDS,
         "queue": FairQueue(running=4, waiting=4, waiting_per_caller=2),
         "tokens_per_image": 5,
+        "tokens_in_low_detail": 2,
         "max_body_bytes": 1000,
         "wait_seconds": 5,
         "in_use": ModelsInUse(),

@@ -114,6 +114,13 @@ def test_images_cost_their_tokens():
     assert 1 <= int(replies[3].headers["retry-after"]) <= 120
 
 
+def test_images_in_low_detail_cost_those_of_one_view():
+    app = admitted_as(usage(limits=CallerLimits(0, 10, 0), max_body_bytes=10_000))
+    low = {"type": "image_url", "image_url": {"url": "data:,", "detail": "low"}}
+    four = json.dumps({"messages": [{"content": [low] * 4}]}).encode()  # 2 each
+    assert [reply.status_code for reply in post(app, [four, four], caller="alice")] == [200, 429]
+
+
 def test_the_running_server_limits_requests(guarded_server):
     client = guarded_server.client_with(guarded_server.keys["three-a-minute"])
     for _ in range(3):

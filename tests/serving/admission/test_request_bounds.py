@@ -12,6 +12,18 @@ from tests.serving.asgi import BOUNDS, ask, image, image_part
 
 
 @pytest.mark.parametrize(
+    "parts",
+    [
+        [{"type": "image_url", "image_url": {"url": "data:,", "detail": detail}} for detail in ("low", "high", "low")],
+        [{"type": "input_image", "image_url": "data:,", "detail": detail} for detail in ("low", "auto", "low")],
+    ],
+)
+def test_images_in_low_detail_are_counted_apart(parts: list[dict]):
+    asked = BOUNDS.check(SentJson(json.dumps({"messages": [{"role": "user", "content": parts}]}).encode()))
+    assert (asked.images, asked.low_detail) == (3, 2)
+
+
+@pytest.mark.parametrize(
     ("request_body", "images"),
     [
         ({"messages": [{"role": "user", "content": "image_url"}]}, 0),
