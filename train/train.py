@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.data.feature_cache import FeatureDataset
 from qwen_vqa.train.data.mix_table import data_table
@@ -38,6 +39,8 @@ def train(
         UserError: `resume` with no checkpoint to resume from, a run already there without `resume`, a loss that is
             not a number, or a checkpoint that could not be saved.
     """
+    if config.cache_features and config.encoder_layers:
+        raise UserError("cache_features keeps what a frozen encoder gives: leave it or encoder_layers out.")
     last = check_run(output, resume)
     output.mkdir(parents=True, exist_ok=True)
     arguments = training_arguments(config, output, **overrides)

@@ -45,8 +45,6 @@ class FeatureDataset(Dataset):
     ) -> None:
         if not isinstance(dataset, ConversationDataset):
             raise UserError("cache_features needs a data set whose pictures are files.")
-        if any(parameter.requires_grad for parameter in model.vision_encoder.parameters()):
-            raise UserError("cache_features keeps what a frozen encoder gives: leave it or encoder_layers out.")
         if model.config.view_rule.fixed_views is None:
             raise UserError(
                 "cache_features needs images that all have as many views; with the rule "
