@@ -6,8 +6,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -159,3 +162,44 @@ def reachable(url: str) -> bool:
         return httpx.get(url).status_code > 0
     except httpx.TransportError:
         return False
+
+
+class Breaking(BaseHTTPRequestHandler):
+    """A replica that is ready, and breaks off: before it answers /before, and in the middle of any other answer."""
+
+    protocol_version = "HTTP/1.1"
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        self.asked.append(self.path)
+        self.rfile.read(int(self.headers["content-length"]))
+        if self.path != "/before":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\ndata: \r\n")
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_asked_again_only_where_nothing_was_answered(name: str, tmp_path: Path):
+    with ExitStack() as stack:
+        servers = [stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Breaking)) for _ in range(2)]
+        for server in servers:
+            Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+        replicas = [f"127.0.0.1:{server.server_port}" for server in servers]
+        client = stack.enter_context(stack.enter_context(proxy(name, tmp_path, *replicas)).client())
+        Breaking.asked.clear()
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.post("/middle", content=b"{}")
+        assert Breaking.asked == ["/middle"]
+        answer = client.post("/before", content=b"{}")
+    assert Breaking.asked == ["/middle", "/before", "/before"]
+    assert answer.status_code in (502, 503)
+    assert answer.json()["error"]["type"] == "server_error"
