@@ -168,7 +168,7 @@ class Breaking(BaseHTTPRequestHandler):
     """A replica that is ready, and breaks off: before it answers /before, and in the middle of any other answer."""
 
     protocol_version = "HTTP/1.1"
-    asked: ClassVar[list[str]] = []
+    asked: ClassVar[list[tuple[str, tuple]]] = []
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -176,7 +176,7 @@ class Breaking(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_POST(self) -> None:
-        self.asked.append(self.path)
+        self.asked.append((self.path, self.server.server_address))
         self.rfile.read(int(self.headers["content-length"]))
         if self.path != "/before":
             self.wfile.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\ndata: \r\n")
@@ -198,8 +198,9 @@ def test_it_is_asked_again_only_where_nothing_was_answered(name: str, tmp_path: 
         Breaking.asked.clear()
         with pytest.raises(httpx.RemoteProtocolError):
             client.post("/middle", content=b"{}")
-        assert Breaking.asked == ["/middle"]
+        assert [path for path, _ in Breaking.asked] == ["/middle"]
         answer = client.post("/before", content=b"{}")
-    assert Breaking.asked == ["/middle", "/before", "/before"]
+    assert [path for path, _ in Breaking.asked] == ["/middle", "/before", "/before"]
+    assert Breaking.asked[1] != Breaking.asked[2], "the other one"
     assert answer.status_code in (502, 503)
     assert answer.json()["error"]["type"] == "server_error"
