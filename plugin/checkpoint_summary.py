@@ -36,6 +36,7 @@ def checkpoint_summary(folder: Path) -> list[tuple[str, str]]:
     return [
         ("images in the prompt", _POSITIONS.get(position or "", "as chat_template.jinja says")),
         ("system prompt", "as chat_template.jinja says" if system is None else repr(system) if system else "none"),
+        ("views of an image", _views(pixels.get("views"))),
         ("image fit", fit.format(size=pixels.get("image_size"))),
         ("resampling", f"{pixels.get('resample', 'bilinear')}, {'' if pixels.get('antialias') else 'not '}antialiased"),
         ("mean, std", f"{_numbers(pixels.get('image_mean'))}, {_numbers(pixels.get('image_std'))}"),
@@ -43,6 +44,13 @@ def checkpoint_summary(folder: Path) -> list[tuple[str, str]]:
         ("decoding", str(Decoding.of(folder))),
         ("adapters kept apart", ", ".join(adapters) or "none"),
     ]
+
+
+def _views(views: dict[str, Any] | None) -> str:
+    if not views:
+        return "whole"
+    fields = ", ".join(f"{name} {value}" for name, value in views.items() if name != "rule")
+    return f"{views.get('rule')}: {fields}" if fields else str(views.get("rule"))
 
 
 def summary_lines(folder: Path, indent: str = "  ") -> list[str]:

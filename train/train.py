@@ -39,8 +39,7 @@ def train(
         UserError: `resume` with no checkpoint to resume from, a run already there without `resume`, a loss that is
             not a number, or a checkpoint that could not be saved.
     """
-    if config.cache_features and config.encoder_layers:
-        raise UserError("cache_features keeps what a frozen encoder gives: leave it or encoder_layers out.")
+    check_cached_features(config, base)
     last = check_run(output, resume)
     output.mkdir(parents=True, exist_ok=True)
     arguments = training_arguments(config, output, **overrides)
@@ -63,12 +62,27 @@ def train(
     return trainer
 
 
+def check_cached_features(config: TrainingConfig, base: Path) -> None:
+    """Raises UserError where features cannot be kept: the encoder is trained, or images differ in their views."""
+    if not config.cache_features:
+        return
+    if config.encoder_layers:
+        raise UserError("--cache-features keeps what a frozen encoder gives: leave it or --encoder-layers out.")
+    rule = load_processor(base).image_processor.view_rule
+    if rule.fixed_views is None:
+        raise UserError(
+            f"--cache-features needs images that all have as many views; with the rule {rule.name!r} they differ. "
+            "Train without it."
+        )
+
+
 def run(args: argparse.Namespace) -> int:
     """`qwen-vqa train`."""
     if args.export:
         return _export(args.base, args.output)
     check_run(args.output, args.resume)
     config = resumed_config(args.output, args) if args.resume else config_for(args.stage, args)
+    check_cached_features(config, args.base)  # before the data are read
     sources = [DataSource.parse(text) for text in args.data]
     arguments = training_arguments(config, args.output)  # which makes the processes known to each other
     # Arrow files are made by one process of a machine, behind the lock of the library `datasets`.

@@ -3,6 +3,7 @@
 Training, evaluation and serving all come through this one class.
 """
 
+from math import inf
 from typing import Any, get_args
 
 import numpy as np
@@ -65,8 +66,12 @@ class QwenVqaImageProcessor(BaseImageProcessor):
         super().__init__(**kwargs)
         if tokens_per_view is None and image_size % patch_size:
             raise ValueError(f"image_size {image_size} is not a multiple of patch_size {patch_size}.")
-        if len(image_mean) != _RGB_CHANNELS or len(image_std) != _RGB_CHANNELS or not all(image_std):
-            raise ValueError(f"image_mean {image_mean} and image_std {image_std} need three values, std not 0.")
+        three = len(image_mean) == len(image_std) == _RGB_CHANNELS
+        if not three or not all(0 <= mean <= 1 for mean in image_mean) or not all(0 < std < inf for std in image_std):
+            raise ValueError(
+                f"image_mean {image_mean} and image_std {image_std} need three values each, for pixels from 0 to 1: "
+                "means from 0 to 1, deviations above 0."
+            )
         for name, value, known in (("fit", fit, get_args(Fit)), ("resample", resample, get_args(Resample))):
             if value not in known:
                 raise ValueError(f"{name} {value!r}: it must be one of {', '.join(known)}.")

@@ -13,7 +13,7 @@ from qwen_vqa.serving.vllm_server_api import EngineClient
 
 FEATURES_PATH = "/verify/image_features"
 SETTINGS_PATH = "/verify/settings"
-MAX_IMAGES = 16
+MAX_VIEWS = 32
 
 
 def attach_verify_routes(app: FastAPI, engine: EngineClient) -> None:
@@ -39,8 +39,8 @@ def attach_verify_routes(app: FastAPI, engine: EngineClient) -> None:
             raise HTTPException(
                 400, f"expected float32 [images, 3, {size}, {size}]; got {pixels.dtype} {pixels.shape}."
             )
-        if len(pixels) > MAX_IMAGES:
-            raise HTTPException(400, f"{len(pixels)} images; at most {MAX_IMAGES} at a time.")
+        if len(pixels) > MAX_VIEWS:
+            raise HTTPException(400, f"{len(pixels)} views; at most {MAX_VIEWS} at a time.")
         features = await engine.collective_rpc("image_features", args=(pixels.tolist(),))
         body = io.BytesIO()
         np.save(body, np.asarray(features[0], np.float32))

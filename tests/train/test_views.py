@@ -12,6 +12,8 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.cli import main
 from qwen_vqa.train.assembly.connector_file import load_connector
 from qwen_vqa.train.data.collator import ConversationCollator
+from qwen_vqa.train.data.preparation import prepare_data
+from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from qwen_vqa.train.train import train
 from qwen_vqa.train.training_config import TrainingConfig
@@ -107,7 +109,7 @@ def test_the_encoders_last_layers_are_trained_at_a_rate_of_their_own(
     [
         ({"encoder_layers": 3}, "encoder_layers is 3, and 1 of"),
         ({"encoder_layers": -2}, "encoder_layers is -2"),
-        ({"encoder_layers": 1, "cache_features": True}, "cache_features.*frozen"),
+        ({"encoder_layers": 1, "cache_features": True}, "--cache-features.*frozen"),
         ({"encoder_layers": 1, "encoder_learning_rate": 0.0}, "encoder_learning_rate"),
     ],
 )
@@ -129,7 +131,19 @@ def test_cached_features_are_what_the_encoder_gives(name: str, data: str, tmp_pa
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+def test_a_sample_is_as_long_as_its_own_pictures_make_it(data: str, tmp_path: Path):
+    """And not as pictures that have most tiles would."""
+    processor = load_processor(make_checkpoint(tmp_path / "base", **KINDS["tiles"]))
+    [source] = [DataSource.parse(data)]
+    collate = ConversationCollator(processor)
+    whole = prepare_data([source], processor, TrainingConfig(), tmp_path / "all")
+    lengths = sorted(len(collate([whole[index]])["input_ids"][0]) for index in range(len(whole)))
+    config = TrainingConfig(max_length=lengths[-2], max_dropped=1.0)
+    kept = prepare_data([source], processor, config, tmp_path / "some")
+    assert sorted(len(collate([kept[index]])["input_ids"][0]) for index in range(len(kept))) == lengths[:-1]
+
+
 def test_features_of_tiles_are_not_cached(data: str, tmp_path: Path):
     base = make_checkpoint(tmp_path / "base", **KINDS["tiles"])
-    with pytest.raises(UserError, match=r"cache_features.*'tiles'"):
+    with pytest.raises(UserError, match=r"--cache-features.*'tiles'"):
         train(base, prepare(tmp_path / "run", data), tmp_path / "run", TrainingConfig(**STEPS, cache_features=True))

@@ -154,7 +154,13 @@ def _pixel_fields(parts: AssembledParts, loaded: LoadedParts) -> dict[str, Any]:
     given = loaded.pixels | parts.wanted_pixels
     if parts.likeness:
         given = {"fit": parts.likeness.fit, "resample": "bilinear", "antialias": False} | given
-    return preprocessor_fields(loaded.vision_name, square_sizes(loaded.vision.config)[0], given)
+    fields = preprocessor_fields(loaded.vision_name, square_sizes(loaded.vision.config)[0], given)
+    if parts.from_llava and not {*STATISTICS} <= set(fields):
+        raise UserError(
+            f"{loaded.vision_name} has no preprocessor_config.json, by which LLaVA makes its pixels. Copy it there "
+            "from the encoder's release."
+        )
+    return fields
 
 
 def _processor(

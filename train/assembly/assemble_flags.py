@@ -1,6 +1,7 @@
 """What `qwen-vqa assemble` is told: its flags, and the parts that they name."""
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +12,7 @@ from qwen_vqa.plugin.hub_checkpoint import check_source
 from qwen_vqa.plugin.views.fit import Fit, Resample
 from qwen_vqa.train.assembly.original_format import LIKENESSES, Likeness
 
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 DTYPES = ("bfloat16", "float16", "float32")
 
 
@@ -62,6 +64,13 @@ class AssembledParts:
             raise UserError(f"--pixel-shuffle {self.pixel_shuffle}: it must be a positive integer.")
         if self.adapter_name is not None and ((self.adapter or self.from_llava) is None or self.merge_adapter):
             raise UserError("--adapter-name names an adapter that is kept apart: add --adapter and --no-merge-adapter.")
+        if self.adapter_name is not None and not _NAME.fullmatch(self.adapter_name):
+            raise UserError(
+                f"--adapter-name {self.adapter_name!r}: letters, digits, '.', '_' and '-' are taken, at most 100, "
+                "and no dot first."
+            )
+        if self.output.is_symlink():
+            raise UserError(f"the output folder {self.output} is a link; give the folder itself as -o.")
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
             raise UserError(f"the output folder {self.output} exists and is not empty; give another -o.")
         if self.dtype not in ("auto", *DTYPES):
@@ -73,9 +82,11 @@ class AssembledParts:
         """Raises UserError unless the parts are named, or one whole checkpoint."""
         if self.from_llava is None:
             named = {"--vision-encoder": self.vision_encoder, "--language-model": self.language_model}
-            if missing := [flag for flag, value in named.items() if value is None]:
+            if missing := [flag for flag, value in named.items() if not value]:
                 raise UserError(f"{' and '.join(missing)} missing; or give a whole checkpoint with --from-llava.")
             return
+        if not self.from_llava:
+            raise UserError("--from-llava needs a hub id or a folder.")
         fixed = {
             "--connector": self.connector,
             "--like": self.like,

@@ -14,6 +14,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.vision.encoders import ENCODERS, examples
 from qwen_vqa.plugin.vision.features import FeatureChoice
 from qwen_vqa.plugin.vision.tower import VisionEncoder
+from qwen_vqa.train.assembly.foreign_files import reading
 from qwen_vqa.train.assembly.quiet_loading import quiet_loading
 from qwen_vqa.train.model.torch_layers import TorchLayers
 
@@ -49,12 +50,16 @@ def load_vision_encoder(id_or_path: str, wanted: Mapping[str, Any] | None = None
     config = encoder_config(id_or_path)
     family = ENCODERS[config.model_type]
     _features(family, config, wanted, id_or_path)  # said before gigabytes are read
-    with quiet_loading():  # its table of unexpected weights names what every such checkpoint brings beside
+    with (
+        reading("vision encoder", id_or_path),
+        quiet_loading(),
+    ):  # its table of unexpected weights names what every such checkpoint brings beside
         source, loading = getattr(transformers, family.transformers_class).from_pretrained(
             id_or_path, dtype="auto", output_loading_info=True, **family.transformers_arguments
         )
     if loading["missing_keys"]:
-        raise UserError(f"the vision encoder {id_or_path} lacks {', '.join(sorted(loading['missing_keys']))}.")
+        missing = sorted(loading["missing_keys"])
+        raise UserError(f"the vision encoder {id_or_path} lacks {', '.join(missing[:6])}: is it one of its family?")
     ignored = sorted(name for name in loading["unexpected_keys"] if not family.not_the_encoder.match(name))
     return encoder_of(config, source.state_dict(), wanted, id_or_path, ignored)
 
@@ -67,7 +72,7 @@ def encoder_config(id_or_path: str) -> PretrainedConfig:
     """
     try:
         config = AutoConfig.from_pretrained(id_or_path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # also classes of its own, for a config that cannot be
         raise UserError(
             f"no vision encoder at {id_or_path}: {_first_line(error)}. Give a hub id such as "
             f"{examples()}, or a folder that save_pretrained wrote."
@@ -101,11 +106,12 @@ def encoder_of(
         raise UserError(f"the encoder of {name} is a {config.model_type}; this version takes {', '.join(ENCODERS)}.")
     family = ENCODERS[config.model_type]
     features = _features(family, config, wanted, name)
-    encoder = family(config, TorchLayers(), features)
-    found = _used(renamed_weights(family, weights), features, len(encoder.layers))
-    if missing := sorted(set(encoder.state_dict()) - set(found)):
-        raise UserError(f"the vision encoder of {name} lacks {', '.join(missing[:6])}.")
-    encoder.load_state_dict(found)
+    with reading("vision encoder", name):
+        encoder = family(config, TorchLayers(), features)
+        found = _used(renamed_weights(family, weights), features, len(encoder.layers))
+        if missing := sorted(set(encoder.state_dict()) - set(found)):
+            raise UserError(f"the vision encoder of {name} lacks {', '.join(missing[:6])}.")
+        encoder.load_state_dict(found)
     return LoadedEncoder(config, features, encoder.to(next(iter(found.values())).dtype), list(ignored))
 
 

@@ -1,5 +1,6 @@
 """A causal language model and its tokenizer, from the hub or a folder."""
 
+import re
 from typing import Any
 
 import torch
@@ -7,11 +8,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, 
 
 from qwen_vqa.plugin.chat.chat_template import CONTROL_TOKENS, IMAGE_TOKEN
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.train.assembly.foreign_files import reading
 from qwen_vqa.train.assembly.quiet_loading import quiet_loading
 
 # What a tokenizer that speaks ChatML has, though it was not made for pictures.
 _CHATML = ("<|im_start|>", "<|im_end|>")
 _NAMES_SHOWN = 6
+# What weights of a LLaVA have beside the language model's.
+_LARGER_MODELS = re.compile(r"(?:^|\.)(?:mm_projector|vision_tower|image_newline)\b|rotary_emb\.inv_freq$")
+_WORDS = "What is it?"
 
 
 def load_language_model(
@@ -26,15 +31,23 @@ def load_language_model(
         UserError: there is none, or weights are missing.
     """
     try:
-        with quiet_loading():
+        with reading("language model", id_or_path), quiet_loading():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 id_or_path, dtype=dtype, config=config, output_loading_info=True
             )
-    except (OSError, ValueError) as error:
-        raise _absent(id_or_path, error) from error
+    except UserError as error:
+        if isinstance(error.__cause__, (OSError, ValueError)) and not isinstance(error.__cause__, FileNotFoundError):
+            raise _absent(id_or_path, error.__cause__) from error
+        raise
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise UserError(f"the language model {id_or_path} lacks the weights {', '.join(missing[:_NAMES_SHOWN])}.")
+    others = sorted(name for name in loading["unexpected_keys"] if not _LARGER_MODELS.search(name))
+    if config is not None and others:
+        raise UserError(
+            f"{id_or_path} has weights that a {config.model_type} has no place for: {', '.join(others[:_NAMES_SHOWN])}"
+            ". Is the model_type of its config.json right?"
+        )
     return model
 
 
@@ -45,9 +58,12 @@ def load_tokenizer(id_or_path: str) -> PreTrainedTokenizerBase:
         UserError: there is none.
     """
     try:
-        return AutoTokenizer.from_pretrained(id_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(id_or_path)
     except (OSError, ValueError) as error:
         raise _absent(id_or_path, error) from error
+    if not tokenizer(_WORDS)["input_ids"]:
+        raise UserError(f"the tokenizer of {id_or_path} knows no words: tokenizer.json is missing. Copy it, too.")
+    return tokenizer
 
 
 def _absent(id_or_path: str, error: Exception) -> UserError:

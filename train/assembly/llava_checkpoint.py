@@ -25,6 +25,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import hub_files
 from qwen_vqa.train.assembly.connector_file import NEWLINE, load_connector
 from qwen_vqa.train.assembly.encoder_file import LoadedEncoder, encoder_config, encoder_of, load_vision_encoder
+from qwen_vqa.train.assembly.foreign_files import reading
 from qwen_vqa.train.assembly.language_model_file import add_image_tokens, load_language_model, load_tokenizer
 from qwen_vqa.train.assembly.loaded_parts import LoadedParts
 from qwen_vqa.train.assembly.quiet_loading import quiet_loading
@@ -58,6 +59,11 @@ def load_llava(
     except (OSError, ValueError) as error:
         raise UserError(f"no LLaVA checkpoint at {id_or_path}: {str(error).splitlines()[0]}") from error
     if config.get("model_type") in _CLASSES and "vision_config" in config:
+        if vision_encoder or language_model:
+            raise UserError(
+                f"{id_or_path} has its vision encoder and language model in it: leave out --vision-encoder and "
+                "--language-model, which replace what the LLaVA repository's config.json names."
+            )
         return _of_transformers(folder, id_or_path, _CLASSES[config["model_type"]], dtype)
     if "mm_vision_tower" in config:
         return _of_repository(folder, id_or_path, config, dtype, vision_encoder, language_model)
@@ -69,7 +75,7 @@ def load_llava(
 
 
 def _of_transformers(folder: Path, name: str, class_: Any, dtype: str | torch.dtype) -> LoadedParts:
-    with quiet_loading():
+    with reading("LLaVA checkpoint", name), quiet_loading():
         whole, loading = class_.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     if missing := sorted(loading["missing_keys"]):
         raise UserError(f"{name} lacks the weights {', '.join(missing[:6])}.")
@@ -137,7 +143,7 @@ def _of_repository(
         language_model_name=source,
         tokenizer=tokenizer,
         pixels=_pixels(config),
-        views=_views(config),
+        views=_views(config, name),
         adapter=adapter,
     )
 
@@ -168,7 +174,8 @@ def _tower(vision_name: str, config: dict[str, Any], weights: list[Path], name: 
     # Whatever config.json says, LLaVA-NeXT's SigLIP tower gives what comes before the last layer, of all its patches.
     siglip = vision_config.model_type.startswith("siglip")
     wanted = _wanted(-2, False) if siglip else _wanted(layer, patches_alone)
-    trained = {match["rest"]: tensor for key, tensor in _read(weights, _TOWER) if (match := _TOWER.search(key))}
+    with reading("weights of", name):
+        trained = {match["rest"]: tensor for key, tensor in _read(weights, _TOWER) if (match := _TOWER.search(key))}
     if trained:
         return encoder_of(vision_config, trained, wanted, name)
     return load_vision_encoder(vision_name, wanted)
@@ -182,10 +189,10 @@ def _wanted(layers: int | list[int], patches_alone: bool) -> dict[str, Any]:
 
 def _text_config(config: dict[str, Any], name: str) -> PretrainedConfig:
     """Of the language model alone, from a config.json whose model_type is llava_llama, llava_qwen, ..."""
-    base = config["model_type"].removeprefix("llava").strip("_") or "llama"
+    base = str(config.get("model_type") or "").removeprefix("llava").strip("_") or "llama"
     model_type = {"qwen": "qwen2"}.get(base, base)
     if model_type not in CONFIG_MAPPING:
-        raise UserError(f"{name} has model_type {config['model_type']!r}, and Transformers has no {model_type!r}.")
+        raise UserError(f"{name} has model_type {config.get('model_type')!r}, and Transformers has no {model_type!r}.")
     fields = {key: value for key, value in config.items() if not _NOT_TEXT.match(key)}
     return CONFIG_MAPPING[model_type].from_dict(fields)
 
@@ -196,14 +203,18 @@ def _pixels(config: dict[str, Any]) -> dict[str, Any]:
     return fits.get(config.get("image_aspect_ratio", ""), {})
 
 
-def _views(config: dict[str, Any]) -> dict[str, Any] | None:
+def _views(config: dict[str, Any], name: str) -> dict[str, Any] | None:
     """LLaVA-NeXT's tiles; its repository writes pinpoints as [width, height]."""
     if config.get("image_aspect_ratio") != "anyres":
         return None
     pinpoints = config.get("image_grid_pinpoints")
-    if isinstance(pinpoints, str):
-        pinpoints = ast.literal_eval(pinpoints)
-    return {"rule": "llava-next", "grid_pinpoints": [[height, width] for width, height in pinpoints or []]}
+    try:
+        pinpoints = ast.literal_eval(pinpoints) if isinstance(pinpoints, str) else pinpoints
+        return {"rule": "llava-next", "grid_pinpoints": [[height, width] for width, height in pinpoints or []]}
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{name} has image_grid_pinpoints {pinpoints!r}; expected a list of [width, height] in pixels."
+        ) from error
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """How an encoder wants to see pixels: what its preprocessor_config.json says, as fields of our image processor."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoImageProcessor
@@ -7,9 +8,11 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.views.fit import RESAMPLE_NUMBERS
+from qwen_vqa.train.assembly.foreign_files import reading
 from qwen_vqa.train.assembly.quiet_loading import quiet_loading
 
 _SCALE = 1 / 255
+_NAMES = ("preprocessor_config.json", "processor_config.json")
 STATISTICS = ("image_mean", "image_std")
 
 
@@ -26,7 +29,12 @@ def preprocessor_fields(id_or_path: str, image_size: int, given: dict[str, Any])
     """
     found = _settings(id_or_path)
     if not found:
-        return dict(given)
+        return ({"antialias": True} if given.get("fit") == "pad-center" else {}) | given
+    with reading("preprocessor file of", id_or_path):
+        return _fields(found, image_size, id_or_path, given)
+
+
+def _fields(found: dict[str, Any], image_size: int, id_or_path: str, given: dict[str, Any]) -> dict[str, Any]:
     factor = found.get("rescale_factor") or _SCALE
     if not found.get("do_rescale", True) or abs(factor * 255 - 1) > 1e-6:
         raise UserError(
@@ -56,11 +64,18 @@ def _settings(id_or_path: str) -> dict[str, Any]:
     try:
         with quiet_loading():
             return AutoImageProcessor.from_pretrained(id_or_path).to_dict()
-    except (OSError, ValueError, ImportError):  # none, or of a class that this Transformers does not have
-        try:
-            return ImageProcessingMixin.get_image_processor_dict(id_or_path)[0]
-        except OSError:
+    except Exception:  # none, or of a class that this Transformers does not have, or broken
+        if Path(id_or_path).is_dir() and not any((Path(id_or_path) / name).is_file() for name in _NAMES):
             return {}
+        try:
+            found = ImageProcessingMixin.get_image_processor_dict(id_or_path)[0]
+        except OSError as error:
+            if Path(id_or_path).is_dir():
+                raise UserError(f"the preprocessor file of {id_or_path} is broken; copy it again.") from error
+            return {}
+        if not isinstance(found, dict):
+            raise UserError(f"the preprocessor file of {id_or_path} is no JSON object; copy it again.") from None
+        return found
 
 
 def _fit(found: dict[str, Any], image_size: int, id_or_path: str) -> str:

@@ -55,13 +55,13 @@ class ConversationCollator:
             batch |= {name: made[name] for name in ("pixel_values", LAYOUTS) if name in made}
         return batch
 
-    def token_count(self, messages: list[dict[str, Any]], sample_id: str) -> int:
-        """How many tokens a conversation has at most, image tokens included: its pictures are not looked at.
+    def token_count(self, messages: list[dict[str, Any]], sample_id: str, image_tokens: list[int] | None = None) -> int:
+        """How many tokens a conversation has, image tokens included; at most, where those of its images are not given.
 
         Raises:
             UserError: an answer that the chat template does not reproduce.
         """
-        return len(self._tokens_and_labels(messages, sample_id, None)[0])
+        return len(self._tokens_and_labels(messages, sample_id, image_tokens)[0])
 
     def _encode(self, sample: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         ids, labels = self._tokens_and_labels(sample["messages"], sample.get("sample_id"), self._image_tokens(sample))

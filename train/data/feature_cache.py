@@ -45,11 +45,6 @@ class FeatureDataset(Dataset):
     ) -> None:
         if not isinstance(dataset, ConversationDataset):
             raise UserError("cache_features needs a data set whose pictures are files.")
-        if model.config.view_rule.fixed_views is None:
-            raise UserError(
-                "cache_features needs images that all have as many views; with the rule "
-                f"{model.config.view_rule.name!r} they differ. Train without it."
-            )
         self.dataset = dataset
         self.places, pictures = _number_pictures(dataset)
         self.dtype = model.vision_encoder.dtype

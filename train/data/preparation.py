@@ -38,7 +38,9 @@ def prepare_data(
     weights = [source.weight for source in sources]
     mix = _first_ranks(lambda: _load(output, asked | {"weights": weights}))
     if mix is None:
-        screen = Screen(ConversationCollator(processor).token_count, config.max_length)
+        images = processor.image_processor
+        image_tokens = None if images.view_rule.fixed_views is not None else images.image_tokens
+        screen = Screen(ConversationCollator(processor).token_count, config.max_length, image_tokens)
         mix = mix_data_sets(sources, data_sets, screen, config.max_samples, config.max_dropped, config.seed)
         if rank() == 0:
             _save(mix, output, asked | {"weights": weights}, sources)

@@ -26,33 +26,48 @@ class Screen:
     """Called with a row.
 
     Args:
-        token_count: of a conversation's messages, image tokens included.
+        token_count: of a conversation's messages, image tokens included; with a third argument of its images' tokens.
         max_length: in tokens.
+        image_tokens: of a picture of so many pixels, width and height; None where all have the same.
     """
 
-    token_count: Callable[[list[dict[str, Any]], str], int]
+    token_count: Callable[..., int]
     max_length: int
+    image_tokens: Callable[[int, int], int] | None = None
     # A picture is asked about several times, and decoded once.
-    _found: dict[str, tuple[str, str] | None] = field(default_factory=dict)
+    _found: dict[str, "Looked"] = field(default_factory=dict)
 
     def __call__(self, row: Row) -> Verdict:
         if row.fault:
             return Verdict(0, row.fault, row.sample_id)
-        kept = fitting_messages(row.messages, lambda part: self.token_count(part, row.sample_id), self.max_length)
+        kept = fitting_messages(row.messages, lambda part: self._tokens(part, row), self.max_length)
         if not kept:
             return Verdict(0, TOO_LONG, row.sample_id)
         for picture in row.images[: image_count(row.messages[:kept])]:
-            fault = self._fault_of(picture)
-            if fault:
+            if fault := self._look(picture).fault:
                 return Verdict(0, *fault)
         return Verdict(kept, shortened=kept < len(row.messages))
 
-    def _fault_of(self, picture: Picture) -> tuple[str, str] | None:
+    def _tokens(self, messages: list[dict[str, Any]], row: Row) -> int:
+        if self.image_tokens is None:
+            return self.token_count(messages, row.sample_id)
+        sizes = [self._look(picture).size for picture in row.images[: image_count(messages)]]
+        return self.token_count(messages, row.sample_id, [self.image_tokens(*size) for size in sizes])
+
+    def _look(self, picture: Picture) -> "Looked":
         if picture.data is not None:
-            return _fault(picture)
+            return _looked(picture)
         if picture.path not in self._found:
-            self._found[picture.path] = _fault(picture)
+            self._found[picture.path] = _looked(picture)
         return self._found[picture.path]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A picture's width and height, or what is wrong with it."""
+
+    size: tuple[int, int] = (1, 1)
+    fault: tuple[str, str] | None = None
 
 
 def fitting_messages(
@@ -72,12 +87,12 @@ def image_count(messages: list[dict[str, Any]]) -> int:
     return sum(part["type"] == "image" for part in parts)
 
 
-def _fault(picture: Picture) -> tuple[str, str] | None:
+def _looked(picture: Picture) -> Looked:
     source = picture.source
     if not isinstance(source, (str, bytes)) and not source.is_file():
-        return MISSING_FILE, str(source)
+        return Looked(fault=(MISSING_FILE, str(source)))
     try:
-        open_image(source)
+        return Looked(open_image(source).size)
     except ImageError as error:
-        return BROKEN_IMAGE, str(error) if picture.data is None else f"{picture.path}: {error}"
-    return None
+        told = str(error) if picture.data is None else f"{picture.path}: {error}"
+        return Looked(fault=(BROKEN_IMAGE, told))

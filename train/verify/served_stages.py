@@ -58,6 +58,9 @@ class ServerSettings:
 GREEDY = {"temperature": 0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
+VIEWS_AT_ONCE = 16
+
+
 @dataclass(frozen=True)
 class ServedModel:
     """A model of a server, by name. `extra` goes into every request (such as a chat template).
@@ -97,13 +100,22 @@ class ServedModel:
             pixels = [np.asarray(decode_mm_kwargs_item(item)["pixel_values"].data.float()) for item in items]  # type: ignore[union-attr] # ours is a tensor
         return ServedPrompt(reply.json()["token_ids"], np.concatenate(pixels))
 
-    def image_features(self, pixels: np.ndarray) -> np.ndarray | None:
-        """Connected features [views, tokens, text width] of pixels; None where the server keeps them to itself."""
-        body = io.BytesIO()
-        np.save(body, pixels.astype(np.float32))
-        base = self.url.removesuffix("/v1")
-        reply = self._post(f"{base}/verify/image_features", may_be_closed=True, content=body.getvalue())
-        return None if reply.status_code != 200 else np.load(io.BytesIO(reply.content))
+    def image_features(self, pixels: np.ndarray, together: int = 1) -> np.ndarray | None:
+        """Connected features [views, tokens, text width] of pixels; None where the server keeps them to itself.
+
+        Args:
+            together: how many views have one image's features between them.
+        """
+        found, at_once = [], max(together, VIEWS_AT_ONCE // together * together)
+        for start in range(0, len(pixels), at_once):
+            body = io.BytesIO()
+            np.save(body, pixels[start : start + at_once].astype(np.float32))
+            base = self.url.removesuffix("/v1")
+            reply = self._post(f"{base}/verify/image_features", may_be_closed=True, content=body.getvalue())
+            if reply.status_code != 200:
+                return None
+            found.append(np.load(io.BytesIO(reply.content)))
+        return np.concatenate(found)
 
     def answer(self, case: VerifyCase, max_tokens: int) -> ServedAnswer:
         """The answer to a conversation, of so many tokens at most."""

@@ -98,7 +98,8 @@ def _stages(
             yield StageResult("pixels", True, HIDDEN, compared=False)
         else:
             yield _compare_arrays("pixels", pixels.numpy(), served_prompt.pixels, tolerance.pixels)
-        features = served.image_features(pixels.numpy())
+        together = reference.model.config.view_rule.fixed_views or 1
+        features = served.image_features(pixels.numpy(), together)
         if features is None:
             yield StageResult("features", True, HIDDEN, compared=False)
         else:

@@ -220,3 +220,72 @@ def test_another_model_and_another_prompt_are_refused(tmp_path: Path):
 def test_flags_that_do_not_go_together(tmp_path: Path, fields: dict[str, Any], said: str):
     with pytest.raises(UserError, match=said):
         assemble(AssembledParts(tmp_path / "model", **fields))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def changed(path: Path, part: str | None = None, **fields: Any) -> None:
+    content = json.loads(path.read_text())
+    (content if part is None else content[part]).update(fields)
+    path.write_text(json.dumps(content))
+
+
+BROKEN: dict[str, Any] = {
+    "half of the weights": lambda folder: cut(folder / "model.safetensors"),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "another width": lambda folder: changed(folder / "config.json", "vision_config", hidden_size=32),
+    "heads that do not divide": lambda folder: changed(folder / "config.json", "vision_config", num_attention_heads=7),
+    "a layer that is a word": lambda folder: changed(folder / "config.json", vision_feature_layer="x"),
+    "half a preprocessor file": lambda folder: cut(folder / "processor_config.json"),
+    "half a tokenizer": lambda folder: cut(folder / "tokenizer.json"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_said_in_one_line_and_leave_no_folder(tmp_path: Path, name: str):
+    folder = saved(llava(), tmp_path / "llava")
+    if name == "half a preprocessor file" and not (folder / "processor_config.json").is_file():
+        cut(folder / "preprocessor_config.json")
+    else:
+        BROKEN[name](folder)
+    with pytest.raises(UserError) as caught:
+        assemble(AssembledParts(tmp_path / "model", from_llava=str(folder)))
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["llava"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mm_vision_tower": "clip", "image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad",
+          "image_grid_pinpoints": "(1x1),...,(6x6)"}, "image_grid_pinpoints"),
+        ({"model_type": None}, "q_proj.bias"),
+    ],
+)  # fmt: skip
+def test_the_repositorys_config_is_looked_at(tmp_path: Path, fields: dict[str, Any], said: str):
+    fields.pop("mm_vision_tower", None)
+    folder = of_the_repository(llava(), tmp_path / "r", **fields)
+    with pytest.raises(UserError) as caught:
+        assemble(AssembledParts(tmp_path / "model", from_llava=str(folder)))
+    assert said in str(caught.value) or "cannot be read" in str(caught.value)
+
+
+def test_pixels_are_not_guessed_for_a_whole_checkpoint(tmp_path: Path):
+    folder = of_the_repository(llava(), tmp_path / "r")
+    (tmp_path / "clip" / "preprocessor_config.json").unlink()
+    with pytest.raises(UserError, match=r"preprocessor_config\.json"):
+        assemble(AssembledParts(tmp_path / "model", from_llava=str(folder)))
+
+
+def test_parts_are_not_taken_from_elsewhere_where_the_checkpoint_has_them(tmp_path: Path):
+    folder = saved(llava(), tmp_path / "llava")
+    with pytest.raises(UserError, match="--vision-encoder"):
+        assemble(AssembledParts(tmp_path / "model", from_llava=str(folder), vision_encoder="x"))
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "x" * 101])
+def test_an_adapters_name_is_one_that_can_be_served(tmp_path: Path, name: str):
+    with pytest.raises(UserError, match="--adapter-name"):
+        AssembledParts(tmp_path / "model", **NAMED, adapter=tmp_path, merge_adapter=False, adapter_name=name)
