@@ -123,7 +123,7 @@ def test_verifys_reference_computes_where_its_model_is(tiny_checkpoint: Path):
         logprobs = reference.model(**inputs).logits[0, -1].log_softmax(-1)
     server = SimpleNamespace(
         prompt=lambda _: ServedPrompt(inputs["input_ids"][0].tolist(), inputs["pixel_values"].numpy()),
-        image_features=lambda _: features,
+        image_features=lambda *_: features,
         answer=lambda *_: ServedAnswer([int(logprobs.argmax())], [float(logprobs.max())]),
     )
     with other_device() as device:
