@@ -43,11 +43,6 @@ class LlavaNextTiles(ViewRule):
                 f"encoder's {size} pixels."
             )
 
-    @property
-    def fixed_views(self) -> None:
-        """It depends on the image."""
-        return None
-
     def layout(self, width: int, height: int, detail: str) -> ViewLayout:
         """The tiles, and of their features those that show the image and not what lies around it."""
         if not wants_tiles(detail):

@@ -29,11 +29,6 @@ class Tiles(ViewRule):
             raise ValueError(f"views.max_tiles is {self.max_tiles!r}; it must be an integer of at least 2.")
         self.side = self.grid_side()
 
-    @property
-    def fixed_views(self) -> None:
-        """It depends on the image."""
-        return None
-
     def layout(self, width: int, height: int, detail: str) -> ViewLayout:
         """The grid with the nearest ratio of width to height; of equally near ones that with more tiles."""
         if not wants_tiles(detail):

@@ -37,8 +37,8 @@ class ViewRule(ABC):
 
     @property
     def fixed_views(self) -> int | None:
-        """How many views every image has; None where that depends on it."""
-        return 1
+        """How many views every image has; None where it has tiles, as many as it is large."""
+        return None if self.has_newline else 1
 
     @classmethod
     def scales_of(cls, fields: dict[str, Any]) -> tuple[int, ...]:
