@@ -20,7 +20,8 @@ from qwen_vqa.train.model.reference_checkpoint import load_processor
 from qwen_vqa.train.monitor.run_monitor import Monitor
 from qwen_vqa.train.recipe import config_for, load_config, resumed_config, save_config
 from qwen_vqa.train.run_checkpoints import check_run
-from qwen_vqa.train.trainer import QwenVqaTrainer, load_for_training, training_arguments
+from qwen_vqa.train.trainer import QwenVqaTrainer, load_for_training
+from qwen_vqa.train.training_arguments import training_arguments
 from qwen_vqa.train.training_config import TrainingConfig
 
 

@@ -17,7 +17,8 @@ from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.memory.memory_check import batch_of
 from qwen_vqa.train.memory.memory_estimate import GIB, memory_of
 from qwen_vqa.train.model.reference_checkpoint import load_processor, save_checkpoint
-from qwen_vqa.train.trainer import QwenVqaTrainer, load_for_training, training_arguments
+from qwen_vqa.train.trainer import QwenVqaTrainer, load_for_training
+from qwen_vqa.train.training_arguments import training_arguments
 from qwen_vqa.train.training_config import TrainingConfig
 
 TINY = Shape(256, 2, 4, 2, 512, vocabulary=2048, encoder_layers=2)

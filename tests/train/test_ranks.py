@@ -9,7 +9,7 @@ from qwen_vqa.train import ranks
 from qwen_vqa.train.data import screening
 from qwen_vqa.train.data.row import Picture, Row
 from qwen_vqa.train.data.screening import Screen
-from qwen_vqa.train.trainer import MOST_WORKERS, data_workers
+from qwen_vqa.train.training_arguments import MOST_WORKERS, data_workers
 from tests.train import rank_steps, releases
 from tests.train.test_training_safety import TORCHRUN, launch
 

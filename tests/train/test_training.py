@@ -20,7 +20,8 @@ from qwen_vqa.train.model.reference_checkpoint import load_processor, load_refer
 from qwen_vqa.train.recipe import STAGES, config_for, load_config
 from qwen_vqa.train.train import train
 from qwen_vqa.train.train_flags import build_parser
-from qwen_vqa.train.trainer import prepare_model, trainable_parts, training_precision
+from qwen_vqa.train.trainer import prepare_model, trainable_parts
+from qwen_vqa.train.training_arguments import training_precision
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.image_server import png
 from tests.tiny import picture, tiny_config, tiny_model, tiny_processor, user

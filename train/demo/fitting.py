@@ -13,7 +13,8 @@ from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.demo.muon import MuonAndAdamW
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
-from qwen_vqa.train.trainer import QwenVqaTrainer, load_trained, prepare_model, save_trained, training_arguments
+from qwen_vqa.train.trainer import QwenVqaTrainer, load_trained, prepare_model, save_trained
+from qwen_vqa.train.training_arguments import training_arguments
 from qwen_vqa.train.training_config import TrainingConfig
 
 RESULT = "result"

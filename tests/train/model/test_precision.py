@@ -10,7 +10,8 @@ from qwen_vqa.serving.cli import main
 from qwen_vqa.train.model.reference_checkpoint import load_reference
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.train import train
-from qwen_vqa.train.trainer import load_for_training, training_arguments
+from qwen_vqa.train.trainer import load_for_training
+from qwen_vqa.train.training_arguments import training_arguments
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.tiny import make_checkpoint
 from tests.train import releases
