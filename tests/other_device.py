@@ -4,6 +4,9 @@ Its tensors hold ordinary CPU tensors, on which everything is computed. As on a 
 all on one device raises; only numbers (tensors without dimensions) may be on the CPU. So what makes a tensor without
 saying where, and then uses it beside a model that was moved, fails here as it would fail there.
 
+A device stays registered to its process's end, and changes what others compute there: use it in a copy of the process
+(`tests.vllm_copy.passes_in_a_copy`).
+
 PyTorch's backend in Python (PrivateUse1, `torch/utils/backend_registration.py`, marked experimental) is what lets a
 device be registered without C++; seen to work with torch 2.13.
 """

@@ -17,23 +17,28 @@ from qwen_vqa.quantize.samples import UserSamples
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from tests.other_device import other_device
 from tests.quantize.anywhere import anywhere
+from tests.vllm_copy import passes_in_a_copy
 
 
 @pytest.mark.parametrize("scheme", ["int8", "nf4", "int8-bnb"])
 def test_answers_and_layers_are_compared_where_the_models_are(
     quantised: Callable[..., Path], with_adapter: Path, questions: Path, scheme: str
 ) -> None:
-    samples, processor = UserSamples(str(questions)).calibration(4), load_processor(with_adapter)
+    passes_in_a_copy(measured_here_and_there, with_adapter, quantised(scheme), questions)
+
+
+def measured_here_and_there(original: Path, quantised: Path, questions: Path) -> None:
+    samples, processor = UserSamples(str(questions)).calibration(4), load_processor(original)
 
     def measured(device: torch.device) -> tuple[dict, dict]:
         answers = compare(
-            lambda: load_reference(with_adapter).to(device),
-            lambda: load_dequantised(quantised(scheme)).to(device),
+            lambda: load_reference(original).to(device),
+            lambda: load_dequantised(quantised).to(device),
             processor,
             {"all": samples},
         )
-        layers = DequantisedLayers(quantised(scheme))
-        return answers, layer_errors(load_reference(with_adapter).to(device), layers, processor, samples)
+        layers = DequantisedLayers(quantised)
+        return answers, layer_errors(load_reference(original).to(device), layers, processor, samples)
 
     here, here_layers = measured(torch.device("cpu"))
     with other_device() as device:
@@ -46,10 +51,14 @@ def test_answers_and_layers_are_compared_where_the_models_are(
 
 def test_layers_are_calibrated_where_their_inputs_are(with_adapter: Path, questions: Path) -> None:
     """A layer as AutoRound calls it. Autograd does not run on the other device: tuning itself is left out."""
-    samples, processor = UserSamples(str(questions)).calibration(3), load_processor(with_adapter)
+    passes_in_a_copy(calibrated_here_and_there, with_adapter, questions)
+
+
+def calibrated_here_and_there(original: Path, questions: Path) -> None:
+    samples, processor = UserSamples(str(questions)).calibration(3), load_processor(original)
 
     def outputs(device: torch.device) -> list[torch.Tensor]:
-        model = load_reference(with_adapter).requires_grad_(False)
+        model = load_reference(original).requires_grad_(False)
         inputs = first_inputs(model, processor, samples, device)
         decoder = model.language_model.model
         block = DecoderBlock(decoder.layers[0].float(), decoder.rotary_emb.to(device)).to(device)

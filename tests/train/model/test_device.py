@@ -20,6 +20,7 @@ from qwen_vqa.train.verify.stage_comparison import STAGES, Reference, Tolerance,
 from qwen_vqa.train.verify.verify_cases import built_in_cases
 from tests.other_device import other_device
 from tests.train import releases
+from tests.vllm_copy import passes_in_a_copy
 
 TWO = Gpus(("NVIDIA A10G", "NVIDIA T4"))
 NONE = Gpus(reason="the driver is too old")
@@ -93,14 +94,21 @@ def test_the_flags_default_is_auto():
 
 
 def test_the_other_device_refuses_a_tensor_that_is_not_there():
+    passes_in_a_copy(tensors_of_two_devices)
+
+
+def tensors_of_two_devices() -> None:
     with other_device() as device, pytest.raises(RuntimeError, match="all tensors must be on one device"):
         torch.ones(3, device=device) + torch.ones(3)
 
 
 def test_a_checkpoint_is_evaluated_where_its_model_is(tiny_checkpoint: Path, tmp_path: Path):
-    source = DataSource.parse(releases.write_textvqa(tmp_path))
-    asked = prompts(read_questions([source], 0)[0], [OWN], 0)
-    model = CheckpointModel.load(tiny_checkpoint, None, torch.float32, 4, 2, "cpu")
+    passes_in_a_copy(evaluated_here_and_there, tiny_checkpoint, releases.write_textvqa(tmp_path))
+
+
+def evaluated_here_and_there(checkpoint: Path, data: Path) -> None:
+    asked = prompts(read_questions([DataSource.parse(data)], 0)[0], [OWN], 0)
+    model = CheckpointModel.load(checkpoint, None, torch.float32, 4, 2, "cpu")
     here: list[str] = []
     model.ask(asked, lambda reply: here.append(reply.answer))
     there: list[str] = []
@@ -111,7 +119,11 @@ def test_a_checkpoint_is_evaluated_where_its_model_is(tiny_checkpoint: Path, tmp
 
 
 def test_verifys_reference_computes_where_its_model_is(tiny_checkpoint: Path):
-    reference = Reference(load_reference(tiny_checkpoint, torch.float32), load_processor(tiny_checkpoint))
+    passes_in_a_copy(compared_with_the_reference_there, tiny_checkpoint)
+
+
+def compared_with_the_reference_there(checkpoint: Path) -> None:
+    reference = Reference(load_reference(checkpoint, torch.float32), load_processor(checkpoint))
     one = built_in_cases()[1]
     inputs = reference.processor(
         text=reference.processor.apply_chat_template(one.messages, tokenize=False, add_generation_prompt=True),
