@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import NoReturn
 
 BAD_INPUT = 2  # the exit status
+MOST_SEED = 2**32 - 1  # NumPy's, which takes fewer than PyTorch
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -23,6 +24,17 @@ class CommandParser(argparse.ArgumentParser):
         place = f"{command}: " if command else ""
         said = mistake(self, message, self._given)
         self.exit(BAD_INPUT, f"qwen-vqa: {place}{said} `{self.prog} --help` lists what there is.\n")
+
+
+def seed_number(text: str) -> int:
+    """A flag's type: what PyTorch, NumPy and Python all take as a seed.
+
+    Raises:
+        argparse.ArgumentTypeError: another.
+    """
+    if text.isdecimal() and int(text) <= MOST_SEED:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text} is no seed: give a whole number from 0 to {MOST_SEED}")
 
 
 def mistake(parser: argparse.ArgumentParser, message: str, given: Iterable[str]) -> str:

@@ -1,7 +1,5 @@
 """What `qwen-vqa quantize` was asked to do, checked once, before anything long starts."""
 
-import os
-import shutil
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +13,7 @@ from qwen_vqa.plugin.checkpoint_files import adapter_folders, check_checkpoint
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import checkpoint_name
 from qwen_vqa.plugin.installed_command import how_to_install
+from qwen_vqa.plugin.output_folder import check_new, check_writable
 from qwen_vqa.plugin.quantization import (
     BITSANDBYTES,
     FACTS,
@@ -93,7 +92,7 @@ def check(options: Options) -> tuple[Scheme, Selection]:
     chosen_device(options.device)
     check_checkpoint(options.source)
     check_not_quantised(options.source)
-    _check_empty(options.output)
+    check_new(options.output, leftovers=(PARTIAL,))  # of a run that was killed
     _check_machine(options)
     for name in ("samples", "iterations"):
         if getattr(options, name) < 1:
@@ -133,12 +132,6 @@ def check_not_quantised(folder: Path) -> None:
     )
 
 
-def _check_empty(output: Path) -> None:
-    # What a run that was killed left behind does not count.
-    if output.exists() and (not output.is_dir() or any(path.name != PARTIAL for path in output.iterdir())):
-        raise UserError(f"the output folder {output} exists and is not empty; give another -o.")
-
-
 def _check_machine(options: Options) -> None:
     facts = FACTS[options.scheme]
     package = {"int4": "auto_round"}.get(options.scheme) or ("bitsandbytes" if facts.method == BITSANDBYTES else None)
@@ -149,25 +142,6 @@ def _check_machine(options: Options) -> None:
         raise UserError(
             f"{reason}. It is served by: {facts.served_by}. Here: {', '.join(schemes_served_here())}. "
             "Pass --elsewhere to make it for another machine."
-        )
-
-
-def check_writable(folder: Path, needed: int = 0) -> None:
-    """Whether a folder can be made, or written into, and its disk has room for so many bytes.
-
-    Raises:
-        UserError: it cannot, or has not.
-    """
-    there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"-o {folder}: {there} is a file. Give another folder.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"-o {folder}: {there} cannot be written to. Give another folder, or the right to write there.")
-    free = shutil.disk_usage(there).free
-    if free < needed:
-        raise UserError(
-            f"not enough disk: the checkpoint needs {needed / GIB:.2f} GiB, and {there} has {free / GIB:.2f} free. "
-            "Free some, or give an -o on another disk."
         )
 
 

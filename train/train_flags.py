@@ -6,6 +6,7 @@ from pathlib import Path
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag, local_checkpoint
+from qwen_vqa.plugin.output_folder import check_writable
 from qwen_vqa.train.data.source import DATA_SETS, EXAMPLES, DataSource
 from qwen_vqa.train.recipe import STAGES, add_config_flags, config_for
 
@@ -56,6 +57,7 @@ def check(args: argparse.Namespace) -> None:
             config_for(args.stage, args)
         for text in args.data:
             DataSource.parse(text)
+    check_writable(args.output)
     args.base = local_checkpoint(args.base, args.revision)
 
 

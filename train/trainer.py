@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import UserError, first_line_of
 from qwen_vqa.plugin.file_mode import give_usual_mode
 from qwen_vqa.train.model.reference_checkpoint import load_reference
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
@@ -176,7 +176,7 @@ class QwenVqaTrainer(Trainer):
             act()
         except (OSError, RuntimeError, SafetensorError) as raised:  # torch.save: RuntimeError when the disk is full
             error = raised
-        faults = [fault for fault in gathered(error and str(error).splitlines()[0]) if fault is not None]
+        faults = [fault for fault in gathered(error and first_line_of(error)) if fault is not None]
         if faults:
             if self.args.should_save:
                 shutil.rmtree(Path(str(self.args.output_dir)) / STAGING, ignore_errors=True)

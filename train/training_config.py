@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from qwen_vqa.plugin.command_parser import MOST_SEED
 from qwen_vqa.plugin.errors import UserError
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -71,6 +72,8 @@ class TrainingConfig:
             raise UserError(f"max_dropped is {self.max_dropped}; it is a share, from 0 to 1.")
         if self.encoder_layers < -1:
             raise UserError(f"encoder_layers is {self.encoder_layers}; it must be 0 or more, or -1 for all.")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise UserError(f"seed is {self.seed}; it must be from 0 to {MOST_SEED}.")
         if self.workers < -1:
             raise UserError(f"workers is {self.workers}; it must be 0 or more, or -1 to have it chosen.")
         for name, choices in (("precision", PRECISIONS), ("load_in", LOAD_IN)):

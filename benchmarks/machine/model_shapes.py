@@ -14,6 +14,7 @@ from transformers.initialization import no_init_weights
 from qwen_vqa.benchmarks.script import run
 from qwen_vqa.plugin.chat.chat_format import CHATML
 from qwen_vqa.plugin.chat.chat_template import chat_template
+from qwen_vqa.plugin.command_parser import seed_number
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor
@@ -111,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=sorted(SHAPES))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=0, help="of the weights (default: %(default)s)")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of the weights (default: %(default)s)")
     args = parser.parse_args()
     print(shape_checkpoint(args.shape, args.folder, args.seed))
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load_report.load_table import align
 from qwen_vqa.benchmarks.script import run
+from qwen_vqa.plugin.command_parser import seed_number
 from qwen_vqa.plugin.library_warnings import quiet_libraries
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def main() -> int:
     add = parser.add_argument
     add("--shape", choices=SHAPES, default="3b", help="(default: %(default)s)")
     add("--parts", nargs="+", default=PARTS, metavar="PART", help=f"(default: {' '.join(PARTS)})")
-    add("--seed", type=int, default=0, help="of weights and questions (default: %(default)s)")
+    add("--seed", type=seed_number, default=0, help="of weights and questions (default: %(default)s)")
     add("--tokens", type=int, default=24, help="of each timed answer (default: %(default)s)")
     add("--users", type=int, nargs="+", default=[1, 16], help="at once (default: 1 16)")
     add("--rounds", type=int, default=2, help="turns of each server; 0: only load them (default: %(default)s)")

@@ -3,6 +3,7 @@
 from qwen_vqa.benchmarks.quantisation.quantize_flags import parser, report_parser
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import local_checkpoint
+from qwen_vqa.plugin.output_folder import check_writable
 from qwen_vqa.plugin.quantization import FACTS
 
 
@@ -23,7 +24,7 @@ def main(argv: list[str]) -> int:
         args["source"] = local_checkpoint(args["source"], revision)
     elif revision is not None:
         raise UserError(f"--revision {revision} is of a hub id, and without CHECKPOINT it is the bundled demo.")
-    from qwen_vqa.quantize.options import Options, check_writable
+    from qwen_vqa.quantize.options import Options
     from qwen_vqa.quantize.quantize import quantise
     from qwen_vqa.quantize.sample_sources import demo_checkpoint
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from qwen_vqa.plugin.command_parser import CommandParser
+from qwen_vqa.plugin.command_parser import CommandParser, seed_number
 from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag
 from qwen_vqa.plugin.quantization import FACTS
 from qwen_vqa.train.model.device_flag import add_device_flag
@@ -44,7 +44,7 @@ def build_parser(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add("--data", help="conversations, as `train --data` names them (default, for the demo: its own pictures)")
     add("--samples", type=int, default=128, help="int4: conversations to calibrate with (default: %(default)s)")
     add("--iterations", type=int, default=200, help="int4: tuning steps for each layer (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the samples' order and of the tuning (default: %(default)s)")
+    add("--seed", type=seed_number, default=0, help="of the samples' order and of the tuning (default: %(default)s)")
     add("--merge-adapter", metavar="NAME", help="merge adapters/NAME in 16 bits first; no adapter is kept apart then")
     add(
         "--adapter-bound",
@@ -75,7 +75,11 @@ def report_parser() -> argparse.ArgumentParser:
     add("quantised", metavar="B", help=f"what `qwen-vqa quantize` made of it: {CHECKPOINT_HELP}")
     add("--data", help="questions with answers, as `train --data` names them (default, for the demo: its skills)")
     add("-n", "--number", type=int, default=300, help="questions, for the demo of each skill (default: %(default)s)")
-    add("--seed", type=int, help="of the samples' order and of the load (default: the seed that B was made with, or 0)")
+    add(
+        "--seed",
+        type=seed_number,
+        help="of the samples' order and of the load (default: the seed that B was made with, or 0)",
+    )
     add("--users", type=int, nargs="+", default=[1, 16], help="at once (default: 1 16)")
     add("--tokens", type=int, default=64, help="of an answer when decoding is timed (default: %(default)s)")
     add("--rounds", type=int, default=2, help="turns that each server gets (default: %(default)s)")

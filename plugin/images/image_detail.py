@@ -4,6 +4,7 @@ from PIL import Image
 
 DETAILS = ("low", "high", "auto")
 DEFAULT_DETAIL = "auto"
+SAME_DETAILS = {"original": "high"}  # what OpenAI has beside them, and what it comes to here
 _KEY = "detail"
 
 

@@ -23,9 +23,11 @@ class ScaledViews(ViewRule):
     name: ClassVar[str] = "s2"
     defaults: ClassVar[dict[str, Any]] = {"scales": [1, 2]}
 
-    def __init__(self, fields: dict[str, Any], size: int, tokens_per_view: int) -> None:
-        super().__init__(fields, size, tokens_per_view)
-        scales = self.fields["scales"]
+    @classmethod
+    def check_fields(cls, fields: dict[str, Any]) -> None:
+        """Scales go up from 1."""
+        super().check_fields(fields)
+        scales = fields.get("scales", cls.defaults["scales"])
         if (
             not isinstance(scales, list | tuple)
             or list(scales) != sorted({scale for scale in scales if type(scale) is int and scale <= LARGEST_SCALE})

@@ -24,10 +24,16 @@ class Tiles(ViewRule):
 
     def __init__(self, fields: dict[str, Any], size: int, tokens_per_view: int) -> None:
         super().__init__(fields, size, tokens_per_view)
-        self.max_tiles = self.fields["max_tiles"]
-        if type(self.max_tiles) is not int or self.max_tiles < 2:
-            raise ValueError(f"views.max_tiles is {self.max_tiles!r}; it must be an integer of at least 2.")
+        self.max_tiles: int = self.fields["max_tiles"]
         self.side = self.grid_side()
+
+    @classmethod
+    def check_fields(cls, fields: dict[str, Any]) -> None:
+        """Two tiles at least: one is the view of the whole."""
+        super().check_fields(fields)
+        most = fields.get("max_tiles", cls.defaults["max_tiles"])
+        if type(most) is not int or most < 2:
+            raise ValueError(f"views.max_tiles is {most!r}; it must be an integer of at least 2.")
 
     def layout(self, width: int, height: int, detail: str) -> ViewLayout:
         """The grid with the nearest ratio of width to height; of equally near ones that with more tiles."""

@@ -29,11 +29,16 @@ class ViewRule(ABC):
     defaults: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, fields: dict[str, Any], size: int, tokens_per_view: int) -> None:
-        if unknown := set(fields) - set(self.defaults) - {RULE}:
-            raise ValueError(f"views has unknown fields {sorted(unknown)} for the rule {self.name!r}.")
+        self.check_fields(fields)
         self.fields = self.defaults | {name: value for name, value in fields.items() if name != RULE}
         self.size = size
         self.tokens_per_view = tokens_per_view
+
+    @classmethod
+    def check_fields(cls, fields: dict[str, Any]) -> None:
+        """What can be said of them without an encoder. Raises ValueError for a wrong one."""
+        if unknown := set(fields) - set(cls.defaults) - {RULE}:
+            raise ValueError(f"views has unknown fields {sorted(unknown)} for the rule {cls.name!r}.")
 
     @property
     def fixed_views(self) -> int | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from qwen_vqa.plugin.images.image_detail import DEFAULT_DETAIL, DETAILS
+from qwen_vqa.plugin.images.image_detail import DEFAULT_DETAIL, DETAILS, SAME_DETAILS
 
 CHAT_ROLES = ("system", "developer", "user", "assistant", "tool")
 RESPONSE_ROLES = ("system", "developer", "user", "assistant")
@@ -226,7 +226,7 @@ def _detail(detail: Any, place: str) -> str:
     if detail is None:
         return DEFAULT_DETAIL
     if detail not in DETAILS:
-        raise ContentError(place, f"{_shown(detail)}; it must be one of {', '.join(DETAILS)}.")
+        raise ContentError(place, f"{_shown(detail)}; it must be one of {', '.join((*DETAILS, *SAME_DETAILS))}.")
     return detail
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from qwen_vqa.plugin.images.image_detail import SAME_DETAILS
+
 Body = dict[str, Any]
-# What OpenAI has beside our three (image_detail.DETAILS), and what it comes to here.
-_DETAILS = {"original": "high"}
 
 
 def chat_forms(body: Body) -> bool:
@@ -81,8 +81,8 @@ def _plain_detail(holder: Body) -> bool:
     detail = holder.get("detail", "")
     if detail is None:
         del holder["detail"]
-    elif isinstance(detail, str) and detail in _DETAILS:
-        holder["detail"] = _DETAILS[detail]
+    elif isinstance(detail, str) and detail in SAME_DETAILS:
+        holder["detail"] = SAME_DETAILS[detail]
     else:
         return False
     return True

@@ -279,7 +279,7 @@ def test_not_enough_disk(with_adapter: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_an_output_that_holds_something(with_adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="exists and is not empty; give another -o"):
+    with pytest.raises(UserError, match="exists and is not empty"):
         quantise(anywhere(with_adapter, tmp_path, "int8"))
 
 

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT, ImagePosition
+from qwen_vqa.plugin.command_parser import seed_number
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import check_source
+from qwen_vqa.plugin.output_folder import check_new
 from qwen_vqa.plugin.views.fit import Fit, Resample
+from qwen_vqa.plugin.views.view_rules import VIEW_RULES
+from qwen_vqa.plugin.views.whole import WholeImage
 from qwen_vqa.train.assembly.original_format import LIKENESSES, Likeness
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
@@ -60,6 +64,10 @@ class AssembledParts:
         for flag, value, rule in (("--max-tiles", self.max_tiles, "tiles"), ("--scales", self.scales, "s2")):
             if value is not None and self.views != rule:
                 raise UserError(f"{flag} is of --views {rule}.")
+        try:
+            VIEW_RULES[self.views or WholeImage.name].check_fields(self.wanted_views or {})
+        except ValueError as error:
+            raise UserError(str(error)) from error
         if self.pixel_shuffle < 1:
             raise UserError(f"--pixel-shuffle {self.pixel_shuffle}: it must be a positive integer.")
         if self.adapter_name is not None and ((self.adapter or self.from_llava) is None or self.merge_adapter):
@@ -69,10 +77,7 @@ class AssembledParts:
                 f"--adapter-name {self.adapter_name!r}: letters, digits, '.', '_' and '-' are taken, at most 100, "
                 "and no dot first."
             )
-        if self.output.is_symlink():
-            raise UserError(f"the output folder {self.output} is a link; give the folder itself as -o.")
-        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
-            raise UserError(f"the output folder {self.output} exists and is not empty; give another -o.")
+        check_new(self.output)
         if self.dtype not in ("auto", *DTYPES):
             raise UserError(f"--dtype {self.dtype}: it must be auto, {', '.join(DTYPES)}.")
         if self.like is not None and self.like not in LIKENESSES:
@@ -245,7 +250,7 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="with --views s2: sizes, in sizes of the encoder's view (default: 1 2)",
     )
     add("--dtype", default="auto", choices=["auto", *DTYPES], help="of all weights (default: each part keeps its own)")
-    add("--seed", type=int, default=0, help="of a fresh connector (default: %(default)s)")
+    add("--seed", type=seed_number, default=0, help="of a fresh connector (default: %(default)s)")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="the checkpoint folder to write")
     return parser
 

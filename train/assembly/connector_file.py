@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from qwen_vqa.plugin.connector.mlp import LINEARS, WEIGHT_NAMES, ConnectorShape
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import UserError, first_line_of
 
 # What a connector is called among the parts of a whole model.
 _PARTS = ("connector", "mm_projector", "multi_modal_projector", "projector", "MP")
@@ -60,7 +60,24 @@ def load_connector(path: str | Path) -> dict[str, torch.Tensor]:
             "with a bias or none: 0.weight 0.bias 2.weight 2.bias (or linear_1 and linear_2, proj), alone or under "
             f"{', '.join(f'{part}.' for part in _PARTS)}."
         )
+    _check_numbers(connector | newline, path)
     return connector | newline
+
+
+def _check_numbers(connector: dict[str, torch.Tensor], path: Path) -> None:
+    for name, tensor in connector.items():
+        if tensor.layout != torch.strided or not tensor.is_floating_point() or tensor.itemsize < torch.half.itemsize:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            how = "" if tensor.layout == torch.strided else f"{str(tensor.layout).removeprefix('torch.')} "
+            raise UserError(
+                f"the connector {path} has {name} as {how}{kind}; expected plain float16, bfloat16 or float32. Save it "
+                "as it was trained, before it is quantised."
+            )
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"the connector {path} has {name} with values that are not numbers (NaN or infinite): its training had "
+                "failed by then. Give one saved earlier."
+            )
 
 
 def connector_shape(
@@ -191,7 +208,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         ) from error
     except (RuntimeError, EOFError, SafetensorError, ValueError, OSError) as error:
         raise UserError(
-            f"the connector {path} cannot be read ({str(error).splitlines()[0]}). Copy it again, or save it again with "
+            f"the connector {path} cannot be read ({first_line_of(error)}). Copy it again, or save it again with "
             "torch.save(connector.state_dict(), 'connector.pth')."
         ) from error
     if not isinstance(state, Mapping):

@@ -10,7 +10,7 @@ import transformers
 from transformers import AutoConfig
 from transformers.configuration_utils import PretrainedConfig
 
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import UserError, first_line_of
 from qwen_vqa.plugin.vision.encoders import ENCODERS, examples
 from qwen_vqa.plugin.vision.features import FeatureChoice
 from qwen_vqa.plugin.vision.tower import VisionEncoder
@@ -74,7 +74,7 @@ def encoder_config(id_or_path: str) -> PretrainedConfig:
         config = AutoConfig.from_pretrained(id_or_path)
     except Exception as error:  # also classes of its own, for a config that cannot be
         raise UserError(
-            f"no vision encoder at {id_or_path}: {_first_line(error)}. Give a hub id such as "
+            f"no vision encoder at {id_or_path}: {first_line_of(error)}. Give a hub id such as "
             f"{examples()}, or a folder that save_pretrained wrote."
         ) from error
     config = getattr(config, "vision_config", config)
@@ -153,7 +153,3 @@ def renamed_weights(family: type[VisionEncoder], weights: dict[str, torch.Tensor
                 "the transformers version."
             )
     return renamed
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import UserError, first_line_of
 
 _SHOWN = 300  # characters of what the library says
 
@@ -23,8 +23,8 @@ def reading(what: str, name: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        told = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:_SHOWN].rstrip(".")
+        told = first_line_of(error)[:_SHOWN]
         raise UserError(
-            f"the {what} {name} cannot be read ({type(error).__name__}{f': {told}' if told else ''}). Copy its files "
-            "again, and look whether its config.json is that of its weights."
+            f"the {what} {name} cannot be read ({type(error).__name__}: {told}). Copy its files again, and look "
+            "whether its config.json is that of its weights."
         ) from error

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from qwen_vqa.plugin.chat.chat_template import CONTROL_TOKENS, IMAGE_TOKEN
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import UserError, first_line_of
 from qwen_vqa.train.assembly.foreign_files import reading
 from qwen_vqa.train.assembly.quiet_loading import quiet_loading
 
@@ -68,7 +68,7 @@ def load_tokenizer(id_or_path: str) -> PreTrainedTokenizerBase:
 
 def _absent(id_or_path: str, error: Exception) -> UserError:
     return UserError(
-        f"no language model at {id_or_path}: {str(error).strip().splitlines()[0]} Give a hub id "
+        f"no language model at {id_or_path}: {first_line_of(error)}. Give a hub id "
         "such as Qwen/Qwen2.5-3B-Instruct or a folder with config, weights and tokenizer."
     )
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from qwen_vqa.plugin.connector.mlp import ACTIVATIONS
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import UserError, first_line_of
 from qwen_vqa.plugin.hub_checkpoint import hub_files
 from qwen_vqa.train.assembly.connector_file import NEWLINE, load_connector
 from qwen_vqa.train.assembly.encoder_file import LoadedEncoder, encoder_config, encoder_of, load_vision_encoder
@@ -57,7 +57,7 @@ def load_llava(
     try:
         config, _ = PretrainedConfig.get_config_dict(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"no LLaVA checkpoint at {id_or_path}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"no LLaVA checkpoint at {id_or_path}: {first_line_of(error)}.") from error
     if config.get("model_type") in _CLASSES and "vision_config" in config:
         if vision_encoder or language_model:
             raise UserError(

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from qwen_vqa.plugin.command_parser import seed_number
+
 ENCODER_STEPS, PICTURES, STEPS, ADAPTER_STEPS = 1_043, 30_000, 2_500, 80
 
 
@@ -18,5 +20,5 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add("--adapter-steps", type=int, default=ADAPTER_STEPS, help="(default: %(default)s)")
     add("--evaluate", type=int, default=400, metavar="N", help="pictures a skill at the end (default: %(default)s)")
     add("--workers", type=int, default=2, help="CPU cores to use (default: %(default)s)")
-    add("--seed", type=int, default=0, help="(default: %(default)s)")
+    add("--seed", type=seed_number, default=0, help="(default: %(default)s)")
     return parser

@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
+from qwen_vqa.plugin.command_parser import seed_number
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag, local_checkpoint
+from qwen_vqa.plugin.output_folder import check_writable
 from qwen_vqa.plugin.server_address import server_url
 from qwen_vqa.train.data.source import DATA_SETS, EXAMPLES, DataSource
 from qwen_vqa.train.model.device_flag import add_device_flag
@@ -47,7 +49,7 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="of the checkpoint (default: as stored)",
     )
     add_device_flag(parser, "a checkpoint computes")
-    add("--seed", type=int, default=0, help="of drawn samples and other pictures (default: %(default)s)")
+    add("--seed", type=seed_number, default=0, help="of drawn samples and other pictures (default: %(default)s)")
     return parser
 
 
@@ -64,8 +66,7 @@ def check(args: argparse.Namespace) -> None:
     for name in ("max_tokens", "concurrency", "timeout", "batch_size"):
         if getattr(args, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be greater than 0.")
-    if args.output.exists() and not args.output.is_dir():
-        raise UserError(f"-o {args.output} is a file; give a folder.")
+    check_writable(args.output)
     for text in args.data:
         DataSource.parse(text)
     if args.url is not None:

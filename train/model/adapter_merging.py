@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
+from qwen_vqa.plugin.errors import first_line_of
 from qwen_vqa.plugin.lora.adapter import AdapterSummary, summary_of, weight_file
 from qwen_vqa.plugin.lora.adapter_settings import AdapterError, read_settings
 from qwen_vqa.train.model.reference_adapter import adapter_config, adapter_weights
@@ -64,10 +65,13 @@ def merge_adapter(language_model: PreTrainedModel, folder: Path) -> Merged:
     try:
         weights, config = adapter_weights(language_model, folder), adapter_config(language_model, folder)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise AdapterError(f"the adapter {folder} cannot be read: {str(error).splitlines()[0]}.") from error
+        raise AdapterError(f"the adapter {folder} cannot be read: {first_line_of(error)}.") from error
     tied = _part_embeddings(language_model)
-    with torch.random.fork_rng(devices=[]):  # on the CPU
-        model = get_peft_model(language_model, config)
+    try:
+        with torch.random.fork_rng(devices=[]):  # on the CPU
+            model = get_peft_model(language_model, config)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # what PEFT raises for settings that fit nothing
+        raise AdapterError(f"the adapter {folder} does not fit the language model: {first_line_of(error)}.") from error
     _place(model, weights, folder)
     changes_modules = any(isinstance(module, AuxiliaryTrainingWrapper) for module in model.modules())
     merged, changed, lost = merge_in_place(model, str(folder))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import UserError, first_line_of
 
 GIB = 2**30
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ class Gpus:
         try:
             torch.cuda.init()
         except RuntimeError as error:  # an old driver says here which one it wants
-            return cls(reason=str(error).splitlines()[0].rstrip("."))
+            return cls(reason=first_line_of(error))
         return cls(reason="CUDA starts, and shows no GPU (CUDA_VISIBLE_DEVICES?)")
 
     def __str__(self) -> str:

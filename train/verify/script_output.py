@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import UserError, first_line_of
 from qwen_vqa.plugin.images.image_loader import load_image
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.verify.served_stages import ServedAnswer, ServedModel
@@ -117,7 +117,7 @@ def _pixels(path: Path, where: str) -> np.ndarray:
         else:
             found = torch.load(path, map_location="cpu", weights_only=True).float().numpy()
     except Exception as error:  # whatever numpy and torch raise for a file that is none of theirs
-        raise UserError(f"{where}: {path} is no .npy array or saved tensor ({str(error).splitlines()[0]}).") from error
+        raise UserError(f"{where}: {path} is no .npy array or saved tensor ({first_line_of(error)}).") from error
     return np.asarray(found, np.float32).reshape(-1, *found.shape[-3:])
 
 

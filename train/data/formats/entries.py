@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Image, IterableDataset, load_dataset
 
-from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.errors import UserError, first_line_of
 from qwen_vqa.plugin.text_files import read_text, text_lines
 from qwen_vqa.train.data.row import Row
 from qwen_vqa.train.data.source import DataSource
@@ -87,7 +87,7 @@ def hub_entries(source: DataSource, seed: int = 0) -> Iterator[Entry]:
         else:
             stream = load_dataset(source.location, split=source.split, streaming=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"{place}: cannot be read ({str(error).strip().splitlines()[0]}).") from error
+        raise UserError(f"{place}: cannot be read ({first_line_of(error)}).") from error
     assert isinstance(stream, IterableDataset)
     if stream.features is None or "image" not in stream.features:
         raise UserError(f"{place}: expected a column 'image'; it has {', '.join(stream.column_names or [])}.")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from qwen_vqa.plugin.command_parser import seed_number
 from qwen_vqa.plugin.installed_command import installed_command
 from qwen_vqa.train.data.preparation import prepare_data
 from qwen_vqa.train.data.source import DataSource
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--train", type=int, default=1500, help="training entries of each data set (default: %(default)s)")
     add("--val", type=int, default=150, help="held-out entries of each data set (default: %(default)s)")
     add("--epochs", type=float, default=2, help="(default: %(default)s)")
-    add("--seed", type=int, default=0, help="(default: %(default)s)")
+    add("--seed", type=seed_number, default=0, help="(default: %(default)s)")
     options = parser.parse_args(argv)
     started = time.time()
     base = make_base(options.checkpoint, options.out / "base", options.seed)
