@@ -18,6 +18,7 @@ from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load_generator.sample_images import SampleImage
 from qwen_vqa.benchmarks.script import run
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.images.message_parts import user_message
 
 QUESTIONS = ("What is written here?", "Which colour is the largest shape in the picture?")
 SIDE = (640, 480)
@@ -25,14 +26,11 @@ SIDE = (640, 480)
 
 def first_token_ms(client: OpenAI, model: str, picture: SampleImage, question: str) -> tuple[float, int]:
     """Milliseconds from sending to the first event with text, and how many of the prompt's tokens were cached."""
-    content: Any = [
-        {"type": "image_url", "image_url": {"url": picture.url()}},
-        {"type": "text", "text": question},
-    ]
+    asked: Any = user_message(question, [picture.url()])
     started = time.perf_counter()
     stream = client.chat.completions.create(
         model=model,
-        messages=[{"role": "user", "content": content}],
+        messages=[asked],
         max_tokens=4,
         temperature=0,
         stream=True,

@@ -1,6 +1,5 @@
 """Pictures for requests: drawn from a seed, or the user's own files, as data URLs."""
 
-import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.images.message_parts import data_url
 
 JPEG_QUALITY = 90
 # By suffix, what `qwen-vqa serve` takes (HEIC where the server has pillow-heif).
@@ -46,12 +46,12 @@ class SampleImage:
             UserError: the file cannot be read.
         """
         if self.source is None:
-            return _data_url("image/jpeg", draw(self.seed, self.width, self.height))
+            return data_url(draw(self.seed, self.width, self.height), "image/jpeg")
         if self.source.startswith(("http://", "https://", "data:")):
             return self.source
         # An image that a question file names may have another suffix; servers look at the bytes.
         kind = MEDIA_TYPES.get(Path(self.source).suffix.lower(), "image/jpeg")
-        return _data_url(kind, _read(self.source))
+        return data_url(_read(self.source), kind)
 
 
 def draw(seed: int, width: int, height: int) -> bytes:
@@ -74,7 +74,3 @@ def _read(source: str) -> bytes:
         return Path(source).read_bytes()
     except OSError as error:
         raise UserError(f"the image {source} cannot be read ({error.strerror}).") from None
-
-
-def _data_url(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -7,6 +7,7 @@ import numpy as np
 
 from qwen_vqa.benchmarks.load_generator.sample_images import SampleImage
 from qwen_vqa.benchmarks.load_generator.shuffled import Shuffled
+from qwen_vqa.plugin.images.message_parts import user_message
 
 QUESTIONS = (
     "What is written here?",
@@ -63,8 +64,7 @@ class WorkloadTurn:
 
     def message(self) -> dict[str, Any]:
         """In OpenAI's form, pictures first. Draws or reads the pictures."""
-        images = [{"type": "image_url", "image_url": {"url": picture.url()}} for picture in self.pictures]
-        return {"role": "user", "content": [*images, {"type": "text", "text": self.text}]}
+        return user_message(self.text, (picture.url() for picture in self.pictures))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAI, OpenAIError
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.images.message_parts import user_message
 from qwen_vqa.serving.ask.words import Asked
 
 # A model may write what a terminal obeys.
@@ -47,7 +48,7 @@ class Dialogue:
         Raises:
             UserError: the server refused, or cannot be reached.
         """
-        question: Any = {"role": "user", "content": _content(asked)}
+        question: Any = user_message(asked.question or "", asked.pictures)
         answer = ""
         try:
             stream: Any = self._client.chat.completions.create(
@@ -97,14 +98,6 @@ class Dialogue:
         said = _one_line(str(message or error))
         key = " Give a key of that server with --api-key or OPENAI_API_KEY." if error.status_code == 401 else ""
         return f"{self._url} answers {error.status_code}: {said}{key}"
-
-
-def _content(asked: Asked) -> str | list[dict[str, Any]]:
-    """A user turn's content, pictures before the question."""
-    if not asked.pictures:
-        return asked.question or ""
-    images = [{"type": "image_url", "image_url": {"url": url}} for url in asked.pictures]
-    return [*images, {"type": "text", "text": asked.question or ""}]
 
 
 def _one_line(text: str) -> str:

@@ -1,12 +1,12 @@
 """What stands on the command line of `qwen-vqa ask`: which word is the question, and which are pictures."""
 
-import base64
 import mimetypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.images.message_parts import data_url
 
 STANDARD_INPUT = "-"
 # Python's table lacks what phones and browsers write.
@@ -54,7 +54,7 @@ class Asked:
             raise UserError(f"{name} is not a picture that the server takes: {ACCEPTED}.")
         suffix = Path(name).suffix.lower()
         media_type = _MEDIA_TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "image/png"
-        url = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+        url = data_url(data, media_type)
         return replace(self, pictures=(*self.pictures, url))
 
     def with_standard_input(self, data: bytes) -> "Asked":

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from qwen_vqa.plugin.images.message_parts import user_message
 from qwen_vqa.serving.chat.pictures import ChatPicture
 from qwen_vqa.serving.chat.server import StreamedReply
 
@@ -103,11 +104,4 @@ def _usable(reply: StreamedReply) -> bool:
 
 
 def _user(turn: ChatTurn) -> dict[str, Any]:
-    if not turn.pictures:
-        return {"role": "user", "content": turn.question}
-    parts: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": picture.url}} for picture in turn.pictures
-    ]
-    if turn.question:
-        parts.append({"type": "text", "text": turn.question})
-    return {"role": "user", "content": parts}
+    return user_message(turn.question, (picture.url for picture in turn.pictures))

@@ -1,6 +1,5 @@
 """Images of a chat: looked at before they are sent, and sent no larger than a model can use."""
 
-import base64
 import mimetypes
 from dataclasses import dataclass
 from io import BytesIO
@@ -10,6 +9,7 @@ from PIL import Image
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.images.image_loader import load_image
+from qwen_vqa.plugin.images.message_parts import data_url
 
 # A file within both goes to the server byte for byte; a larger one is scaled, since every question sends it again.
 LARGEST_SIDE = 2048
@@ -42,11 +42,11 @@ def picture_from_file(data: bytes, name: str) -> ChatPicture:
     image = load_image(data, name)
     shown = _jpeg(image, THUMBNAIL_SIDE)
     if max(image.size) <= LARGEST_SIDE and len(data) <= LARGEST_BYTES:
-        return ChatPicture(name, _data_url(data, mimetypes.guess_type(name)[0] or "image/png"), shown)
+        return ChatPicture(name, data_url(data, mimetypes.guess_type(name)[0] or "image/png"), shown)
     sent = image.copy()
     sent.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     scaled = f"{image.width} x {image.height}, sent as JPEG of {sent.width} x {sent.height}"
-    return ChatPicture(name, _data_url(_jpeg(sent, LARGEST_SIDE), "image/jpeg"), shown, scaled)
+    return ChatPicture(name, data_url(_jpeg(sent, LARGEST_SIDE), "image/jpeg"), shown, scaled)
 
 
 def picture_from_url(url: str) -> ChatPicture:
@@ -67,7 +67,3 @@ def _jpeg(image: Image.Image, side: int) -> bytes:
     buffer = BytesIO()
     small.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
-
-
-def _data_url(data: bytes, media_type: str) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

@@ -1,6 +1,5 @@
 """What `serve` says when it is ready: where it is, a snippet to paste, and the demo's first answer."""
 
-import base64
 import json
 import os
 import threading
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from openai import DefaultHttpxClient, OpenAI, OpenAIError
 
+from qwen_vqa.plugin.images.message_parts import data_url, user_message
 from qwen_vqa.serving import DEMO_IMAGES, DEMO_NAME
 from qwen_vqa.serving.observability.log import is_json, say, show
 from qwen_vqa.serving.process.supervisor import RESTARTS
@@ -96,19 +96,10 @@ def _example() -> tuple[Path, str] | None:
 
 def _first_answer(client: OpenAI, model: str, example: tuple[Path, str]) -> str:
     image, question = example
-    data = base64.b64encode(image.read_bytes()).decode()
     try:
         reply = client.chat.completions.create(
             model=model,
-            messages=[
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
-                        {"type": "text", "text": question},
-                    ],
-                }
-            ],
+            messages=[user_message(question, [data_url(image.read_bytes())])],  # type: ignore[list-item] # a dict
         )
     except OpenAIError as error:
         return f"its first question failed: {error}\n"

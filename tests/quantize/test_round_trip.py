@@ -11,7 +11,7 @@ from openai import OpenAI
 
 from qwen_vqa.quantize.quantised_checkpoint import load_dequantised
 from qwen_vqa.train.data.row import Picture
-from qwen_vqa.train.evaluation.server_model import data_url
+from qwen_vqa.train.evaluation.server_model import picture_url
 from qwen_vqa.train.model.reference_adapter import attach_adapter
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
@@ -161,7 +161,7 @@ def ask(address: str, model: str) -> Answer:
     """ONE_IMAGE through the OpenAI API."""
     buffer = io.BytesIO()
     ONE_IMAGE.images[0].save(buffer, "PNG")
-    url = data_url(Picture("", buffer.getvalue()))
+    url = picture_url(Picture("", buffer.getvalue()))
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what is it"}]
     with OpenAI(base_url=f"{address}/v1", api_key="none") as client:
         completion = client.chat.completions.create(

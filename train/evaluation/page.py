@@ -1,6 +1,5 @@
 """A page of wrong answers for a person to look through: one HTML file, pictures inside, nothing fetched."""
 
-import base64
 import html
 import io
 from collections import Counter
@@ -12,6 +11,7 @@ import numpy as np
 
 from qwen_vqa.plugin.images.image_limits import ImageError
 from qwen_vqa.plugin.images.image_source import open_image
+from qwen_vqa.plugin.images.message_parts import data_url
 from qwen_vqa.train.data.row import Picture
 from qwen_vqa.train.evaluation.normalisation import normalise_answer
 from qwen_vqa.train.evaluation.questions import OWN, Condition, Question
@@ -143,8 +143,7 @@ def _thumbnail(picture: Picture) -> str:
     image.thumbnail(THUMBNAIL)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
-    code = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="" loading="lazy" decoding="async" src="data:image/jpeg;base64,{code}">'
+    return f'<img alt="" loading="lazy" decoding="async" src="{data_url(buffer.getvalue(), "image/jpeg")}">'
 
 
 def _options(values: Iterable[str]) -> str:

@@ -1,7 +1,6 @@
 """Asking a server through the OpenAI API, greedily, many questions at once."""
 
 import asyncio
-import base64
 import io
 from collections import deque
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.images.image_limits import ImageError
 from qwen_vqa.plugin.images.image_source import open_image
+from qwen_vqa.plugin.images.message_parts import data_url, image_part
 from qwen_vqa.train.data.row import Picture
 from qwen_vqa.train.evaluation.questions import Prompt
 from qwen_vqa.train.evaluation.replies import Record, Reply
@@ -119,7 +119,7 @@ def request_messages(prompt: Prompt) -> list[dict[str, Any]]:
     pictures = iter(prompt.pictures)
 
     def part(one: dict[str, Any]) -> dict[str, Any]:
-        return one if one["type"] != "image" else {"type": "image_url", "image_url": {"url": data_url(next(pictures))}}
+        return one if one["type"] != "image" else image_part(picture_url(next(pictures)))
 
     return [
         {**message, "content": [part(one) for one in message["content"]]}
@@ -129,7 +129,7 @@ def request_messages(prompt: Prompt) -> list[dict[str, Any]]:
     ]
 
 
-def data_url(picture: Picture) -> str:
+def picture_url(picture: Picture) -> str:
     """The picture's file, if it is a JPEG or PNG; else as a PNG of the same pixels."""
     source = picture.source
     data = source if isinstance(source, bytes) else b"" if isinstance(source, str) else _bytes(source)
@@ -138,7 +138,7 @@ def data_url(picture: Picture) -> str:
         buffer = io.BytesIO()
         open_image(source).save(buffer, "PNG")
         kind, data = "png", buffer.getvalue()
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return data_url(data, f"image/{kind}")
 
 
 def _bytes(path: Any) -> bytes:

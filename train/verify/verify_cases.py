@@ -1,12 +1,13 @@
 """The conversations that `qwen-vqa verify` asks both sides: built in, or the user's own."""
 
-import base64
 import io
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from qwen_vqa.plugin.images.message_parts import data_url, image_part
 
 
 @dataclass(frozen=True)
@@ -71,5 +72,4 @@ def _part(part: dict[str, Any], images: Any) -> dict[str, Any]:
         return part
     buffer = io.BytesIO()
     next(images).save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    return image_part(data_url(buffer.getvalue()))

@@ -51,7 +51,7 @@ def test_an_adapter_whose_modules_the_model_lacks(tmp_path: Path):
     get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)).save_pretrained(tmp_path)
     settings = tmp_path / "adapter_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"target_modules": ["query_key_value"]}))
-    with pytest.raises(UserError, match="does not fit the language model.*query_key_value"):
+    with pytest.raises(UserError, match=r"does not fit the language model.*query_key_value"):
         merge_adapter(AutoModelForCausalLM.from_config(model.config), tmp_path)
 
 
