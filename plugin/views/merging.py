@@ -10,10 +10,12 @@ from qwen_vqa.plugin.views.view_rule import ViewRule
 
 
 def joined_scales(features: torch.Tensor, rule: ViewRule, first_tokens: int) -> torch.Tensor:
-    """Features [images x views, F, width] to [images, F, width x scales]; as they are where there is one scale.
+    """Features [images x views, F, width] to [images, F, width x `rule.times_wider`]; as they are of one scale.
+
+    What is not averaged stands in the order of `torch.nn.functional.pixel_unshuffle`.
 
     Args:
-        first_tokens: how many of F are no patch's: the mean over a scale's views is taken of them.
+        first_tokens: how many of F are no patch's: of them a scale's views are averaged or joined.
     """
     if len(rule.scales) == 1:
         return features
@@ -23,9 +25,14 @@ def joined_scales(features: torch.Tensor, rule: ViewRule, first_tokens: int) -> 
     for scale, part in zip(rule.scales, views.split([scale * scale for scale in rule.scales], dim=1), strict=True):
         patches = part[:, :, first_tokens:].unflatten(2, (side, side)).unflatten(1, (scale, scale))
         grid = patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)  # [images, width, scale side, scale side]
-        pooled = functional.interpolate(grid.float(), size=(side, side), mode="area").to(features.dtype)
-        first = part[:, :, :first_tokens].mean(dim=1)
-        joined.append(torch.cat([first, pooled.flatten(2).transpose(1, 2)], dim=1))
+        first = part[:, :, :first_tokens]  # [images, views, first, width]
+        if rule.is_pooled:
+            grid = functional.interpolate(grid.float(), size=(side, side), mode="area").to(features.dtype)
+            first = first.mean(dim=1)
+        else:
+            grid = functional.pixel_unshuffle(grid, scale)
+            first = first.permute(0, 2, 3, 1).flatten(2)
+        joined.append(torch.cat([first, grid.flatten(2).transpose(1, 2)], dim=1))
     return torch.cat(joined, dim=-1)
 
 

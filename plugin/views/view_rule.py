@@ -46,14 +46,19 @@ class ViewRule(ABC):
         return None if self.has_newline else 1
 
     @classmethod
-    def scales_of(cls, fields: dict[str, Any]) -> tuple[int, ...]:
-        """`scales`, of a rule's fields."""
-        return (1,)
+    def times_wider(cls, fields: dict[str, Any]) -> int:
+        """How many times as wide as the encoder's features is what the connector takes, by a rule's fields."""
+        return 1
 
     @property
     def scales(self) -> tuple[int, ...]:
         """Sizes at which an image is seen, in sizes of the encoder's; their features are joined along the width."""
-        return self.scales_of(self.fields)
+        return (1,)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the features of larger scales are averaged; else they are joined, too."""
+        return True
 
     def layout(self, width: int, height: int, detail: str) -> ViewLayout:
         """Of an image of so many pixels. Raises ValueError for an unknown `detail`."""

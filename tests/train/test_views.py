@@ -28,6 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "connector": {"pixel_shuffle": 2, "num_layers": 1, "bias": False},
     },
     "s2": {"vision_type": "vit", "views": {"rule": "s2"}},
+    "s2, joined": {"vision_type": "siglip", "views": {"rule": "s2", "pooling": "space-to-depth"}},
     "pixel shuffle": {"vision_type": "siglip", "connector": {"pixel_shuffle": 2, "num_layers": 3}},
 }
 SIZES = [(200, 130), (60, 60), (70, 300), (128, 64)]
@@ -119,7 +120,7 @@ def test_an_encoder_that_cannot_be_trained_so_is_said(changes: dict[str, Any], s
         train(base, prepare(tmp_path / "run", data), tmp_path / "run", TrainingConfig(**STEPS, **changes))
 
 
-@pytest.mark.parametrize("name", ["s2", "pixel shuffle"])
+@pytest.mark.parametrize("name", ["s2", "s2, joined", "pixel shuffle"])
 def test_cached_features_are_what_the_encoder_gives(name: str, data: str, tmp_path: Path):
     base = make_checkpoint(tmp_path / "base", **KINDS[name])
     runs = []

@@ -102,7 +102,7 @@ def _config(parts: AssembledParts, loaded: LoadedParts) -> QwenVqaConfig:
     views, factor = loaded.views or parts.wanted_views, parts.pixel_shuffle
     if loaded.connector:
         rule = VIEW_RULES[views[RULE] if views else WholeImage.name]
-        width = type(vision.encoder).width(vision.config, vision.features) * len(rule.scales_of(views or {}))
+        width = type(vision.encoder).width(vision.config, vision.features) * rule.times_wider(views or {})
         shape = connector_shape(
             loaded.connector, width, text_config.hidden_size, factor, loaded.connector_name, rule.has_newline
         )

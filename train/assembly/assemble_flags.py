@@ -12,6 +12,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import check_source
 from qwen_vqa.plugin.output_folder import check_new
 from qwen_vqa.plugin.views.fit import Fit, Resample
+from qwen_vqa.plugin.views.s2 import POOLINGS
 from qwen_vqa.plugin.views.view_rules import VIEW_RULES
 from qwen_vqa.plugin.views.whole import WholeImage
 from qwen_vqa.train.assembly.original_format import LIKENESSES, Likeness
@@ -56,12 +57,18 @@ class AssembledParts:
     views: str | None = None
     max_tiles: int | None = None
     scales: list[int] | None = None
+    pooling: str | None = None
 
     def __post_init__(self) -> None:
         self._check_sources()
         if self.connector_layers is not None and self.connector is not None:
             raise UserError("--connector-layers is of a fresh connector; a --connector file has its own number.")
-        for flag, value, rule in (("--max-tiles", self.max_tiles, "tiles"), ("--scales", self.scales, "s2")):
+        of_rules = (
+            ("--max-tiles", self.max_tiles, "tiles"),
+            ("--scales", self.scales, "s2"),
+            ("--pooling", self.pooling, "s2"),
+        )
+        for flag, value, rule in of_rules:
             if value is not None and self.views != rule:
                 raise UserError(f"{flag} is of --views {rule}.")
         try:
@@ -118,7 +125,7 @@ class AssembledParts:
         """`views` of config.json; None for the whole image."""
         if self.views in (None, "whole"):
             return None
-        wanted = {"rule": self.views, "max_tiles": self.max_tiles, "scales": self.scales}
+        wanted = {"rule": self.views, "max_tiles": self.max_tiles, "scales": self.scales, "pooling": self.pooling}
         return {name: value for name, value in wanted.items() if value is not None}
 
     @property
@@ -248,6 +255,12 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         nargs="+",
         metavar="N",
         help="with --views s2: sizes, in sizes of the encoder's view (default: 1 2)",
+    )
+    add(
+        "--pooling",
+        choices=POOLINGS,
+        help="with --views s2: how features of the larger sizes come to one grid: averaged by area, or joined, so that "
+        "the connector is wider (default: area)",
     )
     add("--dtype", default="auto", choices=["auto", *DTYPES], help="of all weights (default: each part keeps its own)")
     add("--seed", type=seed_number, default=0, help="of a fresh connector (default: %(default)s)")

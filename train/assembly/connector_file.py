@@ -14,6 +14,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from qwen_vqa.plugin.connector.mlp import LINEARS, WEIGHT_NAMES, ConnectorShape
 from qwen_vqa.plugin.errors import UserError, first_line_of
+from qwen_vqa.plugin.views.s2 import AREA, POOLINGS, ScaledViews
 
 # What a connector is called among the parts of a whole model.
 _PARTS = ("connector", "mm_projector", "multi_modal_projector", "projector", "MP")
@@ -138,7 +139,11 @@ def _advice(width: int, vision_width: int, factor: int) -> str:
         shuffle = (
             f"--pixel-shuffle {side} if it joins squares of {side}x{side} patches, or " if side**2 == times else ""
         )
-        scales = "--views s2 if it joins those of two scales, or " if times == len((1, 2)) else ""
+        scales = "".join(
+            f"--views s2{f' --pooling {pooling}' if pooling != AREA else ''} if it joins those of two scales, or "
+            for pooling in POOLINGS
+            if times == ScaledViews.times_wider({"pooling": pooling})
+        )
         return f"Give {shuffle}{scales}--feature-layer with {times} layers if it joins the features of several."
     return "Give the encoder and language model it was trained with."
 

@@ -21,6 +21,7 @@ RULES: dict[str, dict[str, Any] | None] = {
     "whole": None,
     "s2": {"rule": "s2"},
     "s2 of three": {"rule": "s2", "scales": [1, 2, 3]},
+    "s2 side by side": {"rule": "s2", "pooling": "space-to-depth"},
     "tiles": {"rule": "tiles"},
     "llava-next": {"rule": "llava-next", "grid_pinpoints": [[64, 128], [128, 64], [128, 128], [192, 64]]},
 }
@@ -135,6 +136,23 @@ def test_scaled_views_are_pooled_by_area_to_the_places_they_show():
     torch.testing.assert_close(joined[1, 1:, 3:], expected)
 
 
+@pytest.mark.parametrize("scales", [[1, 2], [1, 3]])
+def test_scaled_views_side_by_side_lose_nothing(scales: list[int]):
+    """PyTorch's pixel_unshuffle of the squares merged to one grid; of class tokens, each view's."""
+    rule = view_rule({"rule": "s2", "scales": scales, "pooling": "space-to-depth"}, SIZE, 17)
+    larger, width = scales[1], 3
+    views = torch.randn(2 * (1 + larger**2), 17, width)
+    joined = joined_scales(views, rule, 1)
+    assert joined.shape == (2, 17, width * (1 + larger**2)) == (2, 17, width * rule.times_wider(rule.fields))
+    image = views.view(2, -1, 17, width)[1]
+    assert torch.equal(joined[1, :, :width], image[0])
+    grid = image[1:, 1:].view(larger, larger, 4, 4, width)
+    whole = torch.cat([torch.cat(list(row), dim=1) for row in grid], dim=0)
+    expected = torch.nn.functional.pixel_unshuffle(whole.permute(2, 0, 1), larger).flatten(1).T
+    assert torch.equal(joined[1, 1:, width:], expected)
+    assert sorted(joined[1, 0, width:].tolist()) == sorted(image[1:, 0].flatten().tolist())
+
+
 def test_sizes_of_a_config():
     siglip = SiglipVisionConfig(image_size=384, patch_size=14)
     tiles = QwenVqaConfig(siglip, LlamaConfig(), {"pixel_shuffle": 3}, views={"rule": "tiles"})
@@ -142,6 +160,8 @@ def test_sizes_of_a_config():
     scaled = QwenVqaConfig(None, LlamaConfig(), views={"rule": "s2"})
     assert (scaled.feature_width, scaled.most_image_tokens) == (2 * 768, 145)
     assert QwenVqaConfig(None, LlamaConfig()).feature_width == 768
+    side_by_side = QwenVqaConfig(None, LlamaConfig(), views={"rule": "s2", "pooling": "space-to-depth"})
+    assert (side_by_side.feature_width, side_by_side.most_image_tokens) == (5 * 768, 145)
 
 
 @pytest.mark.parametrize(

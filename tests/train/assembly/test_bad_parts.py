@@ -105,6 +105,7 @@ def test_a_seed_that_is_none(command: str, seed: str, tiny_checkpoint: Path, cap
         (["--views", "tiles", "--max-tiles", "1"], "max_tiles is 1"),
         (["--views", "s2", "--scales", "2", "1"], r"scales is [2, 1]"),
         (["--views", "s2", "--scales", "1", "9"], r"scales is [1, 9]"),
+        (["--pooling", "area"], "--pooling is of --views s2"),
     ],
 )
 def test_views_are_checked_before_anything_is_loaded(flags: list[str], said: str, tmp_path: Path, capsys):

@@ -105,6 +105,9 @@ def test_a_connector_for_two_scales_says_so(tmp_path: Path):
     torch.save(nn.Linear(2 * VISION, TEXT).state_dict(), tmp_path / "c.pth")
     with pytest.raises(UserError, match=r"--views s2.*--feature-layer with 2"):
         ours(tmp_path / "c.pth")
+    torch.save(nn.Linear(5 * VISION, TEXT).state_dict(), tmp_path / "c.pth")
+    with pytest.raises(UserError, match=r"--views s2 --pooling space-to-depth.*--feature-layer with 5"):
+        ours(tmp_path / "c.pth")
 
 
 @pytest.mark.parametrize("tiles", [True, False])
