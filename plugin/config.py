@@ -107,9 +107,8 @@ class QwenVqaConfig(PretrainedConfig):
     @property
     def feature_width(self) -> int:
         """Of what the connector takes."""
-        return self.vision_family.width(self.vision_config, self.features) * self.view_rule.times_wider(
-            self.view_rule.fields
-        )
+        rule = self.view_rule
+        return self.vision_family.width(self.vision_config, self.features) * rule.times_wider(rule.fields)
 
     def joined_features(self, features: torch.Tensor) -> torch.Tensor:
         """The encoder's features [views, F, width] to what the connector takes, [.., F, feature_width]."""

@@ -1,8 +1,8 @@
 """The rule `s2`: the image at several sizes, whose features are joined along the width; no token more.
 
 Shi et al. 2024, "When Do We Not Need Larger Vision Models?" (arXiv:2403.13043): the larger images are cut into squares
-of the encoder's size, and the features of all of them are brought to the grid of one: averaged by area, as in the paper,
-or side by side (space to depth), which loses nothing and makes the connector's input wider.
+of the encoder's size, and the features of all of them are brought to the grid of one: averaged by area, as in the
+paper, or side by side (space to depth), which loses nothing and makes the connector's input wider.
 """
 
 from dataclasses import replace
