@@ -16,13 +16,13 @@ import tempfile
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
+from qwen_vqa.plugin.vllm_model.shared_memory_names import SERVER_NAME, queue_prefix
 from qwen_vqa.serving.observability.log import say
 
 SHARED_MEMORY = Path("/dev/shm")
 # vLLM's names: of its cache of processed images, and of the folder of its sockets.
 SHARED_MEMORY_NAME = "VLLM_OBJECT_STORAGE_SHM_BUFFER_NAME"
 SOCKETS = "VLLM_RPC_BASE_PATH"
-OWN_NAME = "QWEN_VQA_SERVER_NAME"
 _LOCK = re.compile(r"qwen-vqa-([0-9a-f]{8})\.lock")
 # A Unix socket's path has at most 107 bytes; vLLM's sockets are named by 36 characters.
 _LONGEST_FOLDER = 107 - 36 - 1
@@ -47,7 +47,7 @@ def own_name(environment: MutableMapping[str, str], shared_memory: Path = SHARED
             locks.append(_lock(place, name))
             if place != shared_memory:
                 _folder(place, name).mkdir(mode=0o700)
-    environment[OWN_NAME] = name
+    environment[SERVER_NAME] = name
     try:
         yield
     finally:
@@ -59,7 +59,7 @@ def own_name(environment: MutableMapping[str, str], shared_memory: Path = SHARED
 
 def use_own_name(environment: MutableMapping[str, str]) -> None:
     """In the server's process, before it starts others: what they make has the name that `own_name` made up."""
-    name = environment.get(OWN_NAME)
+    name = environment.get(SERVER_NAME)
     if name is None:
         return
     # Each start's own: what a killed engine left is still there when the next one starts.
@@ -114,7 +114,7 @@ def _lock(place: Path, name: str) -> int:
 def _remove(place: Path, name: str) -> int:
     """Remove what has a name, its lock last; returns the bytes that were freed."""
     size = 0
-    for path in (*place.glob(f"vllm_mm_{name}*"), _folder(place, name)):
+    for path in (*place.glob(f"vllm_mm_{name}*"), *place.glob(f"{queue_prefix(name)}*"), _folder(place, name)):
         with contextlib.suppress(OSError):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)

@@ -26,12 +26,14 @@ HOLD += "    time.sleep(60)\n"
 
 
 @contextlib.contextmanager
-def running(first: tuple[str, ...] = (), log: Path | None = None) -> Iterator[tuple[str, psutil.Popen]]:
-    """The demo's server with `first` before its command, from its start on: its address and process."""
+def running(
+    first: tuple[str, ...] = (), log: Path | None = None, flags: tuple[str, ...] = (), **environment: str
+) -> Iterator[tuple[str, psutil.Popen]]:
+    """The demo's server from its start on, `first` before its command and `flags` behind it: address and process."""
     port = free_port()
-    command = [*first, *SERVE, "--port", str(port), "--enforce-eager"]
+    command = [*first, *SERVE, "--port", str(port), "--enforce-eager", *flags]
     with (log or Path(os.devnull)).open("w") as output:
-        process = psutil.Popen(command, stdout=output, stderr=output, env={**os.environ, **ONE_CORE})
+        process = psutil.Popen(command, stdout=output, stderr=output, env={**os.environ, **ONE_CORE, **environment})
         try:
             yield f"http://127.0.0.1:{port}", process
         finally:
@@ -63,18 +65,24 @@ def things_of(process: psutil.Popen, *places: Path) -> set[Path]:
     return {*named, *(path for folder in named if folder.is_dir() for path in folder.iterdir())}
 
 
-def test_everything_killed_leaves_nothing_after_the_next_start(tiny_server: Server, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("flags", "kept"), [((), ["vllm_mm_"]), (("--tensor-parallel-size", "2"), ["vllm_mm_", "psm_"])], ids=["one", "two"]
+)
+def test_everything_killed_leaves_nothing_after_the_next_start(
+    flags: tuple[str, ...], kept: list[str], tiny_server: Server, tmp_path: Path
+):
+    """Of one worker; of two, which get their work through shared memory."""
     places = (Path("/dev/shm"), Path(tempfile.gettempdir()))
-    with running() as (address, process):
+    with running(flags=flags, VLLM_CPU_OMP_THREADS_BIND="nobind") as (address, process):
         until(lambda: ready(address), 120)
         things = things_of(process, *places)
         tree = process.children(recursive=True)
         kill_all(process)
         psutil.wait_procs(tree, 5)
-    kinds = ["vllm_mm_", "vllm_dist_", ".lock"]
+    kinds = [*kept, "vllm_dist_", ".lock"]
     assert all(any(kind in path.name for path in things) for kind in kinds), things
     left = {path for path in things if path.exists()}
-    assert any("vllm_mm_" in path.name for path in left) and any("vllm_dist_" in path.name for path in left)
+    assert all(any(kind in path.name for path in left) for kind in [*kept, "vllm_dist_"])
     log = tmp_path / "next.log"
     with running(log=log) as (address, _):
         until(lambda: httpx.get(f"{address}/health").status_code == 200)
