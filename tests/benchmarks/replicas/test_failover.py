@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.serving.deploy.proxies import binary
 from tests.tiny import DEMO, REPOSITORY
 
-SCRIPT = REPOSITORY / "benchmarks" / "failover" / "failover.py"
+SCRIPT = REPOSITORY / "benchmarks" / "replicas" / "failover.py"
 
 
 def test_nothing_is_lost(tmp_path: Path):

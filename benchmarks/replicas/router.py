@@ -21,10 +21,16 @@ START_SECONDS, DRAIN_SECONDS = 20, 120
 
 @dataclass
 class Router:
-    """A running HAProxy, without TLS: it listens on this machine alone."""
+    """A running HAProxy, without TLS: it listens on this machine alone.
+
+    Attributes:
+        ports: of the replicas, two.
+        changes: of the file's text, beside addresses: what it says, and what it shall say.
+    """
 
     folder: Path
     ports: Sequence[int]
+    changes: Sequence[tuple[str, str]] = ()
     port: int = field(default_factory=free_port)
     processes: list[subprocess.Popen] = field(default_factory=list)
 
@@ -45,7 +51,7 @@ class Router:
         if program is None:
             raise UserError("no haproxy: `apt-get install haproxy` (or your system's package of it).")
         text = FILE.read_text(encoding="utf-8")
-        changes = [(TLS, f"bind 127.0.0.1:{self.port}")]
+        changes = [*self.changes, (TLS, f"bind 127.0.0.1:{self.port}")]
         changes += [(there, f"127.0.0.1:{port}") for there, port in zip(REPLICAS, self.ports, strict=True)]
         for old, new in changes:
             if old not in text:

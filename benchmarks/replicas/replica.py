@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,6 +130,29 @@ def wait_until_ready(replicas: Sequence[Replica], ended: threading.Event | None 
             raise UserError(f"a replica was not ready after {START_SECONDS} s; see {replicas[0].log.parent}.")
         time.sleep(LOOK_SECONDS)
     return time.monotonic() - started
+
+
+@contextlib.contextmanager
+def kept(replicas: Sequence[Replica]) -> Iterator[None]:
+    """Started, and started again whenever they end; stopped at the end."""
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.wait(LOOK_SECONDS):
+            for replica in replicas:
+                replica.keep()
+
+    keeper = threading.Thread(target=keep)
+    for replica in replicas:
+        replica.start()
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+        for replica in replicas:
+            replica.stop()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Two replicas behind HAProxy, killed and restarted under load: what is lost, and what is answered wrongly.
 
-python benchmarks/failover/failover.py serving/demo_checkpoint --minutes 15
+python benchmarks/replicas/failover.py serving/demo_checkpoint --minutes 15
 
 Users ask the same questions again and again through OpenAI's SDK, with its default retries, half of them as streams;
 what the model should say was asked before anything was killed. In turns an engine, a server or a whole replica is
@@ -19,24 +19,23 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
 
 from qwen_vqa.benchmarks.environment import environment
-from qwen_vqa.benchmarks.failover.replicas import (
-    LOOK_SECONDS,
+from qwen_vqa.benchmarks.load_report.load_table import align
+from qwen_vqa.benchmarks.replicas.replica import (
     Footprint,
     Replica,
+    kept,
     left_behind,
     shared_memory_left,
     wait_until_ready,
 )
-from qwen_vqa.benchmarks.failover.router import Router
-from qwen_vqa.benchmarks.failover.users import Tally, expected_answers, questions, use
-from qwen_vqa.benchmarks.load_report.load_table import align
+from qwen_vqa.benchmarks.replicas.router import Router
+from qwen_vqa.benchmarks.replicas.users import Tally, expected_answers, questions, use
 from qwen_vqa.benchmarks.script import run
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.sigterm import ended_by_sigterm
@@ -84,29 +83,6 @@ class Failures:
                 yield "HAProxy restarted", self.router.restart
             replica, what = self.replicas[number % len(self.replicas)], KILLED[number % len(KILLED)]
             yield f"{replica.name}: {what} killed", partial(replica.kill, what)
-
-
-@contextmanager
-def kept(replicas: list[Replica]) -> Iterator[None]:
-    """Started, and started again whenever they end; stopped at the end."""
-    over = threading.Event()
-
-    def keep() -> None:
-        while not over.wait(LOOK_SECONDS):
-            for replica in replicas:
-                replica.keep()
-
-    keeper = threading.Thread(target=keep)
-    for replica in replicas:
-        replica.start()
-    keeper.start()
-    try:
-        yield
-    finally:
-        over.set()
-        keeper.join()
-        for replica in replicas:
-            replica.stop()
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict:
