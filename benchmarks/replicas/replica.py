@@ -22,6 +22,7 @@ ENGINE, SERVER = "VLLM::EngineCore", "qwen_vqa.serving.server_process"
 LOOK_SECONDS = 0.2
 RESTART_SECONDS = 1.0  # between an end and the next start
 START_SECONDS, STOP_SECONDS = 300, 120
+NOTICED_SECONDS = 20.0
 SHARED_MEMORY = Path("/dev/shm")
 _IN_SHARED_MEMORY = re.compile(r" /dev/shm/(\S+)$", re.MULTILINE)
 MARK = "QWEN_VQA_FAILOVER"  # in the environment of all that is started here
@@ -71,13 +72,24 @@ class Replica:
         except psutil.NoSuchProcess:
             return []
 
-    def kill(self, what: str) -> int:
-        """Send SIGKILL to its "engine", its "server" (the API's process), or to "everything"; how many it hit."""
+    def kill(self, what: str) -> None:
+        """Send SIGKILL to its "engine", its "server" (the API's process), or to "everything".
+
+        Returns when it says that it is not ready: an engine's end is noticed a moment later.
+
+        Raises:
+            UserError: there was nothing to kill, or nobody noticed.
+        """
         self._note_shared_memory()
         found = [process for process in self.processes() if what == "everything" or _is(process, what)]
         for process in found:
-            process.kill()
-        return len(found)
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended with another
+                process.kill()
+        deadline = time.monotonic() + NOTICED_SECONDS
+        while self.ready:
+            if not found or time.monotonic() > deadline:
+                raise UserError(f"{self.name}: its {what} was to be killed, and it is still ready; see {self.log}.")
+            time.sleep(LOOK_SECONDS / 4)
 
     def drain(self) -> None:
         """Tell it to stop, as for an update; what runs is answered first, and `keep` starts it again."""
@@ -95,7 +107,8 @@ class Replica:
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self.kill("everything")
+            for process in self.processes():
+                process.kill()
             self.process.wait()
 
     def _note_shared_memory(self) -> None:
