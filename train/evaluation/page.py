@@ -20,6 +20,7 @@ from qwen_vqa.train.evaluation.scoring import Group, Mean, Scored, group, score
 
 SHOWN = 500  # cards; more make a page that browsers open slowly
 THUMBNAIL = (420, 320)  # pixels, at most
+_COLUMNS = ("data set", "answer type", "n", "accuracy", "", "by", "exact", "ANLS")
 _TEMPLATE = Path(__file__).with_name("page.html")
 Blind = dict[tuple[str, str], list[tuple[Condition, str]]]
 
@@ -39,7 +40,7 @@ def write_page(results: Results, file: Path, seed: int = 0) -> None:
         model=_text(results.about.get("model", "")),
         date=_text(results.about.get("date", "")),
         warnings="\n".join(f'<p class="warning">{_text(warning)}</p>' for warning in _warnings(results)),
-        blind_header="".join(f"<th>{_text(condition)}</th>" for condition in blind),
+        header="".join(f"<th>{_text(column)}</th>" for column in (*_COLUMNS, *blind)),
         rows="\n".join(_row(one, groups, blind) for one in groups if one.condition == OWN),
         shown=_text(f"{len(chosen)} of {len(wrong)} wrong answers are below." if len(chosen) < len(wrong) else ""),
         data_sets=_options(question.data_set for question in questions),
@@ -88,10 +89,11 @@ def _row(own: Group, groups: Sequence[Group], blind: Sequence[Condition]) -> str
         bar += "".join(f'<i class="blind" style="left:{100 * mark.mean:.1f}%"></i>' for mark in marks if mark)
     accuracy = f"{_percent(mean)} <small>({mean.low:.0%} to {mean.high:.0%})</small>" if mean else "-"
     cells = [_text(own.data_set), _text(own.answer_type), f"{mean.count if mean else 0:,}", accuracy]
-    row = "".join(f"<td>{cell}</td>" for cell in cells) + f'<td class="bar"><div class="track">{bar}</div></td>'
-    cells = [_text(own.metric), _percent(own.exact_match), _percent(own.anls)]
+    cells += [f'<div class="track">{bar}</div>', _text(own.metric), _percent(own.exact_match), _percent(own.anls)]
     cells += [_percent(means.get(condition)) for condition in blind]
-    return f"<tr>{row}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    # A phone has no room for a table: there each cell carries its column's name.
+    named = zip((*_COLUMNS, *blind), cells, strict=True)
+    return "<tr>" + "".join(f"<td data-column={_quoted(column)}>{cell}</td>" for column, cell in named) + "</tr>"
 
 
 def _card(one: Scored, said_blind: Blind) -> str:

@@ -183,6 +183,30 @@ def test_the_page_filters_in_a_browser(tmp_path: Path):
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
 
 
+@pytest.mark.parametrize("width", [390, 800, 1280])
+def test_the_page_is_as_wide_as_the_screen(tmp_path: Path, width: int):
+    asked = asked_of(write_textvqa(tmp_path / "t"), write_vizwiz(tmp_path / "v"))
+    name = "runs/a-model-with-a-long-name-and-no-space-in-it-that-lies-in-a-deep-folder (base model, float32, cpu)"
+    results = Results({"model": name}, len(asked), replies=replies_to(asked, {"0": "an-answer-without-a-space" * 9}))
+    write_page(results, tmp_path / "page.html")
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto((tmp_path / "page.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        # Nothing is cut off either: what is beyond its own box could not be read.
+        assert (
+            page.evaluate(
+                "[...document.querySelectorAll('td, dd, h1, .about')].filter(e => e.offsetParent && "
+                "e.getBoundingClientRect().right > innerWidth).length"
+            )
+            == 0
+        )
+        accuracy = page.locator("td[data-column=accuracy]").first
+        expect(accuracy).to_be_visible()
+        shown = accuracy.evaluate("cell => getComputedStyle(cell, '::before').content")
+        assert ("accuracy" in shown) == (width < 1000)  # where there is no table head, each cell names its column
+
+
 def test_the_command_scores_a_checkpoint_and_names_what_failed(tiny_checkpoint: Path, tmp_path: Path, capsys):
     data = write_vizwiz(tmp_path)
     (tmp_path / "train" / "VizWiz_train_00000001.jpg").write_bytes(b"\xff\xd8\xff broken")
