@@ -7,6 +7,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag, local_checkpoint
 from qwen_vqa.plugin.server_address import server_url
 from qwen_vqa.train.data.source import DATA_SETS, EXAMPLES, DataSource
+from qwen_vqa.train.evaluation.metric_rules import RULES
 from qwen_vqa.train.model.device_flag import add_device_flag
 
 BASELINES = ("no-picture", "other-picture")
@@ -35,6 +36,13 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         choices=BASELINES,
         help="ask everything blind, too; none with no value (default: no-picture, and other-picture where there are "
         "enough pictures)",
+    )
+    add(
+        "--metric",
+        choices=list(RULES),
+        default="vqa",
+        help="by whose rules answers are equal: vqa, the official ones, or m4c, as LLaVA's and lmms-eval's figures are "
+        "(default: %(default)s)",
     )
     add("--max-tokens", type=int, default=64, help="of an answer (default: %(default)s)")
     add("--concurrency", type=int, default=16, help="requests to a server at once (default: %(default)s)")

@@ -15,6 +15,7 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.cli import main
 from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.evaluation.evaluate import evaluate
+from qwen_vqa.train.evaluation.metric_rules import M4C
 from qwen_vqa.train.evaluation.page import write_page
 from qwen_vqa.train.evaluation.questions import NONE, OTHER, OWN, Prompt, prompts, read_questions
 from qwen_vqa.train.evaluation.replies import Record, Reply
@@ -211,16 +212,31 @@ def test_the_command_scores_a_checkpoint_and_names_what_failed(tiny_checkpoint: 
     data = write_vizwiz(tmp_path)
     (tmp_path / "train" / "VizWiz_train_00000001.jpg").write_bytes(b"\xff\xd8\xff broken")
     arguments = ["evaluate", str(tiny_checkpoint), "--data", data, "-o", str(tmp_path / "out"), "--max-tokens", "4"]
-    assert main([*arguments, "--baseline", "no-picture"]) == 1
+    assert main([*arguments, "--baseline", "no-picture", "--metric", "m4c"]) == 1
     printed = capsys.readouterr().out
     assert "FAILED: 1 of 6 have no answer and are not scored" in printed
     assert "vizwiz VizWiz_train_00000001.jpg (own picture)" in printed
+    assert "m4c accuracy" in printed
     written = json.loads((tmp_path / "out/results.json").read_text())
     assert (written["answered"], written["failed"], written["complete"]) == (5, 1, True)
     assert {one["condition"] for one in written["replies"]} == {"own picture", "no picture"}
     own = next(one for one in written["means"] if one["answer_type"] == "all" and one["condition"] == OWN)
     assert (own["accuracy"]["count"], own["failed"]) == (2, 1)
     assert Page(tmp_path / "out/wrong_answers.html").cards
+
+
+def test_m4cs_rules_are_said_wherever_there_are_scores(tmp_path: Path):
+    asked = asked_of(write_textvqa(tmp_path / "t"))
+    results = Results({"model": "m"}, len(asked), replies=replies_to(asked, {"0": "sam,sung"}), rules=M4C)
+    assert results.scores[0].accuracy > 0  # the comma goes: samsung
+    assert Results({}, len(asked), replies=results.replies).scores[0].accuracy == 0
+    assert "m4c accuracy" in results.table() and "VQA" not in results.table()
+    results.write(tmp_path / "results.json")
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["method"]["rules"] == "m4c accuracy"
+    assert {one["metric"] for one in written["means"]} == {"m4c accuracy"}
+    write_page(results, tmp_path / "page.html")
+    assert "VQA" not in (tmp_path / "page.html").read_text()
 
 
 def test_one_picture_is_asked_about_without_the_baseline_of_others(tiny_checkpoint: Path, tmp_path: Path, capsys):
