@@ -39,6 +39,8 @@ def main(listening: str, channel: str, behaviour: str) -> None:
     supervisor = ToSupervisor(socket.socket(fileno=int(channel)))
     if behaviour == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if behaviour in ("slow", "loading"):
+        supervisor.loading()
     if behaviour == "slow":
         time.sleep(SLOW_SECONDS)
     if behaviour != "loading":
