@@ -18,7 +18,6 @@ from qwen_vqa.serving.process.start_progress import StartProgress
 from tests.server import free_port
 from tests.serving.stub_server import SLOW_SECONDS
 
-
 CLEARED = "\r\x1b[K\r"
 
 
