@@ -1,15 +1,15 @@
 """What an evaluation found, as a table for the terminal and as JSON."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from qwen_vqa.train.data.mixing import SHOWN
 from qwen_vqa.train.evaluation.metric_rules import VQA, MetricRules
-from qwen_vqa.train.evaluation.questions import OWN
+from qwen_vqa.train.evaluation.questions import OWN, LeftOut
 from qwen_vqa.train.evaluation.replies import Reply
 from qwen_vqa.train.evaluation.scoring import Group, Mean, Scored, answerability, group, score
 
@@ -32,7 +32,7 @@ class Results:
 
     about: dict[str, Any]
     asked: int
-    left_out: dict[str, Counter[str]] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=dict)
     replies: list[Reply] = field(default_factory=list)
     stopped: str = ""
     rules: MetricRules = VQA
@@ -62,7 +62,7 @@ class Results:
             "asked": self.asked,
             "answered": len(self.replies) - len(self.failed),
             "failed": len(self.failed),
-            "left_out": self.left_out,
+            "left_out": {name: {why: len(ids) for why, ids in of.items()} for name, of in self.left_out.items()},
             "means": [{**asdict(one), "metric": one.metric} for one in self.groups],
             "answerability": [asdict(one) for one in answerability(self.replies)],
             "failures": [_named(reply) | {"fault": reply.fault} for reply in self.failed],
@@ -98,7 +98,9 @@ class Results:
                 f"{found.precision:.1%}, recall {found.recall:.1%}, F1 {found.f1:.1%}"
             )
         for data_set, faults in self.left_out.items():
-            lines += [f"{data_set}: left out {count} entries: {fault}" for fault, count in faults.items()]
+            for fault, names in faults.items():
+                more = ", ..." if len(names) > SHOWN else ""
+                lines.append(f"{data_set}: left out {len(names):,}: {fault}: {', '.join(names[:SHOWN])}{more}")
         return "\n".join(lines + self._failures())
 
     def _failures(self) -> list[str]:

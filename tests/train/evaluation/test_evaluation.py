@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 from qwen_vqa.plugin.chat.prompts import SHORT_ANSWER_INSTRUCTION
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.cli import main
+from qwen_vqa.train.data.formats.entries import ANOTHER_FORMAT
 from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.evaluation.evaluate import evaluate
 from qwen_vqa.train.evaluation.metric_rules import M4C
@@ -22,7 +23,7 @@ from qwen_vqa.train.evaluation.replies import Record, Reply
 from qwen_vqa.train.evaluation.results import Results
 from qwen_vqa.train.evaluation.scoring import answerability, group
 from tests.browser import chromium
-from tests.train.releases import write_llava, write_textvqa, write_vizwiz, write_vizwiz_parquet
+from tests.train.releases import conversation, write_llava, write_textvqa, write_vizwiz, write_vizwiz_parquet
 
 
 def asked_of(*data: str, conditions: tuple = (OWN, NONE, OTHER), seed: int = 0) -> list[Prompt]:
@@ -223,6 +224,19 @@ def test_the_command_scores_a_checkpoint_and_names_what_failed(tiny_checkpoint: 
     own = next(one for one in written["means"] if one["answer_type"] == "all" and one["condition"] == OWN)
     assert (own["accuracy"]["count"], own["failed"]) == (2, 1)
     assert Page(tmp_path / "out/wrong_answers.html").cards
+
+
+def test_odd_entries_are_named_with_their_number_and_reason(tiny_checkpoint: Path, tmp_path: Path, capsys):
+    good = conversation(0, "000000000000.jpg", "What?", "A bus.")
+    odd = [{"id": f"odd-{number}", "question": "What?"} for number in range(5)]
+    data = write_llava(tmp_path, [good, *odd])
+    arguments = ["evaluate", str(tiny_checkpoint), "--data", data, "-o", str(tmp_path / "out"), "--max-tokens", "2"]
+    assert main([*arguments, "--baseline"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert line.startswith(f"llava: left out 5: {ANOTHER_FORMAT}: ")
+    assert [f"entry {number}" in line for number in range(6)] == [False, True, True, True, False, False]
+    assert line.endswith(", ...")
+    assert json.loads((tmp_path / "out/results.json").read_text())["left_out"] == {"llava": {ANOTHER_FORMAT: 5}}
 
 
 def test_m4cs_rules_are_said_wherever_there_are_scores(tmp_path: Path):
