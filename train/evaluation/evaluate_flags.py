@@ -74,9 +74,10 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be greater than 0.")
     if args.output.exists() and not args.output.is_dir():
         raise UserError(f"-o {args.output} is a file; give a folder.")
-    for text in args.data:
-        DataSource.parse(text)
+    sources = [DataSource.parse(text) for text in args.data]
     if args.url is not None:
         args.url = server_url(args.url)
     if args.checkpoint is not None:
         args.checkpoint = local_checkpoint(args.checkpoint, args.revision)
+    for source in sources:
+        source.check_location()
