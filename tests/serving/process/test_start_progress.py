@@ -55,6 +55,21 @@ def test_a_terminals_line_is_rewritten_and_cleared_before_the_server_answers():
     assert max(seconds) <= SLOW_SECONDS + 3
 
 
+def test_nothing_is_shown_once_the_server_has_said_what_is_wrong():
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "tests.serving.supervised", "gives up", "--port", str(free_port())]
+    process = subprocess.Popen(words, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+    os.close(theirs)
+    try:
+        assert "loading, " in read_terminal(ours, 30)
+        assert read_terminal(ours, 2.5) == ""  # it is still ending
+        assert process.poll() is None
+        assert process.wait(20) == 2
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_log_has_lines_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(start_progress, "PLAIN_PAUSE", 0.05)
     monkeypatch.setattr(start_progress, "LONG_PAUSE", 0.4)
