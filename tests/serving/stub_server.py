@@ -33,8 +33,8 @@ def answer(sock: socket.socket) -> None:
 
 
 def main(listening: str, channel: str, behaviour: str) -> None:
-    """Fails at the start, gives up and is long in ending, stays loading, takes its time, drains at once when told to, or
-    does not listen to it.
+    """Fails at the start, gives up and is long in ending, stays loading, takes its time, drains at once when told to,
+    or does not listen to it.
     """
     if behaviour == "fail":
         sys.exit(7)
