@@ -8,6 +8,7 @@ from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER, adapter_folders
 from qwen_vqa.plugin.file_mode import give_usual_mode
 from qwen_vqa.quantize.answer_quality import compare
 from qwen_vqa.quantize.comparison_memory import comparison_device, comparison_dtype
+from qwen_vqa.quantize.options import Options
 from qwen_vqa.quantize.quantised_checkpoint import load_dequantised
 from qwen_vqa.train.data.collator import Sample
 from qwen_vqa.train.model.adapter_merging import merge_in_place
@@ -45,19 +46,19 @@ def merge(source: Path, name: str, output: Path) -> None:
     print(f"merged adapter {name} in {str(model.dtype).removeprefix('torch.')}", flush=True)
 
 
-def carry_adapters(
-    source: Path, quantised: Path, questions: list[Sample] | None, bound: float, asked_device: str = "auto"
-) -> dict[str, dict[str, Any]]:
-    """Copy the adapters that keep their accuracy within `bound` points; returns what was found of each.
+def carry_adapters(options: Options, questions: list[Sample] | None) -> dict[str, dict[str, Any]]:
+    """Copy the adapters that keep their accuracy within the bound; returns what was found of each.
 
     Without questions to measure on, or where none of them is answered right on the original base, an adapter is copied
     and marked as not measured; the server says so then.
     """
+    source, quantised, bound = options.source, options.output, options.adapter_bound
     found: dict[str, dict[str, Any]] = {}
     for name, folder in adapter_folders(source).items():
         entry: dict[str, Any] = {"measured": questions is not None, "bound": bound, "served": True}
+        entry["checked"] = options.adapter_check
         if questions is not None:
-            result = measure_adapter(source, quantised, folder, questions, asked_device)
+            result = measure_adapter(source, quantised, folder, questions, options.device)
             row = result["accuracy"][name]
             entry["kl"] = result["kl"]
             if row["original"] == 0:
@@ -79,6 +80,8 @@ def describe(entry: dict[str, Any]) -> str:
             f"not measured on the quantised base, although it is kept: of {entry['kl']['prompts']} questions it "
             "answers none right on the original base, so they do not suit it; pass --data with questions that do"
         )
+    if not entry["checked"]:
+        return "not measured on the quantised base (--no-adapter-check)"
     if not entry["measured"]:
         return "not measured on the quantised base: pass --data with more questions than calibrate"
     row = entry["accuracy"]

@@ -17,6 +17,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.float_instructions import multiplies
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.quantize.layers import LANGUAGE_MODEL
 from qwen_vqa.quantize.schemes.int4 import Int4, scale_dtype
@@ -177,9 +178,7 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the device does so itself. One that imitates it takes many times as long as for float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    processor = torch.cpu.get_capabilities()
-    x86 = processor.get("architecture") == "x86_64"
-    return not x86 or bool(processor.get("avx512_bf16") or processor.get("amx_bf16"))
+    return multiplies("bfloat16", torch.cpu.get_capabilities())
 
 
 @contextlib.contextmanager

@@ -55,6 +55,7 @@ class Options:
         seed: of the samples' order and of the tuning.
         merge_adapter: name of an adapter that is merged in 16 bits before the weights are rounded.
         adapter_bound: percentage points of answers that an adapter may lose on the quantised base.
+        adapter_check: measure adapters on the quantised base before they are taken over.
         elsewhere: the checkpoint is for another machine.
         device: where int4 is calibrated and adapters are measured, as `--device` takes it.
     """
@@ -70,6 +71,7 @@ class Options:
     seed: int = 0
     merge_adapter: str | None = None
     adapter_bound: float = 2.0
+    adapter_check: bool = True
     elsewhere: bool = False
     device: str = "auto"
 

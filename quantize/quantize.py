@@ -44,18 +44,21 @@ def quantise(options: Options) -> None:
         calibrating = Calibrating(samples.calibration(options.samples), samples.identities(options.samples))
         device = calibration_device(options, selection, longest_sample(calibrating.samples, processor))
         calibrating = replace(calibrating, device=device)
-    questions = None if options.merge_adapter else adapter_questions(options, samples, calibrating.identities)
+    asks = options.adapter_check and not options.merge_adapter
+    questions = adapter_questions(options, samples, calibrating.identities) if asks else None
     longest_sample(questions or [], processor)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     print(f"quantising {options.source}: {len(selection.shapes)} layers to {describe(scheme)}", flush=True)
+    if questions:
+        print(adapter_note(list(adapter_folders(options.source)), len(questions)), flush=True)
     if options.merge_adapter:
         with tempfile.TemporaryDirectory(dir=options.output.parent) as merged:
             merge(options.source, options.merge_adapter, Path(merged))
             _write(options, Path(merged), scheme, selection, calibrating)
     else:
         _write(options, options.source, scheme, selection, calibrating)
-        found = carry_adapters(options.source, options.output, questions, options.adapter_bound, options.device)
+        found = carry_adapters(options, questions)
         record = json.loads((options.output / RECORD_FILE).read_text(encoding="utf-8"))
         (options.output / RECORD_FILE).write_text(json.dumps(record | {"adapters": found}, indent=2) + "\n")
     size = sum(path.stat().st_size for path in options.output.glob("*.safetensors"))
@@ -80,6 +83,15 @@ def describe(scheme: Scheme) -> str:
     """The scheme as it was chosen."""
     groups = f" in groups of {scheme.group_size} (--group-size)" if isinstance(scheme, Int4) else ""
     return f"{scheme.name}{groups}"
+
+
+def adapter_note(names: list[str], questions: int) -> str:
+    """What checking the adapters will ask, said before it begins."""
+    which = f"adapter {names[0]} is" if len(names) == 1 else f"{len(names)} adapters are"
+    return (
+        f"then {which} asked {questions:,} questions on the original base and as many on the quantised one, which can "
+        "take minutes; --no-adapter-check leaves it out"
+    )
 
 
 def adapter_questions(

@@ -110,6 +110,7 @@ def serve(argv: list[str], sock: socket.socket, supervisor: "ToSupervisor") -> N
     _complete(args, checkpoint, environment)
     more = "" if args.verbose else " (--verbose says what is chosen, and why)"
     say(f"loading {checkpoint.folder}: 10 to 60 seconds{more}")
+    supervisor.loading()
     _run(args, sock, supervisor, started)
 
 

@@ -32,10 +32,13 @@ def main(argv: list[str]) -> int:
     gc.disable()  # an import looks through what is imported again and again; `serve` does it once, and turns it on
     from qwen_vqa.serving.serve import serve
 
+    supervisor = ToSupervisor(sockets[1])
     try:
-        serve(argv[2:], sockets[0], ToSupervisor(sockets[1]))
+        serve(argv[2:], sockets[0], supervisor)
     except UserError as error:
         say(str(error))
+    finally:  # what is wrong has been said; the interpreter's own end takes seconds, which nobody needs to be told
+        supervisor.closed()
     return 2
 
 

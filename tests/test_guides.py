@@ -1,5 +1,6 @@
 """The guides: their links lead somewhere, and their commands have flags that there are."""
 
+import ast
 import re
 import shlex
 from argparse import ArgumentParser
@@ -86,3 +87,37 @@ def test_there_are_commands_of_every_job_that_users_run():
 
 def test_the_first_page_is_short():
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) < 180
+
+
+def printed_texts() -> list[str]:
+    """Every text in the sources, "…" where values are put in; of files without strings of Python, the lines."""
+    texts = [(REPOSITORY / "Makefile").read_text(encoding="utf-8")]
+    for folder in ("plugin", "train", "serving", "quantize", "benchmarks"):
+        for file in (REPOSITORY / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    parts = (str(one.value) if isinstance(one, ast.Constant) else "…" for one in node.values)
+                    texts.append("".join(parts))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.append(node.value)
+    return texts
+
+
+def test_troubleshooting_quotes_messages_that_are_printed():
+    lines = (REPOSITORY / "serving/TROUBLESHOOTING.md").read_text(encoding="utf-8").splitlines()
+    symptoms = [line.split(" | ")[0] for line in lines if line.startswith("| ")]
+    quoted = [text for symptom in symptoms for text in re.findall(r'"([^"]+)"', symptom)]
+    printed = "\n".join(printed_texts())
+    lost = [text for text in quoted if not re.search(".*?".join(map(re.escape, text.split("…"))), printed)]
+    assert lost == []
+    assert len(quoted) > 15
+
+
+def test_troubleshooting_names_flags_that_there_are():
+    text = (REPOSITORY / "serving/TROUBLESHOOTING.md").read_text(encoding="utf-8")
+    from qwen_vqa.serving.serve import server_parser
+
+    parsers = [server_parser(), quantize_parser(), *(job_parser(job) for job in ("train", "evaluate"))]
+    known = {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
+    others = {"--gpus", "--shm-size"}  # docker's
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) - known - others == set()

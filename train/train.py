@@ -21,7 +21,7 @@ from qwen_vqa.train.monitor.run_monitor import Monitor
 from qwen_vqa.train.recipe import config_for, load_config, resumed_config, save_config
 from qwen_vqa.train.run_checkpoints import check_run
 from qwen_vqa.train.trainer import QwenVqaTrainer, load_for_training
-from qwen_vqa.train.training_arguments import training_arguments
+from qwen_vqa.train.training_arguments import precision_note, training_arguments
 from qwen_vqa.train.training_config import TrainingConfig
 
 
@@ -92,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
     is_main = arguments.process_index == 0
     if is_main:
         print(data_table(dataset.mix.tallies))
+        if note := precision_note(config.precision, arguments):
+            print(note)
         print(f"training on {len(dataset):,} samples", flush=True)
     trainer = train(args.base, dataset, args.output, config, args.resume, monitor)
     if not is_main:

@@ -55,10 +55,12 @@ def check(args: argparse.Namespace) -> None:
             )
         if not args.resume:
             config_for(args.stage, args)
-        for text in args.data:
-            DataSource.parse(text)
+        sources = [DataSource.parse(text) for text in [*args.data, *(args.eval_data or [])]]
     check_writable(args.output)
     args.base = local_checkpoint(args.base, args.revision)
+    if not args.export:
+        for source in sources:
+            source.check_location()
 
 
 def _add_monitor_flags(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.float_instructions import lacking, multiplies
 from qwen_vqa.train.ranks import cores
 from qwen_vqa.train.training_config import TrainingConfig
 
@@ -20,9 +21,7 @@ def training_arguments(config: TrainingConfig, output: str | Path, **overrides: 
     Raises:
         UserError: float16 without a GPU.
     """
-    # Without its emulation, which a T4 has, too, and which is slow.
-    has_bfloat16 = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
-    precision = training_precision(config.precision, has_bfloat16)
+    precision = training_precision(config.precision, has_bfloat16(), torch.cuda.is_available())
     if precision == "float16" and not torch.cuda.is_available():
         raise UserError(
             "--precision float16 needs a GPU: its gradients are scaled, which the trainer does there alone. Take "
@@ -73,8 +72,30 @@ def data_workers(asked: int, cores: int, on_gpu: bool) -> int:
     return min(MOST_WORKERS, cores - 1) if on_gpu else 0
 
 
-def training_precision(asked: str, has_bfloat16: bool) -> str:
-    """bfloat16, float16 or float32; "auto" is bfloat16 where the hardware computes in it, else float16."""
+def has_bfloat16() -> bool:
+    """Whether the GPU, or without one the processor, multiplies bfloat16 by itself.
+
+    Its emulation, which a T4 has, too, does not count: it is slow.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return multiplies("bfloat16", torch.cpu.get_capabilities())
+
+
+def training_precision(asked: str, has_bfloat16: bool, on_gpu: bool = True) -> str:
+    """bfloat16, float16 or float32; "auto" is bfloat16 where the hardware computes in it, else float16 on a GPU and
+    float32 on a CPU.
+    """
     if asked != "auto":
         return asked
-    return "bfloat16" if has_bfloat16 else "float16"
+    return "bfloat16" if has_bfloat16 else "float16" if on_gpu else "float32"
+
+
+def precision_note(asked: str, arguments: TrainingArguments) -> str | None:
+    """What is to be said of a precision that was chosen, where it is not the usual one."""
+    if asked != "auto" or arguments.bf16 or arguments.fp16:
+        return None
+    return (
+        f"--precision float32: {lacking('bfloat16')}. --precision bfloat16 takes half the memory for frozen weights, "
+        "and longer"
+    )

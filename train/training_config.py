@@ -43,7 +43,7 @@ class TrainingConfig:
     max_length: int = _said(2048, "tokens of a sample at most, image tokens included; longer ones are left out")
     max_samples: int = _said(200_000, "samples drawn at most, of all data sets together")
     max_dropped: float = _said(0.05, "share of a data set that may be unusable; with more, the run does not start")
-    precision: str = _said("auto", "float type of the frozen weights and of the arithmetic; auto: bfloat16 if possible")
+    precision: str = _said("auto", "float type of frozen weights and arithmetic; auto: bfloat16 if the hardware has it")
     load_in: str = _said("full", "hold the frozen language model in 8 or 4 bits (QLoRA), or as it is stored")
     gradient_checkpointing: bool = _said(False, "compute activations again for the backward pass, to save memory")
     cache_features: bool = _said(False, "encode each picture once and keep its features on disk")

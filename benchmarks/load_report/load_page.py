@@ -3,8 +3,9 @@
 from html import escape
 from typing import Any
 
-from qwen_vqa.benchmarks.load_report.load_table import remarks
+from qwen_vqa.benchmarks.load_report.load_table import remarks, tail_notes, too_few
 from qwen_vqa.benchmarks.load_report.plots import Series, plot
+from qwen_vqa.benchmarks.load_report.workload_text import workload_facts
 
 # Points of a distribution's curve; more is not seen.
 CURVE_POINTS = 200
@@ -64,11 +65,12 @@ def _tiles(cells: list[dict]) -> str:
     best = max(cells, key=lambda cell: cell["summary"]["requests_per_second"])
     quick = min(cells, key=lambda cell: cell["summary"]["ttft"]["p50"])
     failed = sum(cell["summary"]["failed"] for cell in cells)
+    few = "~" if too_few(best["summary"]["completed"], "p95") else ""
     facts = [
         (f"{_number(best['summary']['requests_per_second'])}/s", "requests", _name(best)),
         (f"{_number(best['summary']['output_tokens_per_second'])}/s", "output tokens", _name(best)),
         (f"{_number(quick['summary']['ttft']['p50'])} ms", "TTFT p50, lowest", _name(quick)),
-        (f"{_number(best['summary']['e2e']['p95'])} ms", "end to end p95", _name(best)),
+        (f"{few}{_number(best['summary']['e2e']['p95'])} ms", "end to end p95", _name(best)),
         (str(failed), "failed requests", f"of {sum(cell['summary']['requests'] for cell in cells)}"),
     ]
     return "".join(
@@ -146,9 +148,7 @@ def _table(cells: list[dict]) -> str:
     rows = ""
     for cell in cells:
         summary = cell["summary"]
-        values = "".join(
-            f"<td>{_number(summary[name][point])}</td>" if summary[name] else "<td>-</td>" for name, point in points
-        )
+        values = "".join(_percentile(summary, name, point) for name, point in points)
         bad = ' class="bad"' if summary["failed"] else ""
         rows += (
             f"<tr><td>{escape(_name(cell))}</td><td>{summary['completed']}</td><td{bad}>{summary['failed']}</td>"
@@ -161,8 +161,16 @@ def _table(cells: list[dict]) -> str:
     )
 
 
+def _percentile(summary: dict[str, Any], name: str, point: str) -> str:
+    if not summary[name]:
+        return "<td>-</td>"
+    mark = ' class="dim">~' if too_few(summary["completed"], point) else ">"
+    return f"<td{mark}{_number(summary[name][point])}</td>"
+
+
 def _remarks(result: dict[str, Any]) -> str:
-    found = [f"{_name(cell)}: {remark}" for cell in result["cells"] for remark in remarks(cell)] + result["left_out"]
+    found = [f"~ {note}" for note in tail_notes(result["cells"])]
+    found += [f"{_name(cell)}: {remark}" for cell in result["cells"] for remark in remarks(cell)] + result["left_out"]
     return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in found)}</ul>"
 
 
@@ -173,9 +181,13 @@ def _how(result: dict[str, Any]) -> str:
         "versions": escape(", ".join(f"{name} {found}" for name, found in about["versions"].items())),
         "commit": escape(str(about["git"])),
         "server": escape(f"vLLM {result['server']['version']}" if result["server"]["version"] else "version unknown"),
-        "workload": f"<code>{escape(str(result['workload']))}</code>",
+        **{name: escape(value) for name, value in workload_facts(result["workload"]).items()},
         "seeds": escape(", ".join(f"{_name(cell)}: {cell['seed']}" for cell in result["cells"])),
-        "machine": escape(", ".join(f"{name} {value}" for name, value in about["machine"].items())),
+        "machine": escape(
+            f"{about['machine']['processor']}, {about['machine']['cores']} cores, "
+            f"{about['machine']['memory_gib']} GiB of memory, {about['machine']['system']}, load average "
+            f"{about['machine']['load_average']} before"
+        ),
     }
     if ceiling:
         facts["the client itself"] = (

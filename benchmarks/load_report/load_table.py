@@ -7,6 +7,9 @@ from qwen_vqa.benchmarks.load_generator.image_repeats import warm_remark
 COLUMNS = ("cell", "cache", "ok", "failed", "req/s", "tok/s", "client CPU")
 LATENCIES = {"TTFT": "ttft", "TPOT": "tpot", "ITL": "itl", "e2e": "e2e"}
 POINTS = ("mean", "p50", "p90", "p95", "p99", "max")
+# A percentile says something where so many requests were slower than it.
+FEWEST_BEYOND = 5
+TAILS = {"p95": 0.05, "p99": 0.01}
 # A client that sends later than this has a part in the latencies that one sees.
 LATE_MS = 10.0
 
@@ -18,8 +21,28 @@ def cell_table(result: dict[str, Any]) -> str:
     lines = [*align(rows), "", *align([("ms", *POINTS), *latencies]), ""]
     for cell in result["cells"]:
         lines += [f"{cell['label']}, {cell['cache']}: {remark}" for remark in remarks(cell)]
-    lines += [f"note: {note}" for note in result["left_out"]]
+    lines += [f"note: {note}" for note in [*tail_notes(result["cells"]), *result["left_out"]]]
     return "\n".join([*lines, "Latencies count from the intended send time."])
+
+
+def too_few(requests: int, point: str) -> bool:
+    """Whether so few requests were slower than this percentile that a single one moves it."""
+    return requests * TAILS.get(point, 1.0) < FEWEST_BEYOND
+
+
+def tail_notes(cells: list[dict[str, Any]]) -> list[str]:
+    """Which percentiles rest on a handful of requests, and how many requests would do."""
+    notes = []
+    for point, share in TAILS.items():
+        few = sorted(count for cell in cells if too_few(count := cell["summary"]["completed"], point) and count)
+        if few:
+            numbers = f"{few[0]}" if few[0] == few[-1] else f"{few[0]} to {few[-1]}"
+            slowest = max(1, round(share * few[-1]))
+            notes.append(
+                f"{point} of {numbers} requests rests on the slowest {slowest}, and changes from run to run: "
+                f"--requests {FEWEST_BEYOND / share:.0f}"
+            )
+    return notes
 
 
 def align(rows: list[tuple[str, ...]]) -> list[str]:

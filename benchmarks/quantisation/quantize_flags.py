@@ -53,6 +53,12 @@ def build_parser(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
         metavar="POINTS",
         help="leave out adapters that lose more right answers than this on the quantised base (default: %(default)s)",
     )
+    add(
+        "--no-adapter-check",
+        dest="adapter_check",
+        action="store_false",
+        help="take adapters over without asking them questions, which can take minutes; `serve` says so",
+    )
     add_device_flag(made, "int4 is calibrated and adapters are measured")
     add("--elsewhere", action="store_true", help="make it although this machine cannot serve it")
     add(

@@ -42,6 +42,19 @@ def show(text: str) -> None:
     _write(sys.stdout, text)
 
 
+def may_rewrite() -> bool:
+    """Whether a person looks at a terminal that can go back to its line's begin."""
+    return _format == "text" and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def rewrite(text: str) -> None:
+    """On a terminal: in place of what this wrote last, empty to clear it.
+
+    The cursor stays at the line's begin, so that another process's line, which is longer, covers this one.
+    """
+    _write(sys.stderr, f"\r\x1b[K{f'qwen-vqa: {text}' if text else ''}\r", end="")
+
+
 def write_request(fields: dict[str, Any]) -> None:
     """The line of a request; in text, what is None is left out."""
     if _format == "json":
@@ -63,13 +76,13 @@ def flush() -> None:
         sys.stdout.flush()
 
 
-def _write(stream: TextIO, text: str) -> None:
+def _write(stream: TextIO, text: str, end: str = "\n") -> None:
     """In one write: with PYTHONUNBUFFERED `print` makes two, and another thread's line may come between them.
 
     Who cannot be told any more is no reason not to serve: a closed pipe (`serve | head -1`), a terminal that is gone.
     """
     try:
-        stream.write(f"{text}\n")
+        stream.write(f"{text}{end}")
         stream.flush()
     except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -28,6 +28,7 @@ from qwen_vqa.serving.process.leftovers import own_name
 from qwen_vqa.serving.process.listener import listen_flags, listening
 from qwen_vqa.serving.process.maintenance_responder import LOADING, StandIn
 from qwen_vqa.serving.process.process_tree import reap_orphans
+from qwen_vqa.serving.process.start_progress import StartProgress
 
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
@@ -91,6 +92,7 @@ class Supervisor:
         self._ready_at: float | None = None
         self._start_seconds: float | None = None  # of the last start that succeeded
         self._started_at = 0.0
+        self._progress = StartProgress()
         self._child: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._signal: signal.Signals | None = None  # the second one, which ends everything
@@ -149,14 +151,20 @@ class Supervisor:
     async def _attend(self, ours: socket.socket) -> None:
         """Hand the port to the child when it serves, and take it back when it does not."""
         reader, writer = await asyncio.open_connection(sock=ours)
+        self._progress = StartProgress(self._start_seconds)
+        self._progress.start()
         while line := await reader.readline():
-            if line == b"ready\n":
+            if line == b"loading\n":
+                self._progress.loading()
+            elif line == b"ready\n":
+                self._progress.stop()
                 self._ready_at = time.monotonic()
                 self._start_seconds = self._ready_at - self._started_at
                 await self._stand_in.stop()
                 writer.write(b"go\n")
             elif line == b"closed\n":
                 break
+        self._progress.stop()
         stopping = self._stopping.is_set()
         reason = "The server is shutting down." if stopping else "The engine stopped and is being started again."
         self._stand_in.expect(None if stopping else self._start_seconds)
@@ -170,6 +178,7 @@ class Supervisor:
             self._end_child()
             return
         self._stopping.set()
+        self._progress.stop()
         loading = self._ready_at is None
         seconds = 0 if loading else self._flags.drain_seconds
         say(

@@ -17,6 +17,10 @@ class ToSupervisor:
         self.port_is_ours = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
 
+    def loading(self) -> None:
+        """Flags and checkpoint are checked, and the model is loaded next."""
+        self._channel.sendall(b"loading\n")
+
     def ready(self) -> None:
         """The server answers: the port may be left to it."""
         self._channel.sendall(b"ready\n")

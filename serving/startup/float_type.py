@@ -8,12 +8,10 @@ from collections.abc import Callable, Collection, Mapping
 
 from qwen_vqa.plugin.checkpoint_memory import checkpoint_dtype
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.float_instructions import lacking, multiplies
 from qwen_vqa.serving.checked_checkpoint import CheckedCheckpoint
 
 ALIASES = {"float": "float32", "half": "float16"}
-# Of x86: what multiplies numbers of a type as they are. Without it each product converts them first, and prefill takes
-# several times as long as in float32 (benchmarks/README.md has the figures).
-INSTRUCTIONS = {"bfloat16": ("avx512_bf16", "amx_bf16"), "float16": ("avx512_fp16", "amx_fp16")}
 
 
 def choose_float_type(
@@ -37,18 +35,15 @@ def choose_float_type(
         args.dtype = ALIASES.get(args.dtype, args.dtype)
         return f"float type: {args.dtype} (--dtype)"
     args.dtype = stored
-    needed = INSTRUCTIONS.get(stored, ())
     only_16_bits = args.quantization is not None or (checkpoint.scheme is not None and checkpoint.scheme.only_16_bits)
-    emulated = processor.get("architecture") == "x86_64" and not any(processor.get(name) for name in needed)
-    if not needed or only_16_bits or not emulated:
+    if only_16_bits or multiplies(stored, processor):
         return f"float type: {stored}, the checkpoint's (--dtype)"
-    lacking = f"this processor has no {stored} arithmetic ({' or '.join(needed)})"
     try:
         kv_cache("float32")
     except UserError:
-        return f"float type: {stored}, slowly: {lacking}, and there is no memory for float32"
+        return f"float type: {stored}, slowly: {lacking(stored)}, and there is no memory for float32"
     args.dtype = "float32"
-    return f"float type: float32: {lacking}; --dtype {stored} takes half the memory and longer"
+    return f"float type: float32: {lacking(stored)}; --dtype {stored} takes half the memory and longer"
 
 
 def choose_gpu_float_type(args: Namespace, checkpoint: CheckedCheckpoint, supported: Collection[str]) -> str:

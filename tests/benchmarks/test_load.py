@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from qwen_vqa.benchmarks.load_generator.sample_images import draw
 from qwen_vqa.plugin.errors import UserError
 from tests.benchmarks.conftest import Load
 from tests.benchmarks.fault_server import FaultServer
+from tests.browser import chromium
 from tests.tiny import REPOSITORY
 
 QUICK = ("--requests", "8", "--output-tokens", "6", "--warm-up", "0", "--image-size", "32x32")
@@ -202,6 +204,15 @@ def test_the_page_loads_nothing_and_shows_the_cells(faults: FaultServer, load: L
     assert text.count("<svg") == 8
     assert "2 users" in text
     assert "src=" not in text and "href=" not in text and "@import" not in text
+    assert "{" not in text.partition("</style>")[2]  # no Python in what people read
+    assert re.search(r"<dt>answers</dt><dd>6 tokens</dd>", text)
+    assert re.search(r"<dt>pictures</dt><dd>1 a request, drawn, 32 x 32 pixels", text)
+    assert "p99 of 8 requests" in text and "--requests 500" in text
+    with chromium() as browser:
+        for width in (390, 1280):
+            shown = browser.new_page(viewport={"width": width, "height": 800})
+            shown.goto(page.as_uri())
+            assert shown.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_users_in_a_range_and_a_warm_up_that_fails(faults: FaultServer, load: Load) -> None:

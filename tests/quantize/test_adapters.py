@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from qwen_vqa.benchmarks.quantisation.quantize_command import main
 from qwen_vqa.plugin.quantization import RECORD_FILE
 from qwen_vqa.quantize.answer_quality import answers
 from qwen_vqa.quantize.quantize import quantise
@@ -72,6 +73,25 @@ def test_questions_that_do_not_suit_an_adapter_measure_nothing(
     assert (tmp_path / "out" / "adapters" / "tiny-lora").is_dir()
     said = capsys.readouterr().out
     assert f"of {QUESTIONS} questions it answers none right on the original base, so they do not suit it" in said
+
+
+def test_the_check_is_said_before_it_begins_and_can_be_left_out(
+    answering: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured(answering, questions, tmp_path / "checked", "int8")
+    said = capsys.readouterr()
+    before, _, after = said.out.partition("adapter colours: ")
+    assert "--no-adapter-check" in before and f"{QUESTIONS} questions" in before
+    assert "% right on the original base" in after
+    assert f"/{2 * QUESTIONS}" in said.err and "<" in said.err  # a bar with an ETA, for both bases
+    words = [str(answering), "--scheme", "int8", "--elsewhere", "--data", str(questions)]
+    assert main([*words, "--no-adapter-check", "-o", str(tmp_path / "unchecked")]) == 0
+    said = capsys.readouterr()
+    assert "questions on the original base" not in said.out and "comparing answers" not in said.err
+    assert "adapter colours: not measured" in said.out and "(--no-adapter-check)" in said.out
+    found = json.loads((tmp_path / "unchecked" / RECORD_FILE).read_text())["adapters"]["colours"]
+    assert (found["measured"], found["served"]) == (False, True)
+    assert (tmp_path / "unchecked" / "adapters" / "colours" / "adapter_config.json").exists()
 
 
 def test_an_adapter_that_loses_its_answers_is_left_out(

@@ -33,12 +33,21 @@ def answer(sock: socket.socket) -> None:
 
 
 def main(listening: str, channel: str, behaviour: str) -> None:
-    """Fails at the start, stays loading, takes its time, drains at once when told to, or does not listen to it."""
+    """Fails at the start, gives up and is long in ending, stays loading, takes its time, drains at once when told to,
+    or does not listen to it.
+    """
     if behaviour == "fail":
         sys.exit(7)
     supervisor = ToSupervisor(socket.socket(fileno=int(channel)))
     if behaviour == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if behaviour in ("slow", "loading", "gives up"):
+        supervisor.loading()
+    if behaviour == "gives up":
+        time.sleep(2.5)
+        supervisor.closed()
+        time.sleep(4)  # as an interpreter that has imported much takes to end
+        sys.exit(2)
     if behaviour == "slow":
         time.sleep(SLOW_SECONDS)
     if behaviour != "loading":

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.plugin.float_instructions import multiplies
 from qwen_vqa.serving.cli import main
 from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.data.dataset import ConversationDataset
@@ -21,7 +22,7 @@ from qwen_vqa.train.recipe import STAGES, config_for, load_config
 from qwen_vqa.train.train import train
 from qwen_vqa.train.train_flags import build_parser
 from qwen_vqa.train.trainer import prepare_model, trainable_parts
-from qwen_vqa.train.training_arguments import training_precision
+from qwen_vqa.train.training_arguments import precision_note, training_arguments, training_precision
 from qwen_vqa.train.training_config import TrainingConfig
 from tests.image_server import png
 from tests.tiny import picture, tiny_config, tiny_model, tiny_processor, user
@@ -296,6 +297,29 @@ def test_a_line_that_is_no_sample_is_named(tmp_path: Path, line: str, message: s
 )
 def test_the_precision_follows_the_hardware_unless_it_is_asked_for(asked: str, has_bfloat16: bool, expected: str):
     assert training_precision(asked, has_bfloat16) == expected
+
+
+@pytest.mark.cpu
+@pytest.mark.parametrize(
+    ("processor", "asked", "expected"),
+    [
+        ({"architecture": "x86_64", "avx512_f": True}, "auto", "float32"),
+        ({"architecture": "x86_64", "avx512_f": True}, "bfloat16", "bfloat16"),
+        ({"architecture": "x86_64", "avx512_bf16": True}, "auto", "bfloat16"),
+        ({"architecture": "x86_64", "amx_bf16": True}, "auto", "bfloat16"),
+        ({"architecture": "aarch64"}, "auto", "bfloat16"),
+    ],
+)
+def test_a_processor_without_bfloat16_trains_in_float32_and_says_so(
+    processor: dict, asked: str, expected: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The choice of `serve`, by the same instructions."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
+    arguments = training_arguments(TrainingConfig(precision=asked), "unused")
+    assert (arguments.bf16, arguments.fp16) == (expected == "bfloat16", False)
+    note = precision_note(asked, arguments)
+    assert (note is None) == (expected == "bfloat16")
+    assert multiplies("bfloat16", processor) or note is None or "avx512_bf16 or amx_bf16" in note
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ def _written(
         ),
         ("adapter", adapter_line),
     ]
-    lines = [f"wrote {parts.output} ({size / 1e9:.2f} GB)", *(f"  {name:<22s}{value}" for name, value in rows)]
+    lines = [f"wrote {parts.output} ({size / 1e6:,.0f} MB)", *(f"  {name:<22s}{value}" for name, value in rows)]
     lines += summary_lines(parts.output)
     if ignored := loaded.vision.ignored:
         lines.append(f"note: weights of {loaded.vision_name} that no encoder has: {', '.join(ignored[:4])}")

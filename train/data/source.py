@@ -65,6 +65,15 @@ class DataSource:
             options["images"] = _path(options["images"])
         return cls(name, _path(location), weight=weight, samples=None if samples is None else int(samples), **options)
 
+    def check_location(self) -> None:
+        """As `check`, as far as it can be said of any data set, and of one that is known.
+
+        Raises:
+            UserError: no such file or folder.
+        """
+        if self.name in DATA_SETS:
+            self.check(needs_images=False)
+
     @property
     def in_hub_form(self) -> bool:
         """Whether the pictures stand in the data set's own rows (parquet) rather than in a folder."""

@@ -19,6 +19,7 @@ from qwen_vqa.plugin.errors import INTERRUPTED, UserError
 from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.evaluation.checkpoint_model import CheckpointModel
 from qwen_vqa.train.evaluation.evaluate_flags import BASELINES, PAGE_FILE, RESULTS_FILE
+from qwen_vqa.train.evaluation.metric_rules import RULES, MetricRules
 from qwen_vqa.train.evaluation.page import write_page
 from qwen_vqa.train.evaluation.questions import (
     NONE,
@@ -77,9 +78,10 @@ def run(args: argparse.Namespace) -> int:
         "max_tokens": args.max_tokens,
         "versions": {package: version(package) for package in ("qwen-vqa", "torch", "transformers")},
     }
-    results = Results(about, len(asked), left_out)
+    rules = RULES[args.metric]
+    results = Results(about, len(asked), left_out, rules=rules)
     with tqdm(total=len(asked), desc="asking", unit="prompt", smoothing=0.05) as bar:
-        evaluate(model, asked, results, _Display(bar))
+        evaluate(model, asked, results, _Display(bar, rules))
     results.write(args.output / RESULTS_FILE)
     write_page(results, args.output / PAGE_FILE, args.seed)
     print(results.table())
@@ -102,15 +104,16 @@ def _prompts(questions: list[Question], args: argparse.Namespace) -> list[Prompt
 class _Display:
     """Accuracy and failures so far, beside the bar and its ETA."""
 
-    def __init__(self, bar: Any) -> None:
-        self.bar, self.right, self.answered, self.failed = bar, 0.0, 0, 0
+    def __init__(self, bar: Any, rules: MetricRules) -> None:
+        self.bar, self.rules = bar, rules
+        self.right, self.answered, self.failed = 0.0, 0, 0
 
     def __call__(self, reply: Reply) -> None:
         if reply.fault:
             self.failed += 1
         elif reply.prompt.condition == OWN:
             self.answered += 1
-            self.right += Scored.of(reply).accuracy
+            self.right += Scored.of(reply, self.rules).accuracy
         accuracy = f"{self.right / self.answered:.1%}" if self.answered else "-"
         self.bar.set_postfix(accuracy=accuracy, failed=self.failed, refresh=False)
         self.bar.update()

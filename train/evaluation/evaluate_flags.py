@@ -9,6 +9,7 @@ from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag, l
 from qwen_vqa.plugin.output_folder import check_writable
 from qwen_vqa.plugin.server_address import server_url
 from qwen_vqa.train.data.source import DATA_SETS, EXAMPLES, DataSource
+from qwen_vqa.train.evaluation.metric_rules import RULES
 from qwen_vqa.train.model.device_flag import add_device_flag
 
 BASELINES = ("no-picture", "other-picture")
@@ -37,6 +38,13 @@ def build_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         choices=BASELINES,
         help="ask everything blind, too; none with no value (default: no-picture, and other-picture where there are "
         "enough pictures)",
+    )
+    add(
+        "--metric",
+        choices=list(RULES),
+        default="vqa",
+        help="by whose rules answers are equal: vqa, the official ones, or m4c, as LLaVA's and lmms-eval's figures are "
+        "(default: %(default)s)",
     )
     add("--max-tokens", type=int, default=64, help="of an answer (default: %(default)s)")
     add("--concurrency", type=int, default=16, help="requests to a server at once (default: %(default)s)")
@@ -67,9 +75,10 @@ def check(args: argparse.Namespace) -> None:
         if getattr(args, name) <= 0:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be greater than 0.")
     check_writable(args.output)
-    for text in args.data:
-        DataSource.parse(text)
+    sources = [DataSource.parse(text) for text in args.data]
     if args.url is not None:
         args.url = server_url(args.url)
     if args.checkpoint is not None:
         args.checkpoint = local_checkpoint(args.checkpoint, args.revision)
+    for source in sources:
+        source.check_location()

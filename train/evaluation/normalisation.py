@@ -1,6 +1,7 @@
-"""VQA's normal form of an answer, so that `The cat.` and `cat` are one (visualqa.org/evaluation.html)."""
+"""Normal forms of an answer, so that `The cat.` and `cat` are one: VQA's (visualqa.org/evaluation.html), and M4C's."""
 
 import re
+from collections.abc import Mapping
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBER_WORDS = {"none": "0", **{word: str(number) for number, word in enumerate(NUMBERS)}}
@@ -27,6 +28,9 @@ def _one_apostrophe_less(word: str) -> list[str]:
 
 
 APOSTROPHES = {bare: word for word in _CONTRACTIONS.split() for bare in _one_apostrophe_less(word)}
+# Its table has one word the other way round.
+_M4C_APOSTROPHES = {**APOSTROPHES, "somebody'd": "somebodyd"}
+_M4C_PERIODS = 32
 
 
 def normalise_answer(answer: str) -> str:
@@ -36,15 +40,30 @@ def normalise_answer(answer: str) -> str:
     in an answer with a comma between digits, every mark) vanishes, any other becomes a space; and a period stays
     whenever a digit follows it, so that `1.` is 1 and `.5` stays .5.
     """
-    text = _without_punctuation(answer.replace("\n", " ").replace("\t", " ").strip())
+    text = answer.replace("\n", " ").replace("\t", " ").strip()
+    return _in_normal_words(_PERIOD.sub("", _without_marks(text)), APOSTROPHES)
+
+
+def m4c_normal_form(answer: str) -> str:
+    """As the evaluator of M4C (Hu et al. 2020, arXiv:1911.06258) has it, which LLaVA and lmms-eval use for TextVQA.
+
+    It removes commas and question marks and splits off `'s` before all else, so that `1,000-2,000` is 1000 2000 and
+    `yes?no` is yesno. Of an answer's periods, the first 32 vanish.
+    """
+    text = answer.lower().replace(",", "").replace("?", "").replace("'s", " 's")
+    text = text.replace("\n", " ").replace("\t", " ").strip()
+    return _in_normal_words(_PERIOD.sub("", _without_marks(text), count=_M4C_PERIODS), _M4C_APOSTROPHES)
+
+
+def _in_normal_words(text: str, apostrophes: Mapping[str, str]) -> str:
     words = (NUMBER_WORDS.get(word, word) for word in text.lower().split())
-    return " ".join(APOSTROPHES.get(word, word) for word in words if word not in ARTICLES)
+    return " ".join(apostrophes.get(word, word) for word in words if word not in ARTICLES)
 
 
-def _without_punctuation(answer: str) -> str:
+def _without_marks(answer: str) -> str:
     text = answer
     has_grouped_digits = _COMMA_IN_NUMBER.search(answer) is not None
     for mark in PUNCTUATION:
         vanishes = has_grouped_digits or f"{mark} " in answer or f" {mark}" in answer
         text = text.replace(mark, "" if vanishes else " ")
-    return _PERIOD.sub("", text)
+    return text

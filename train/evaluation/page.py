@@ -16,22 +16,23 @@ from qwen_vqa.train.data.row import Picture
 from qwen_vqa.train.evaluation.normalisation import normalise_answer
 from qwen_vqa.train.evaluation.questions import OWN, Condition, Question
 from qwen_vqa.train.evaluation.results import Results
-from qwen_vqa.train.evaluation.scoring import Group, Mean, Scored, group, score
+from qwen_vqa.train.evaluation.scoring import Group, Mean, Scored
 
 SHOWN = 500  # cards; more make a page that browsers open slowly
 THUMBNAIL = (420, 320)  # pixels, at most
+_COLUMNS = ("data set", "answer type", "n", "accuracy", "", "by", "exact", "ANLS")
 _TEMPLATE = Path(__file__).with_name("page.html")
 Blind = dict[tuple[str, str], list[tuple[Condition, str]]]
 
 
 def write_page(results: Results, file: Path, seed: int = 0) -> None:
     """The means, and every answer with a score below 1; of more than SHOWN answers that many, drawn at random."""
-    wrong = [one for one in score(results.replies) if one.reply.prompt.condition == OWN and one.accuracy < 1]
+    wrong = [one for one in results.scores if one.reply.prompt.condition == OWN and one.accuracy < 1]
     chosen = wrong
     if len(wrong) > SHOWN:
         places = np.random.default_rng(seed).choice(len(wrong), SHOWN, replace=False)
         chosen = [wrong[place] for place in np.sort(places)]
-    groups = group(results.replies)
+    groups = results.groups
     blind = list(dict.fromkeys(one.condition for one in groups if one.condition != OWN))
     said_blind = _blind_answers(results)
     questions = [one.reply.prompt.question for one in chosen]
@@ -39,7 +40,8 @@ def write_page(results: Results, file: Path, seed: int = 0) -> None:
         model=_text(results.about.get("model", "")),
         date=_text(results.about.get("date", "")),
         warnings="\n".join(f'<p class="warning">{_text(warning)}</p>' for warning in _warnings(results)),
-        blind_header="".join(f"<th>{_text(condition)}</th>" for condition in blind),
+        accuracy=_text(results.rules.name),
+        header="".join(f"<th>{_text(column)}</th>" for column in (*_COLUMNS, *blind)),
         rows="\n".join(_row(one, groups, blind) for one in groups if one.condition == OWN),
         shown=_text(f"{len(chosen)} of {len(wrong)} wrong answers are below." if len(chosen) < len(wrong) else ""),
         data_sets=_options(question.data_set for question in questions),
@@ -88,10 +90,11 @@ def _row(own: Group, groups: Sequence[Group], blind: Sequence[Condition]) -> str
         bar += "".join(f'<i class="blind" style="left:{100 * mark.mean:.1f}%"></i>' for mark in marks if mark)
     accuracy = f"{_percent(mean)} <small>({mean.low:.0%} to {mean.high:.0%})</small>" if mean else "-"
     cells = [_text(own.data_set), _text(own.answer_type), f"{mean.count if mean else 0:,}", accuracy]
-    row = "".join(f"<td>{cell}</td>" for cell in cells) + f'<td class="bar"><div class="track">{bar}</div></td>'
-    cells = [_text(own.metric), _percent(own.exact_match), _percent(own.anls)]
+    cells += [f'<div class="track">{bar}</div>', _text(own.metric), _percent(own.exact_match), _percent(own.anls)]
     cells += [_percent(means.get(condition)) for condition in blind]
-    return f"<tr>{row}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    # A phone has no room for a table: there each cell carries its column's name.
+    named = zip((*_COLUMNS, *blind), cells, strict=True)
+    return "<tr>" + "".join(f"<td data-column={_quoted(column)}>{cell}</td>" for column, cell in named) + "</tr>"
 
 
 def _card(one: Scored, said_blind: Blind) -> str:
@@ -108,7 +111,7 @@ def _card(one: Scored, said_blind: Blind) -> str:
     said = "".join(f"<dt>{_text(condition)}</dt><dd>{_text(text)}</dd>" for condition, text in blind)
     scores = [f"exact {one.exact_match:.0f}", f"ANLS {one.anls:.2f}"]
     if one.vqa_accuracy is not None:
-        scores.insert(0, f"VQA {one.vqa_accuracy:.2f}")
+        scores.insert(0, f"accuracy {one.vqa_accuracy:.2f}")
     tags = [question.data_set, question.answer_type, question.question_id, *scores]
     return (
         f'<article class="{verdict}" {" ".join(f"{key}={_quoted(value)}" for key, value in attributes.items())}>'

@@ -17,6 +17,8 @@ from qwen_vqa.train.data.source import DataSource
 
 Condition = Literal["own picture", "no picture", "other picture"]
 OWN, NONE, OTHER = get_args(Condition)
+# By data set and reason, the names of the entries that are not asked about.
+LeftOut = dict[str, dict[str, list[str]]]
 
 
 class TooFewPicturesError(UserError):
@@ -65,8 +67,8 @@ class Prompt:
     pictures: tuple[Picture, ...]
 
 
-def read_questions(sources: Sequence[DataSource], seed: int) -> tuple[list[Question], dict[str, Counter[str]]]:
-    """The questions of the data sets, and by data set how many rows were left out for what reason.
+def read_questions(sources: Sequence[DataSource], seed: int) -> tuple[list[Question], LeftOut]:
+    """The questions of the data sets, and what was left out.
 
     Of a data set with `samples`, that many rows are drawn at random. Of two with one name, the file's name tells.
 
@@ -74,8 +76,7 @@ def read_questions(sources: Sequence[DataSource], seed: int) -> tuple[list[Quest
         UserError: something is missing or not in its format, or nothing can be asked.
     """
     questions: list[Question] = []
-    left_out: dict[str, Counter[str]] = {}
-    examples: list[str] = []
+    left_out: LeftOut = {}
     names = Counter(source.name for source in sources)
     for position, source in enumerate(sources):
         name = source.name if names[source.name] == 1 else f"{source.name} {Path(source.location).stem}"
@@ -84,12 +85,15 @@ def read_questions(sources: Sequence[DataSource], seed: int) -> tuple[list[Quest
         data = read_data_set(source)
         order = np.random.default_rng((seed, position)).permutation(len(data))[: source.samples]
         rows = [Row.from_arrow(data[int(index)]) for index in np.sort(order)]
-        left_out[name] = Counter(row.fault for row in rows if row.fault)
-        examples += [row.sample_id for row in rows if row.fault]
+        left_out[name] = {}
+        for row in rows:
+            if row.fault:
+                left_out[name].setdefault(row.fault, []).append(row.sample_id.rstrip("."))
         questions += [Question.of(name, row) for row in rows if not row.fault]
     if not questions:
-        faults = [f"{count} of {name}: {fault}" for name, counts in left_out.items() for fault, count in counts.items()]
-        raise UserError(f"nothing to ask: {'; '.join(faults)}. The first of them: {examples[0].rstrip('.')}.")
+        faults = [f"{len(ids)} of {name}: {fault}" for name, of in left_out.items() for fault, ids in of.items()]
+        first = next(ids[0] for of in left_out.values() for ids in of.values())
+        raise UserError(f"nothing to ask: {'; '.join(faults)}. The first of them: {first}.")
     return questions, left_out
 
 

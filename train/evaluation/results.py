@@ -1,23 +1,24 @@
 """What an evaluation found, as a table for the terminal and as JSON."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from qwen_vqa.train.evaluation.questions import OWN
+from qwen_vqa.train.data.mixing import SHOWN
+from qwen_vqa.train.evaluation.metric_rules import VQA, MetricRules
+from qwen_vqa.train.evaluation.questions import OWN, LeftOut
 from qwen_vqa.train.evaluation.replies import Reply
-from qwen_vqa.train.evaluation.scoring import Group, Mean, answerability, group, score
+from qwen_vqa.train.evaluation.scoring import Group, Mean, Scored, answerability, group, score
 
 FAULTS_SHOWN = 5
 WIDTHS = (6, 10, 12, 14, 8, 8, 15)  # of the table's numbers; the last is that of each blind baseline
 METHOD = {
     "vqa_accuracy": "min(people who said so / 3, 1), averaged over leaving each person out; answers normalised",
     "exact_match": "equal to the target (most people's answer), both normalised",
-    "anls": "normalised Levenshtein similarity to the nearest answer, 0 below 0.5",
+    "anls": "normalised Levenshtein similarity to the nearest answer, 0 below 0.5; of exactly 0.5, 0 by VQA's rules",
     "accuracy": "vqa_accuracy; exact_match for questions with fewer than 4 answers",
     "intervals": "Wilson, 95%; questions are taken as independent",
     "no picture": "the same question with its pictures left out",
@@ -31,9 +32,20 @@ class Results:
 
     about: dict[str, Any]
     asked: int
-    left_out: dict[str, Counter[str]] = field(default_factory=dict)
+    left_out: LeftOut = field(default_factory=dict)
     replies: list[Reply] = field(default_factory=list)
     stopped: str = ""
+    rules: MetricRules = VQA
+
+    @property
+    def groups(self) -> list[Group]:
+        """The means, see `scoring.group`."""
+        return group(self.replies, self.rules)
+
+    @property
+    def scores(self) -> list[Scored]:
+        """Of every answer."""
+        return score(self.replies, self.rules)
 
     @property
     def failed(self) -> list[Reply]:
@@ -44,14 +56,14 @@ class Results:
         """As JSON: what was asked, the means, and every reply with its scores."""
         content = {
             **self.about,
-            "method": METHOD,
+            "method": METHOD | {"rules": self.rules.name},
             "complete": not self.stopped,
             "stopped": self.stopped,
             "asked": self.asked,
             "answered": len(self.replies) - len(self.failed),
             "failed": len(self.failed),
-            "left_out": self.left_out,
-            "means": [{**asdict(one), "metric": one.metric} for one in group(self.replies)],
+            "left_out": {name: {why: len(ids) for why, ids in of.items()} for name, of in self.left_out.items()},
+            "means": [{**asdict(one), "metric": one.metric} for one in self.groups],
             "answerability": [asdict(one) for one in answerability(self.replies)],
             "failures": [_named(reply) | {"fault": reply.fault} for reply in self.failed],
             "replies": [
@@ -66,14 +78,14 @@ class Results:
                     "exact_match": one.exact_match,
                     "anls": one.anls,
                 }
-                for one in score(self.replies)
+                for one in self.scores
             ],
         }
         file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def table(self) -> str:
         """The means with their intervals beside the blind baselines; below it what failed or was left out."""
-        groups = group(self.replies)
+        groups = self.groups
         blind = list(dict.fromkeys(one.condition for one in groups if one.condition != OWN))
         header = ("n", "accuracy", "95%", "by", "exact", "ANLS", *blind)
         lines = [_line("data set", "answer type", *header)]
@@ -86,7 +98,9 @@ class Results:
                 f"{found.precision:.1%}, recall {found.recall:.1%}, F1 {found.f1:.1%}"
             )
         for data_set, faults in self.left_out.items():
-            lines += [f"{data_set}: left out {count} entries: {fault}" for fault, count in faults.items()]
+            for fault, names in faults.items():
+                more = ", ..." if len(names) > SHOWN else ""
+                lines.append(f"{data_set}: left out {len(names):,}: {fault}: {', '.join(names[:SHOWN])}{more}")
         return "\n".join(lines + self._failures())
 
     def _failures(self) -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from qwen_vqa.plugin.chat.prompts import UNANSWERABLE
 from qwen_vqa.train.evaluation.answer_metrics import anls, exact_match, vqa_accuracy, wilson_interval
+from qwen_vqa.train.evaluation.metric_rules import VQA, MetricRules
 from qwen_vqa.train.evaluation.normalisation import normalise_answer
 from qwen_vqa.train.evaluation.questions import OWN, Condition
 from qwen_vqa.train.evaluation.replies import Reply
@@ -22,14 +23,14 @@ class Scored:
     anls: float
 
     @classmethod
-    def of(cls, reply: Reply) -> "Scored":
+    def of(cls, reply: Reply, rules: MetricRules = VQA) -> "Scored":
         """Scores of a reply that is an answer."""
         question = reply.prompt.question
         return cls(
             reply,
-            vqa_accuracy(reply.answer, question.answers),
-            exact_match(reply.answer, question.target),
-            anls(reply.answer, question.answers),
+            vqa_accuracy(reply.answer, question.answers, rules),
+            exact_match(reply.answer, question.target, rules),
+            anls(reply.answer, question.answers, rules=rules),
         )
 
     @property
@@ -72,21 +73,23 @@ class Group:
     vqa_accuracy: Mean | None
     exact_match: Mean | None
     anls: Mean | None
+    rules_name: str = VQA.name
 
     @property
     def metric(self) -> str:
         """What `accuracy` is here."""
         if self.accuracy is None or self.vqa_accuracy is None:
             return "exact match"
-        return "VQA accuracy" if self.vqa_accuracy.count == self.accuracy.count else "VQA or exact"
+        whole = self.vqa_accuracy.count == self.accuracy.count
+        return self.rules_name if whole else f"{self.rules_name.partition(' ')[0]} or exact"
 
 
-def score(replies: Iterable[Reply]) -> list[Scored]:
+def score(replies: Iterable[Reply], rules: MetricRules = VQA) -> list[Scored]:
     """The scores of the replies that are answers; what failed has none."""
-    return [Scored.of(reply) for reply in replies if not reply.fault]
+    return [Scored.of(reply, rules) for reply in replies if not reply.fault]
 
 
-def group(replies: Sequence[Reply]) -> list[Group]:
+def group(replies: Sequence[Reply], rules: MetricRules = VQA) -> list[Group]:
     """By data set in their order: all of it under each condition, then each answer type, if there are several."""
     groups = []
     for data_set in _in_order(reply.prompt.question.data_set for reply in replies):
@@ -95,13 +98,15 @@ def group(replies: Sequence[Reply]) -> list[Group]:
         for answer_type in (ALL_TYPES, *(types if len(types) > 1 else ())):
             of_type = [reply for reply in own if answer_type in (ALL_TYPES, reply.prompt.question.answer_type)]
             for condition in _in_order(reply.prompt.condition for reply in of_type):
-                groups.append(_group(data_set, answer_type, condition, of_type))
+                groups.append(_group(data_set, answer_type, condition, of_type, rules))
     return groups
 
 
-def _group(data_set: str, answer_type: str, condition: Condition, replies: Sequence[Reply]) -> Group:
+def _group(
+    data_set: str, answer_type: str, condition: Condition, replies: Sequence[Reply], rules: MetricRules
+) -> Group:
     under = [reply for reply in replies if reply.prompt.condition == condition]
-    scored = score(under)
+    scored = score(under, rules)
     return Group(
         data_set,
         answer_type,
@@ -111,6 +116,7 @@ def _group(data_set: str, answer_type: str, condition: Condition, replies: Seque
         Mean.of([one.vqa_accuracy for one in scored if one.vqa_accuracy is not None]),
         Mean.of([one.exact_match for one in scored]),
         Mean.of([one.anls for one in scored]),
+        rules.name,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 ACCURACY = "eval_accuracy"
 _SMOOTHED_OVER = 20  # points of a window
@@ -18,14 +19,19 @@ def draw_loss_curve(history: Sequence[dict[str, Any]], file: Path, title: str) -
     Nothing is written before there is a loss.
     """
     loss = _series(history, "loss")
-    if not len(loss):
-        return
-    accuracy = _series(history, ACCURACY)
+    if len(loss):
+        loss_figure(loss, _series(history, ACCURACY), title).savefig(file)
+
+
+def loss_figure(loss: np.ndarray, accuracy: np.ndarray, title: str) -> Figure:
+    """Steps and losses [steps, 2], steps and accuracies from 0 to 1 [evaluations, 2], as a picture."""
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.plot(loss[:, 0], loss[:, 1], color=_GREY, linewidth=0.8, alpha=0.7, label="loss of a step")
     axes.plot(loss[:, 0], _running_mean(loss[:, 1]), color=_BLUE, linewidth=1.8, label="running mean")
     axes.set(title=title, xlabel="step", ylabel="loss", ylim=(0, None))
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no step 2.5
     axes.grid(alpha=0.25)
     lines = list(axes.lines)
     if len(accuracy):
@@ -34,7 +40,7 @@ def draw_loss_curve(history: Sequence[dict[str, Any]], file: Path, title: str) -
         right.set(ylabel="accuracy (%)", ylim=(0, 100))
         lines += right.lines
     figure.legend(handles=lines, frameon=False, loc="outside lower center", ncols=len(lines))
-    figure.savefig(file)
+    return figure
 
 
 def _series(history: Sequence[dict[str, Any]], key: str) -> np.ndarray:

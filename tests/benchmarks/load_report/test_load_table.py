@@ -6,7 +6,7 @@ import pytest
 
 from qwen_vqa.benchmarks.load_generator.records import Record
 from qwen_vqa.benchmarks.load_generator.summary import failures, summarise
-from qwen_vqa.benchmarks.load_report.load_table import cell_table, remarks
+from qwen_vqa.benchmarks.load_report.load_table import cell_table, remarks, tail_notes, too_few
 
 
 def cell(records: list[Record], users: int = 0, warm_up: list[Record] | None = None) -> dict[str, Any]:
@@ -57,3 +57,19 @@ def test_the_table_has_every_percentile_of_every_latency_and_fits_a_terminal() -
     assert row == ["TPOT", "8", "users,", "cold", "500", "500", "900", "950", "990", "1000"]
     assert [text.count(f"{name}  8 users") for name in ("TTFT", "TPOT", "ITL", "e2e")] == [1, 1, 1, 1]
     assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("requests", "named"), [(0, []), (40, ["p95", "p99"]), (100, ["p99"]), (499, ["p99"]), (500, [])]
+)
+def test_a_percentile_of_few_requests_is_said(requests: int, named: list[str]) -> None:
+    notes = tail_notes([cell([answered(number) for number in range(requests)])])
+    assert [note.split()[0] for note in notes] == named
+    assert all(f"of {requests} requests" in note for note in notes)
+    assert not too_few(40, "p50")
+
+
+def test_percentiles_of_several_cells_are_one_note() -> None:
+    some, more = (cell([answered(number) for number in range(count)]) for count in (40, 120))
+    notes = tail_notes([some, more])
+    assert [note.split()[:4] for note in notes] == [["p95", "of", "40", "requests"], ["p99", "of", "40", "to"]]

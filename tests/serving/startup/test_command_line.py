@@ -8,6 +8,7 @@ import pytest
 from qwen_vqa.serving.cli import JOBS
 from qwen_vqa.train.data.formats.registry import ADAPTERS
 from qwen_vqa.train.data.source import DATA_SETS
+from tests.tiny import DEMO
 
 HEAVY = ("torch", "transformers", "vllm", "datasets")
 COMMAND = f"""
@@ -51,6 +52,9 @@ def test_help_imports_nothing_heavy(job: str):
         ("evaluate /no/such/model --data local=x.jsonl -o out", "/no/such/model"),
         ("evaluate --url u --data x,y -o out", "--data x,y"),
         ("evaluate --url u --data x.jsonl -o out --max-tokens 0", "--max-tokens is 0"),
+        (f"train {DEMO} -o run --data local=/no/such/x.jsonl", "/no/such/x.jsonl"),
+        (f"train {DEMO} -o run --data {__file__} --eval-data vizwiz=/no/such/val.json", "/no/such/val.json"),
+        (f"evaluate {DEMO} --data local=/no/such/x.jsonl -o out", "/no/such/x.jsonl"),
         ("quantize /no/such/model --scheme int8 -o out", "/no/such/model"),
         ("quantize --scheme int3 -o out", "int3"),
         ("quantize report only-one", "the following arguments are required: B"),

@@ -3,17 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.demo.comparison.compare_runs import main
-from qwen_vqa.train.demo.comparison.comparison_report import table
+from qwen_vqa.train.demo.comparison.comparison_report import comparison_figure, table
 from qwen_vqa.train.demo.comparison.comparison_runs import BOTH, FIRST, TrainingPhase, methods, with_equal_compute
 from qwen_vqa.train.demo.comparison.training_flops import step_flops
 from qwen_vqa.train.model.reference_checkpoint import load_processor
 from qwen_vqa.train.training_config import TrainingConfig
-from tests.tiny import picture, user
+from tests.tiny import REPOSITORY, picture, user
 
 
 def test_a_lora_costs_six_operations_a_weight_and_token(tiny_checkpoint: Path):
@@ -50,6 +52,30 @@ def test_a_difference_that_changes_its_sign_is_called_spread():
     verdicts = table({"settings": {"val": 10}, "methods": ways}).splitlines()[-4:]
     assert verdicts[0] == "two stages - one stage, llava: -0.5 points (+1.0, -2.0): within the seeds' spread"
     assert verdicts[2] == "attention only - one stage, llava: -5.5 points (-10.0, -1.0): the same sign with every seed"
+
+
+def test_the_readmes_picture_and_its_table_say_the_same():
+    """Names and means of the picture's bars, in the table; and the picture in the folder is of these numbers."""
+    demo = REPOSITORY / "train/demo"
+    figure = comparison_figure(json.loads((demo / "comparison.json").read_text()))
+    axes = figure.axes[0]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    columns = [label.get_text() for label in axes.get_xticklabels()]
+    means = [text.get_text() for text in axes.texts]
+    rows = [line.strip("| ").split(" | ") for line in (REPOSITORY / "train/README.md").read_text().splitlines()]
+    [head] = [row for row in rows if row[2:] == columns]
+    assert head[0].startswith(axes.get_ylabel().partition(" (")[0])
+    [first] = [number for number, row in enumerate(rows) if row[:1] == legend[:1]]
+    table = rows[first : first + len(legend)]
+    assert [row[0] for row in table] == legend
+    assert [cell.split()[0] for row in table for cell in row[2:]] == means
+    with Image.open(demo / "comparison.png") as kept:
+        figure.canvas = FigureCanvasAgg(figure)
+        figure.canvas.draw()
+        box = figure.legends[0].get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= kept.width
+        drawn = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
+        assert np.abs(drawn - np.asarray(kept.convert("RGB"))).mean() < 2  # letters may fall otherwise elsewhere
 
 
 @pytest.fixture(scope="module")

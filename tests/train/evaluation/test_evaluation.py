@@ -13,15 +13,17 @@ from playwright.sync_api import expect
 from qwen_vqa.plugin.chat.prompts import SHORT_ANSWER_INSTRUCTION
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.cli import main
+from qwen_vqa.train.data.formats.entries import ANOTHER_FORMAT
 from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.evaluation.evaluate import evaluate
+from qwen_vqa.train.evaluation.metric_rules import M4C
 from qwen_vqa.train.evaluation.page import write_page
 from qwen_vqa.train.evaluation.questions import NONE, OTHER, OWN, Prompt, prompts, read_questions
 from qwen_vqa.train.evaluation.replies import Record, Reply
 from qwen_vqa.train.evaluation.results import Results
 from qwen_vqa.train.evaluation.scoring import answerability, group
 from tests.browser import chromium
-from tests.train.releases import write_llava, write_textvqa, write_vizwiz, write_vizwiz_parquet
+from tests.train.releases import conversation, write_llava, write_textvqa, write_vizwiz, write_vizwiz_parquet
 
 
 def asked_of(*data: str, conditions: tuple = (OWN, NONE, OTHER), seed: int = 0) -> list[Prompt]:
@@ -183,20 +185,72 @@ def test_the_page_filters_in_a_browser(tmp_path: Path):
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
 
 
+@pytest.mark.parametrize("width", [390, 800, 1280])
+def test_the_page_is_as_wide_as_the_screen(tmp_path: Path, width: int):
+    asked = asked_of(write_textvqa(tmp_path / "t"), write_vizwiz(tmp_path / "v"))
+    name = "runs/a-model-with-a-long-name-and-no-space-in-it-that-lies-in-a-deep-folder (base model, float32, cpu)"
+    results = Results({"model": name}, len(asked), replies=replies_to(asked, {"0": "an-answer-without-a-space" * 9}))
+    write_page(results, tmp_path / "page.html")
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto((tmp_path / "page.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        # Nothing is cut off either: what is beyond its own box could not be read.
+        assert (
+            page.evaluate(
+                "[...document.querySelectorAll('td, dd, h1, .about')].filter(e => e.offsetParent && "
+                "e.getBoundingClientRect().right > innerWidth).length"
+            )
+            == 0
+        )
+        accuracy = page.locator("td[data-column=accuracy]").first
+        expect(accuracy).to_be_visible()
+        shown = accuracy.evaluate("cell => getComputedStyle(cell, '::before').content")
+        assert ("accuracy" in shown) == (width < 1000)  # where there is no table head, each cell names its column
+
+
 def test_the_command_scores_a_checkpoint_and_names_what_failed(tiny_checkpoint: Path, tmp_path: Path, capsys):
     data = write_vizwiz(tmp_path)
     (tmp_path / "train" / "VizWiz_train_00000001.jpg").write_bytes(b"\xff\xd8\xff broken")
     arguments = ["evaluate", str(tiny_checkpoint), "--data", data, "-o", str(tmp_path / "out"), "--max-tokens", "4"]
-    assert main([*arguments, "--baseline", "no-picture"]) == 1
+    assert main([*arguments, "--baseline", "no-picture", "--metric", "m4c"]) == 1
     printed = capsys.readouterr().out
     assert "FAILED: 1 of 6 have no answer and are not scored" in printed
     assert "vizwiz VizWiz_train_00000001.jpg (own picture)" in printed
+    assert "m4c accuracy" in printed
     written = json.loads((tmp_path / "out/results.json").read_text())
     assert (written["answered"], written["failed"], written["complete"]) == (5, 1, True)
     assert {one["condition"] for one in written["replies"]} == {"own picture", "no picture"}
     own = next(one for one in written["means"] if one["answer_type"] == "all" and one["condition"] == OWN)
     assert (own["accuracy"]["count"], own["failed"]) == (2, 1)
     assert Page(tmp_path / "out/wrong_answers.html").cards
+
+
+def test_odd_entries_are_named_with_their_number_and_reason(tiny_checkpoint: Path, tmp_path: Path, capsys):
+    good = conversation(0, "000000000000.jpg", "What?", "A bus.")
+    odd = [{"id": f"odd-{number}", "question": "What?"} for number in range(5)]
+    data = write_llava(tmp_path, [good, *odd])
+    arguments = ["evaluate", str(tiny_checkpoint), "--data", data, "-o", str(tmp_path / "out"), "--max-tokens", "2"]
+    assert main([*arguments, "--baseline"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert line.startswith(f"llava: left out 5: {ANOTHER_FORMAT}: ")
+    assert [f"entry {number}" in line for number in range(6)] == [False, True, True, True, False, False]
+    assert line.endswith(", ...")
+    assert json.loads((tmp_path / "out/results.json").read_text())["left_out"] == {"llava": {ANOTHER_FORMAT: 5}}
+
+
+def test_m4cs_rules_are_said_wherever_there_are_scores(tmp_path: Path):
+    asked = asked_of(write_textvqa(tmp_path / "t"))
+    results = Results({"model": "m"}, len(asked), replies=replies_to(asked, {"0": "sam,sung"}), rules=M4C)
+    assert results.scores[0].accuracy > 0  # the comma goes: samsung
+    assert Results({}, len(asked), replies=results.replies).scores[0].accuracy == 0
+    assert "m4c accuracy" in results.table() and "VQA" not in results.table()
+    results.write(tmp_path / "results.json")
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["method"]["rules"] == "m4c accuracy"
+    assert {one["metric"] for one in written["means"]} == {"m4c accuracy"}
+    write_page(results, tmp_path / "page.html")
+    assert "VQA" not in (tmp_path / "page.html").read_text()
 
 
 def test_one_picture_is_asked_about_without_the_baseline_of_others(tiny_checkpoint: Path, tmp_path: Path, capsys):

@@ -1,11 +1,17 @@
 """Scores of answers, against published examples of the metrics and values that follow from their definitions."""
 
 import itertools
+import json
+from pathlib import Path
 
 import pytest
 
 from qwen_vqa.train.evaluation.answer_metrics import anls, exact_match, vqa_accuracy, wilson_interval
-from qwen_vqa.train.evaluation.normalisation import normalise_answer
+from qwen_vqa.train.evaluation.metric_rules import M4C
+from qwen_vqa.train.evaluation.normalisation import m4c_normal_form, normalise_answer
+
+# What the published evaluator gives; the file says where it is from.
+PUBLISHED_M4C = json.loads((Path(__file__).parent / "m4c_cases.json").read_text(encoding="utf-8"))
 
 # visualqa.org/evaluation.html names each rule with an example; below them, what follows from the rules together.
 PUBLISHED = {
@@ -89,3 +95,38 @@ def test_exact_match_is_of_the_normal_forms():
 )
 def test_intervals_are_wilsons_published_ones(right: int, count: int, low: float, high: float):
     assert wilson_interval(right / count, count) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("answer", "form"), PUBLISHED_M4C["normal_forms"].items())
+def test_m4cs_normal_form_is_the_published_evaluators(answer: str, form: str):
+    assert m4c_normal_form(answer) == form
+
+
+def test_m4cs_accuracy_is_the_published_evaluators():
+    cases = PUBLISHED_M4C["accuracies"]
+    people = PUBLISHED_M4C["people"]
+    found = [vqa_accuracy(case["answer"], people[case["people"]], M4C) for case in cases]
+    assert found == pytest.approx([case["score"] for case in cases], abs=1e-6)
+    assert len({case["score"] for case in cases}) > 4
+
+
+def test_m4cs_anls_is_the_published_evaluators():
+    cases = PUBLISHED_M4C["anls"]
+    found = [anls(case["answer"], case["people"], rules=M4C) for case in cases]
+    assert found == pytest.approx([case["score"] for case in cases], abs=1e-6)
+    halves = [case for case in cases if case["score"] == 0.5]
+    assert halves and all(anls(case["answer"], case["people"]) == 0 for case in halves)  # the paper's, and ours
+
+
+@pytest.mark.parametrize(
+    ("answer", "other"), [("1,000-2,000", "1000 2000"), ("yes?no", "yesno"), ("girl's", "girl 's"), ("a,b", "ab")]
+)
+def test_the_rules_differ_where_the_guide_says_so(answer: str, other: str):
+    """train/README.md's table: commas, question marks and 's go first in M4C's evaluator."""
+    assert exact_match(answer, other, M4C) == 1
+    assert exact_match(answer, other) == 0
+
+
+def test_ten_identical_answers_are_normalised_like_any_others():
+    """VQA's own script leaves them as they are, so that `cat` is wrong where all ten said `The cat.`"""
+    assert vqa_accuracy("cat", ["The cat."] * 10) == 1

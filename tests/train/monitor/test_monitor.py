@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers.trainer_utils import get_last_checkpoint
 
 from qwen_vqa.serving.cli import main
+from qwen_vqa.train.monitor.loss_curve import loss_figure
 from tests.train.releases import write_textvqa, write_vizwiz
 
 
@@ -72,3 +73,13 @@ def test_questions_that_are_trained_on_are_not_held_out(tiny_checkpoint: Path, t
     assert main(arguments) == 2
     assert "is trained on, too" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 9, 1000])
+def test_the_loss_curve_has_whole_steps_on_its_axis(steps: int):
+    loss = np.array([(step, 1.0 / step) for step in range(1, steps + 1)])
+    figure = loss_figure(loss, loss[-1:], "a run")
+    figure.canvas.draw()
+    ticks = figure.axes[0].get_xticks()
+    assert len(ticks) > 0
+    assert (ticks == ticks.round()).all()
