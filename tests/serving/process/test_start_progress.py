@@ -16,6 +16,7 @@ import pytest
 from qwen_vqa.serving.process import start_progress
 from qwen_vqa.serving.process.start_progress import StartProgress
 from tests.server import free_port
+from tests.serving.process.test_supervisor import until
 from tests.serving.stub_server import SLOW_SECONDS
 
 CLEARED = "\r\x1b[K\r"
@@ -41,7 +42,7 @@ def test_a_terminals_line_is_rewritten_and_cleared_before_the_server_answers():
     os.close(theirs)
     try:
         said = read_terminal(ours, SLOW_SECONDS + 20)
-        assert httpx.get(f"http://127.0.0.1:{port}").status_code == 200
+        until(lambda: httpx.get(f"http://127.0.0.1:{port}").status_code == 200)
         assert read_terminal(ours, 2) == ""
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
