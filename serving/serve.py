@@ -3,6 +3,7 @@
 qwen-vqa serve my-model --port 8000
 """
 
+import asyncio
 import gc
 import os
 import socket
@@ -176,9 +177,12 @@ def _check_one_server(args: Namespace) -> None:
 
 def _complete_admission(args: Namespace) -> None:
     from qwen_vqa.serving.admission.admission import bound_answers, exposed_without_keys, take_admission
+    from qwen_vqa.serving.process.supervisor import RESTARTS
 
     args.admission = take_admission(args)
     bound_answers(args, args.admission)
+    if (store := args.admission.limits_store()) and os.environ.get(RESTARTS, "0") == "0":
+        asyncio.run(store.check())  # a server that is started again serves on, as --limits-unavailable says
     if exposed_without_keys(args, args.admission):
         say(f"anybody who reaches {args.host} may use this server: it has no --api-key and no --api-keys-file")
 

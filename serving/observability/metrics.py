@@ -23,6 +23,10 @@ IMAGE_FETCH = Histogram(
     "qwen_vqa_image_fetch_seconds", "Getting an image's file, from the web or a data URL.", ["source"], buckets=SECONDS
 )
 IMAGE_DECODE = Histogram("qwen_vqa_image_decode_seconds", "Opening an image's file.", buckets=SECONDS)
+LIMITS_STORE_UP = Gauge("qwen_vqa_limits_store_up", "0 while --limits-storage does not answer.")
+LIMITS_UNCOUNTED = Counter(
+    "qwen_vqa_limits_uncounted_total", "Limits that were not counted, since --limits-storage did not answer."
+)
 RESTART_COUNT = Counter("qwen_vqa_restarts_total", "Starts after the first, by the supervisor.")
 DRAINING = Gauge("qwen_vqa_draining", "1 while the server takes no more requests.")
 
@@ -35,5 +39,6 @@ def watch(
     QUEUE_RUNNING.set_function(running)
     DRAINING.set_function(lambda: float(draining()))
     RESTART_COUNT.inc(restarts)
+    LIMITS_STORE_UP.set(1)  # it was asked before the model was loaded
     for source in ("data", "web"):
         IMAGE_FETCH.labels(source)  # there from the start, so that a rate has a first value

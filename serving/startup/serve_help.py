@@ -70,6 +70,10 @@ how much (a caller is a key, or an address where there are no keys; 0 is no limi
   --max-images N               images in one request (default: 32)
   --max-n N                    answers that one request asks for (default: 16)
   --max-output-tokens N        tokens of one answer, also where a request names none (default: 0)
+  --limits-storage URL         count each caller's limits in a Redis or Valkey database, which several servers share:
+                               redis://[:PASSWORD@]HOST:PORT[/DATABASE], rediss://, redis+unix://, valkey://
+                               (default: QWEN_VQA_LIMITS_STORAGE, or this process' memory)
+  --limits-unavailable X       while it does not answer: refuse (503) or allow, uncounted (default: refuse)
 
 A keys file is JSON. A key stands in it as "key" or, hashed, as "sha256"; what else is in an entry is optional:
   {"keys": [{"name": "alice", "key": "AT-LEAST-16-CHARACTERS", "admin": false,

@@ -1,5 +1,6 @@
 """How much a caller may use in a minute: requests, and image tokens."""
 
+import asyncio
 import json
 import time
 
@@ -27,7 +28,7 @@ def clock(monkeypatch) -> Clock:
 
 def refused(rates: RateLimits, *count) -> RefusedError | None:
     try:
-        rates.count(*count)
+        asyncio.run(rates.count(*count))
     except RefusedError as error:
         return error
     return None
