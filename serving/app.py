@@ -110,7 +110,7 @@ def build_server_app(
     in_use = ModelsInUse()
     if args.admission.rules.is_open(ROUTE_GROUP):
         note = partial(adapter_note, Path(args.model), args.scheme) if args.scheme else None
-        changes = AdapterChanges(config, args.max_adapters, args.max_lora_rank, in_use, note)
+        changes = AdapterChanges(config, args.max_adapters, args.max_lora_rank, in_use, note, args.kept_adapters)
         attach_adapter_routes(app, changes)
     attach_ready(app, lifecycle, port_is_ours)
     attach_validation_errors(app)

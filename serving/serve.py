@@ -201,9 +201,9 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Map
     if args.served_model_name is None:
         is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()
         args.served_model_name = [DEMO_NAME if is_demo else checkpoint_name(checkpoint.folder)]
-    trained = checkpoint.config.trained_adapter
-    args.trained_adapter = trained if trained in checkpoint.adapters else None
     complete_adapters(args, checkpoint, current_platform.is_cpu(), say)
+    trained = checkpoint.config.trained_adapter
+    args.trained_adapter = trained if trained in {module.name for module in args.lora_modules or []} else None
     complete_tool_calls(args, checkpoint.folder)
     complete_decoding(args, Decoding.of(checkpoint.folder))
     for name, value in checkpoint_summary(checkpoint.folder):

@@ -26,6 +26,8 @@ options:
   --lora-modules N=PATH  more adapters, beside those in the folder
   --max-adapters N       adapters held at once, where --open-routes adapters lets an admin's key load and unload them:
                          POST /v1/load_lora_adapter, /v1/unload_lora_adapter (default: 4, or those there at the start)
+  --adapters-file FILE   keep what was loaded and unloaded so in a file, and begin the next start with it (JSON; the
+                         server writes it, and need not find it there)
   --max-lora-rank N      largest rank of an adapter (default: 16, with --open-routes adapters 64, or more if an adapter
                          that is there at the start has more)
   --max-image-mb N       largest file of an image, in MiB (default: 20)
