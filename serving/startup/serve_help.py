@@ -48,6 +48,7 @@ options:
   --slow-connections-per-address N  of one address, connections that take longer than a second for a request's headers;
                          at most 10 s in any case (default: 64; 0: any number)
   --log-format FORMAT    text or json, one object a line (default: text); never prompts, pictures or keys
+  --api-servers N        processes that answer requests; with limits, 2 or more need --limits-storage (default: 1)
   --no-restart           end with status 1 when the engine dies (default: start it again)
   -v, --verbose          say what is chosen for this machine, and why; and what the checkpoint makes of a request
   --verify               open the routes through which `qwen-vqa verify` sees pixels and features

@@ -224,4 +224,4 @@ def test_servers_are_told_of_a_shared_store_of_limits_by_the_variable_that_they_
     asked = re.findall(r"LIMITS_STORAGE=(\S+)", read("README.md"))
     assert "redis://limits" in asked
     for url in asked:
-        LimitsStore(url.rstrip(".`").replace("...", "host"), "refuse")
+        LimitsStore(url.replace("...", "host").rstrip(".`"), "refuse")
