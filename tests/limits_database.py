@@ -29,16 +29,18 @@ def binary() -> str:
 class LimitsDatabase:
     """The server's process; it keeps nothing on disk, so that a killed one has lost its data."""
 
-    def __init__(self, folder: Path, password: str = ""):
+    def __init__(self, folder: Path, password: str = "", tls: tuple[Path, Path] | None = None):
         self._folder = folder
         self._password = password
+        self._tls = tls
         self.port = free_port()
         self.start()
 
     @property
     def url(self) -> str:
         """For --limits-storage."""
-        return f"redis://{f':{self._password}@' if self._password else ''}127.0.0.1:{self.port}/0"
+        where = f"{f':{self._password}@' if self._password else ''}127.0.0.1:{self.port}/0"
+        return f"rediss://{where}?ssl_ca_certs={self._tls[1]}" if self._tls else f"redis://{where}"
 
     @property
     def client(self) -> redis.Redis:
@@ -47,7 +49,13 @@ class LimitsDatabase:
 
     def start(self) -> None:
         """Up when this returns."""
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
+        options = ["--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
+        if self._tls:
+            key, certificate = map(str, self._tls)
+            options += ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
+            options += ["--tls-key-file", key, "--tls-cert-file", certificate, "--tls-ca-cert-file", certificate]
+        else:
+            options += ["--port", str(self.port)]
         options += ["--unixsocket", str(self._folder / "socket")]
         options += ["--requirepass", self._password] if self._password else []
         self.process = subprocess.Popen([binary(), *options], stdout=subprocess.DEVNULL)
@@ -81,9 +89,9 @@ class LimitsDatabase:
 
 
 @contextlib.contextmanager
-def limits_database(folder: Path, password: str = "") -> Iterator[LimitsDatabase]:
-    """It runs; it is killed at the end."""
-    database = LimitsDatabase(folder, password)
+def limits_database(folder: Path, password: str = "", tls: tuple[Path, Path] | None = None) -> Iterator[LimitsDatabase]:
+    """It runs; it is killed at the end. `tls` are a key and its own certificate."""
+    database = LimitsDatabase(folder, password, tls)
     try:
         yield database
     finally:

@@ -17,6 +17,7 @@ from qwen_vqa.serving.admission.shared_running import SharedRunning
 from qwen_vqa.serving.admission.usage_limits import CallerLimits
 from qwen_vqa.serving.errors.refusals import RefusedError
 from qwen_vqa.serving.observability.metrics import LIMITS_STORE_UP, LIMITS_UNCOUNTED
+from tests.certificate import self_signed
 from tests.limits_database import LimitsDatabase, limits_database
 from tests.server import free_port
 from tests.serving.admission.test_fair_queue import in_loop
@@ -256,6 +257,14 @@ def test_the_urls_that_are_taken(tmp_path: Path, scheme: str):
         asyncio.run(LimitsStore(url, "refuse").check())
         with pytest.raises(UserError, match=r"(?i)password|auth") as error:
             asyncio.run(LimitsStore(f"{scheme}://:wrong-{PASSWORD}@{place}", "refuse").check())
+        assert PASSWORD not in str(error.value)
+
+
+def test_a_database_behind_tls(tmp_path: Path):
+    with limits_database(tmp_path, PASSWORD, self_signed(tmp_path)) as database:
+        asyncio.run(LimitsStore(database.url, "refuse").check())
+        with pytest.raises(UserError, match=r"(?i)certificate") as error:
+            asyncio.run(LimitsStore(database.url.partition("?")[0], "refuse").check())
         assert PASSWORD not in str(error.value)
 
 
