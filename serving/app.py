@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from fastapi import FastAPI
@@ -30,6 +31,7 @@ from qwen_vqa.serving.process.heap import keep_heap_small
 from qwen_vqa.serving.process.http_server import serve_http
 from qwen_vqa.serving.process.lifecycle import Lifecycle, LifecycleMiddleware, attach_ready
 from qwen_vqa.serving.process.supervisor import RESTARTS
+from qwen_vqa.serving.process.supervisor_link import ToSupervisor
 from qwen_vqa.serving.requests.json_output import guide_json
 from qwen_vqa.serving.requests.media_connector import QwenVqaMediaConnector
 from qwen_vqa.serving.requests.model_card import attach_model_card, model_names
@@ -54,30 +56,35 @@ async def run_server(
     args: Namespace,
     sock: socket.socket,
     ready: Callable[[], None],
-    closed: Callable[[], None],
-    port_is_ours: Callable[[], bool],
+    supervisor: ToSupervisor,
+    client: dict[str, Any] | None = None,
 ) -> bool:
     """Start the engine, and serve until told to stop; returns whether the engine lived to the end.
 
     Args:
         sock: listening already.
-        ready, closed: called when the server answers, and when it takes no more connections.
-        port_is_ours: whether no other process answers on the socket.
+        ready: called when the server answers.
+        supervisor: is told when it takes no more connections.
+        client: of one of several API processes, its way to the engine.
     """
     guide_json(args)
-    async with running_engine(args) as engine:
-        lifecycle = Lifecycle(lambda: engine.errored, args.drain_seconds)
-        say(f"computing in {str(engine.model_config.dtype).removeprefix('torch.')}{_vision_side(engine.model_config)}")
+    async with running_engine(args, client) as engine:
+        lifecycle = Lifecycle(lambda: engine.errored or supervisor.died.is_set(), args.drain_seconds)
+        first = not (client and client["client_index"])
+        if first:
+            dtype = str(engine.model_config.dtype).removeprefix("torch.")
+            say(f"computing in {dtype}{_vision_side(engine.model_config)}")
         QwenVqaMediaConnector.processor = cached_processor_from_config(
             engine.model_config, QwenVqaProcessor
         ).image_processor
         tasks = await engine.get_supported_tasks()
-        app = build_server_app(args, tasks, engine.model_config, engine, lifecycle, port_is_ours)
+        port_is_ours = supervisor.port_is_ours.is_set
+        app = build_server_app(args, tasks, engine.model_config, engine, lifecycle, port_is_ours, first)
         await init_app_state(engine, app.state, args, tasks)
         envs.enable_envs_cache()  # vLLM asks its variables for each token and request; its engine does the same
         trimming = asyncio.create_task(keep_heap_small())
         try:
-            await serve_http(app, sock, args, lifecycle, ready, closed)
+            await serve_http(app, sock, args, lifecycle, ready, supervisor.closed)
         finally:
             trimming.cancel()
         return not lifecycle.engine_died()
@@ -96,8 +103,13 @@ def build_server_app(
     engine: EngineClient,
     lifecycle: Lifecycle,
     port_is_ours: Callable[[], bool],
+    first: bool = True,
 ) -> FastAPI:
-    """vLLM's app with our routes. What is to stand around the model (keys, limits, pages) is added here."""
+    """vLLM's app with our routes. What is to stand around the model (keys, limits, pages) is added here.
+
+    Args:
+        first: of several API processes, the one that counts the restarts.
+    """
     app = build_app(args, tasks, model_config)
     if args.verify:
         attach_verify_routes(app, engine)
@@ -110,7 +122,7 @@ def build_server_app(
     in_use = ModelsInUse()
     if args.admission.rules.is_open(ROUTE_GROUP):
         note = partial(adapter_note, Path(args.model), args.scheme) if args.scheme else None
-        changes = AdapterChanges(config, args.max_adapters, args.max_lora_rank, in_use, note)
+        changes = AdapterChanges(config, args.max_adapters, args.max_lora_rank, in_use, note, args.kept_adapters)
         attach_adapter_routes(app, changes)
     attach_ready(app, lifecycle, port_is_ours)
     attach_validation_errors(app)
@@ -120,7 +132,7 @@ def build_server_app(
         waiting=lambda: queue.waiting,
         running=lambda: queue.running,
         draining=lambda: lifecycle.reason is not None,
-        restarts=int(os.environ.get(RESTARTS, "0")),
+        restarts=int(os.environ.get(RESTARTS, "0")) if first else 0,
     )
     # From the outside in: a request passes them in this order, its answer in the other. No body is read before the keys
     # were looked at, and what any of them refuses is written as its API writes errors, and logged.

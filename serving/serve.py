@@ -3,7 +3,7 @@
 qwen-vqa serve my-model --port 8000
 """
 
-import gc
+import asyncio
 import os
 import socket
 import time
@@ -19,12 +19,17 @@ from qwen_vqa.plugin.hub_checkpoint import checkpoint_name, local_checkpoint
 from qwen_vqa.serving import DEMO_CHECKPOINT, DEMO_NAME
 from qwen_vqa.serving.adapters.adapter_slots import add_adapter_flags, complete_adapters
 from qwen_vqa.serving.cpu.threads import wait_as_told, wait_asleep
-from qwen_vqa.serving.observability.log import explain, flush, say, set_format, set_verbose
+from qwen_vqa.serving.observability.log import explain, say, set_format, set_verbose
 from qwen_vqa.serving.process.compile_cache import keep_kernels
 from qwen_vqa.serving.process.leftovers import use_own_name
 from qwen_vqa.serving.process.listener import add_life_flags, check_same_listener, listen_flags
 from qwen_vqa.serving.process.shared_memory import choose_image_cache
 from qwen_vqa.serving.startup.serve_help import HELP
+from qwen_vqa.serving.startup.several_servers import (
+    add_api_server_flags,
+    check_api_servers,
+    check_limits_are_shared,
+)
 from qwen_vqa.serving.startup.tool_calls import STRICT_LEVEL, complete_tool_calls
 
 if TYPE_CHECKING:
@@ -32,7 +37,6 @@ if TYPE_CHECKING:
     from qwen_vqa.serving.process.supervisor_link import ToSupervisor
     from qwen_vqa.serving.vllm_server_api import FlexibleArgumentParser
 
-ENGINE_DIED = os.EX_TEMPFAIL  # the exit status that tells the supervisor
 QUIET = "ignore::FutureWarning,ignore::DeprecationWarning,ignore::UserWarning:multiprocessing.resource_tracker"
 
 
@@ -133,6 +137,7 @@ def server_parser() -> "FlexibleArgumentParser":
     )
     add_admission_flags(parser)
     add_life_flags(parser)
+    add_api_server_flags(parser)
     add_image_flags(parser)
     add_adapter_flags(parser)
     add_cpu_flags(parser)
@@ -157,29 +162,21 @@ def _parse(argv: list[str]) -> Namespace:
     choose_image_cache(args)
     image_rules(args)  # what is wrong with them is said before anything loads
     validate_parsed_serve_args(args)
-    _check_one_server(args)
+    check_api_servers(args)
     if args.log_format == "json" and getattr(args, "logging_config", None) is None:
         args.logging_config = LoggingConfig(formatter="json")  # vLLM's own lines and uvicorn's
     return args
 
 
-def _check_one_server(args: Namespace) -> None:
-    """Raises UserError for what only `vllm serve` can start: several API servers, or none."""
-    if args.api_server_count not in (None, 1):
-        raise UserError(
-            f"--api-server-count is {args.api_server_count}; limits and queue are counted in one process, so there is "
-            "one. For more, start several servers behind a load balancer that reads /ready."
-        )
-    for name in ("headless", "grpc", "data_parallel_multi_port_external_lb"):
-        if getattr(args, name, False):
-            raise UserError(f"--{name.replace('_', '-')} starts no OpenAI API; qwen-vqa serve does not have it.")
-
-
 def _complete_admission(args: Namespace) -> None:
     from qwen_vqa.serving.admission.admission import bound_answers, exposed_without_keys, take_admission
+    from qwen_vqa.serving.process.supervisor import RESTARTS
 
     args.admission = take_admission(args)
+    check_limits_are_shared(args)
     bound_answers(args, args.admission)
+    if (store := args.admission.limits_store()) and os.environ.get(RESTARTS, "0") == "0":
+        asyncio.run(store.check())  # a server that is started again serves on, as --limits-unavailable says
     if exposed_without_keys(args, args.admission):
         say(f"anybody who reaches {args.host} may use this server: it has no --api-key and no --api-keys-file")
 
@@ -198,9 +195,9 @@ def _complete(args: Namespace, checkpoint: "CheckedCheckpoint", environment: Map
     if args.served_model_name is None:
         is_demo = checkpoint.folder.resolve() == DEMO_CHECKPOINT.resolve()
         args.served_model_name = [DEMO_NAME if is_demo else checkpoint_name(checkpoint.folder)]
-    trained = checkpoint.config.trained_adapter
-    args.trained_adapter = trained if trained in checkpoint.adapters else None
     complete_adapters(args, checkpoint, current_platform.is_cpu(), say)
+    trained = checkpoint.config.trained_adapter
+    args.trained_adapter = trained if trained in {module.name for module in args.lora_modules or []} else None
     complete_tool_calls(args, checkpoint.folder)
     complete_decoding(args, Decoding.of(checkpoint.folder))
     for name, value in checkpoint_summary(checkpoint.folder):
@@ -228,25 +225,17 @@ def complete_decoding(args: Namespace, decoding: Decoding) -> None:
 
 
 def _run(args: Namespace, sock: socket.socket, supervisor: "ToSupervisor", started: float) -> NoReturn:
-    import uvloop
-
     use_own_name(os.environ)
 
-    import qwen_vqa.serving.requests.media_connector  # noqa: F401 - registers the media connector
-    from qwen_vqa.serving.app import run_server
+    from qwen_vqa.serving.api_process import end, one_of_several, serve_api
     from qwen_vqa.serving.startup.ready_message import say_ready
-
-    # All that is imported stays: looking through it again takes time, and in an engine that is a copy of this process
-    # it takes the memory, too, that both share until one of them writes to it.
-    gc.collect()
-    gc.freeze()
-    gc.enable()
 
     def ready() -> None:
         supervisor.ready()
         say_ready(args, started, supervisor.port_is_ours)
 
-    lived = uvloop.run(run_server(args, sock, ready, supervisor.closed, supervisor.port_is_ours.is_set))
-    flush()
-    # Past here is only the interpreter's own end, in which triton's bindings print forty lines about leaks.
-    os._exit(0 if lived else ENGINE_DIED)
+    if args.api_servers == 1:
+        serve_api(args, sock, supervisor, ready)
+    from qwen_vqa.serving.api_servers import run_api_servers
+
+    end(run_api_servers(args, sock, supervisor, ready, one_of_several))

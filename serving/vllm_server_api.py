@@ -42,6 +42,14 @@ from vllm.utils.import_utils import import_pynvml
 from vllm.utils.ompmultiprocessing import OMPProcessManager
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.utils import (
+    CoreEngineLaunch,
+    EngineZmqListeners,
+    bind_engine_zmq_listeners,
+    launch_core_engines,
+)
+from vllm.v1.executor import Executor
+from vllm.v1.utils import APIServerProcessManager
 from vllm.version import __version_tuple__
 
 SINCE_0_33 = __version_tuple__ >= (0, 33)

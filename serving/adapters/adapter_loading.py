@@ -7,6 +7,7 @@ vLLM never has more numbers than slots. (vLLM's `lora_int_id`; an adapter of the
 """
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable
 from http import HTTPStatus
@@ -18,6 +19,7 @@ from fastapi.responses import Response
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.lora.adapter import check_adapter, linear_layers
 from qwen_vqa.plugin.lora.adapter_settings import AdapterError
+from qwen_vqa.serving.adapters.adapters_file import AdaptersFile
 from qwen_vqa.serving.adapters.models_in_use import ModelsInUse
 from qwen_vqa.serving.errors.refusals import RefusedError
 from qwen_vqa.serving.observability.log import say
@@ -48,6 +50,7 @@ class AdapterChanges:
         max_rank: for which vLLM has room.
         in_use: the requests that run.
         note: what is to be said of an adapter (name, folder) on this base once it is loaded; None on a 16-bit base.
+        kept: where changes are kept for the next start.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class AdapterChanges:
         max_rank: int,
         in_use: ModelsInUse,
         note: Callable[[str, Path], str] | None = None,
+        kept: AdaptersFile | None = None,
     ):
         self._config = config
         self._layers = linear_layers(config)
@@ -64,6 +68,7 @@ class AdapterChanges:
         self._max_rank = max_rank
         self._in_use = in_use
         self._note = note
+        self._kept = kept
         self._one_at_a_time = asyncio.Lock()
         # Unloaded, but still answering requests that came before: by name, the number it holds and who waits for it.
         self._leaving: dict[str, tuple[int, asyncio.Task]] = {}
@@ -84,7 +89,8 @@ class AdapterChanges:
             adapter = LoRARequest(
                 wanted.lora_name, number, path, load_inplace=True, is_3d_lora_weight=wanted.is_3d_lora_weight
             )
-            await self._hand_over(adapter, served.engine_client)
+            async with self._keeping(adapter.lora_name, path):
+                await self._hand_over(adapter, served.engine_client)
             if before := served.lora_requests.get(adapter.lora_name):
                 self._stale.add((before.lora_name, before.lora_path))
             if (adapter.lora_name, adapter.lora_path) in self._stale:
@@ -107,12 +113,19 @@ class AdapterChanges:
                 raise RefusedError(
                     400, f"{name!r} is the base model; only adapters can be unloaded.", param="lora_name"
                 )
-            adapter = served.lora_requests.pop(name, None)
-            if adapter is None:
+            left_out = self._kept is not None and self._kept.entries.get(name) is not None
+            if name not in served.lora_requests and not left_out:
                 there = ", ".join(served.lora_requests) or "none"
                 raise RefusedError(404, f"there is no adapter {name!r}; there are: {there}.", param="lora_name")
+            async with self._keeping(name, None):
+                adapter = served.lora_requests.pop(name, None)
+            if adapter is None:  # of the file, whose folder was gone when the server started
+                return
             self._stale.add((name, adapter.lora_path))
             self._leaving[name] = (adapter.lora_int_id, asyncio.create_task(self._see_off(name)))
+
+    def _keeping(self, name: str, folder: str | None) -> contextlib.AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext() if self._kept is None else self._kept.change(name, folder)
 
     async def _see_off(self, name: str) -> None:
         await self._in_use.end_of(name)

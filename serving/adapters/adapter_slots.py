@@ -3,11 +3,13 @@
 import argparse
 import os
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwen_vqa.plugin.errors import UserError
+from qwen_vqa.serving.adapters.adapters_file import AdaptersFile
+from qwen_vqa.serving.observability.log import say as say_always
 
 if TYPE_CHECKING:
     from qwen_vqa.plugin.config import QwenVqaConfig
@@ -29,21 +31,27 @@ def add_adapter_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         help=f"adapters held at once, with --open-routes {ROUTE_GROUP} (default: {DEFAULT_ADAPTERS}, or those named)",
     )
-    parser.set_defaults(max_lora_rank=None)
+    parser.add_argument(
+        "--adapters-file", type=Path, help="where what is loaded and unloaded is kept for the next start"
+    )
+    parser.set_defaults(max_lora_rank=None, kept_adapters=None)
 
 
 def complete_adapters(
     args: Namespace, checkpoint: "CheckedCheckpoint", on_cpu: bool, say: Callable[[str], None]
 ) -> None:
-    """The folder's adapters beside those of the command line, each looked at, and room for all there may be.
+    """The folder's adapters beside those of the command line and of --adapters-file, each looked at, and room for all.
 
     Raises:
-        UserError: an adapter cannot be served, or there are more than --max-adapters.
+        UserError: an adapter cannot be served, there are more than --max-adapters, or --adapters-file is not right.
     """
     from qwen_vqa.plugin.lora.adapter import check_adapter
     from qwen_vqa.serving.vllm_server_api import LoRAConfig, LoRAModulePath
 
     named = {module.name: Path(module.path) for module in args.lora_modules or []} | checkpoint.adapters
+    args.kept_adapters = _kept(args, named)
+    if args.kept_adapters:
+        named = args.kept_adapters.added_to(named, lambda path: check_adapter(path, checkpoint.config), say_always)
     args.max_adapters = _most(args, len(named))
     summaries = {name: check_adapter(path, checkpoint.config) for name, path in named.items()}
     for name, summary in summaries.items():
@@ -74,6 +82,14 @@ def slot_bytes(args: Namespace, config: "QwenVqaConfig", number_bytes: int) -> i
         return 0
     widths = sum(sum(both) for name, both in linear_layers(config).items() if name != OUTPUT_LAYER)
     return args.max_loras * args.max_lora_rank * widths * number_bytes
+
+
+def _kept(args: Namespace, given: Collection[str]) -> AdaptersFile | None:
+    if args.adapters_file is None:
+        return None
+    if not args.admission.rules.is_open(ROUTE_GROUP):
+        raise UserError(f"--adapters-file keeps adapters that come at run time: add --open-routes {ROUTE_GROUP}.")
+    return AdaptersFile(args.adapters_file, given)
 
 
 def _most(args: Namespace, named: int) -> int:

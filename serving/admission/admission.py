@@ -15,6 +15,13 @@ from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.adapters.models_in_use import ModelsInUse
 from qwen_vqa.serving.admission.api_keys import KeyRing
 from qwen_vqa.serving.admission.fair_queue import FairQueue
+from qwen_vqa.serving.admission.limits_store import (
+    STORAGE_VARIABLE,
+    UNAVAILABLE,
+    LimitsStore,
+    Unavailable,
+    storage_url,
+)
 from qwen_vqa.serving.admission.request_bounds import RequestBounds
 from qwen_vqa.serving.admission.route_rules import RouteRules
 from qwen_vqa.serving.admission.usage_limits import CallerLimits, UsageMiddleware
@@ -49,12 +56,20 @@ class AdmissionSettings:
     first_key: str | None = field(repr=False)
     rules: RouteRules = field(repr=False)
     numbers: dict[str, int]
+    storage: str | None = field(repr=False)
+    unavailable: Unavailable
+
+    def limits_store(self) -> LimitsStore | None:
+        """Where limits are counted; None for this process' memory."""
+        return LimitsStore(self.storage, self.unavailable) if self.storage else None
 
 
 def add_admission_flags(parser: argparse.ArgumentParser) -> None:
     """Who may call, and how much: flags beside vLLM's own --api-key and --allowed-origins."""
     parser.add_argument("--api-keys-file", type=Path, help="named keys; read again when it changes")
     parser.add_argument("--open-routes", default="", help="groups of routes to open, with commas between them")
+    parser.add_argument("--limits-storage", help=f"where limits are counted; also {STORAGE_VARIABLE}")
+    parser.add_argument("--limits-unavailable", choices=UNAVAILABLE, default="refuse", help="while it does not answer")
     for name, (default, _, text) in NUMBERS.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default: {default})")
 
@@ -63,8 +78,8 @@ def take_admission(args: Namespace) -> AdmissionSettings:
     """What the flags say. The keys are taken out of `args` and the environment, so that nothing can log them.
 
     Raises:
-        UserError: a number below its least, an unknown group of routes, a keys file that is not right, or vLLM is told
-            to keep responses.
+        UserError: a number below its least, an unknown group of routes, a keys file that is not right, vLLM is told to
+            keep responses, or --limits-unavailable without a store.
     """
     if "" in (args.api_key or []):
         raise UserError('--api-key is empty. Is the variable in --api-key "$KEY" set? Leave the flag out for no key.')
@@ -75,8 +90,11 @@ def take_admission(args: Namespace) -> AdmissionSettings:
         )
     plain = [key for key in (args.api_key or [os.environ.get("VLLM_API_KEY")]) if key]
     # vLLM would put its own check around /v1, and hand both on to its processes.
-    args.api_key = None
+    storage = storage_url(args.limits_storage)
+    args.api_key = args.limits_storage = None
     os.environ.pop("VLLM_API_KEY", None)
+    if args.limits_unavailable == "allow" and storage is None:
+        raise UserError("--limits-unavailable is about --limits-storage, and there is none: leave it out.")
     numbers = {}
     for name, (_, least, text) in NUMBERS.items():
         numbers[name] = getattr(args, name.replace("-", "_"))
@@ -88,6 +106,8 @@ def take_admission(args: Namespace) -> AdmissionSettings:
         first_key=plain[0] if plain else None,
         rules=RouteRules([*groups, "verify"] if args.verify else groups),
         numbers=numbers,
+        storage=storage,
+        unavailable=args.limits_unavailable,
     )
 
 
@@ -131,6 +151,7 @@ def usage_layer(
         max_body_bytes=number["max-body-mb"] * 2**20,
         wait_seconds=number["wait-seconds"],
         in_use=in_use,
+        store=settings.limits_store(),
     )
 
 

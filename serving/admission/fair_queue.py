@@ -35,6 +35,7 @@ class FairQueue:
         self.waiting_per_caller = waiting_per_caller
         self._running: Counter[str] = Counter()
         self._lines: OrderedDict[str, deque[Ticket]] = OrderedDict()  # whose turn is next stands first
+        self._postponed: dict[str, asyncio.TimerHandle] = {}
 
     @property
     def running(self) -> int:
@@ -76,9 +77,34 @@ class FairQueue:
             self._remove(ticket)
             ticket.granted.cancel()
         elif not ticket.granted.cancelled() and ticket.granted.exception() is None:
-            self._running[ticket.caller] -= 1
-            self._running += Counter()  # forgets callers with nothing running
+            self._ended(ticket.caller)
+            self._resume(ticket.caller)
         self._grant()
+
+    def postpone(self, ticket: Ticket, seconds: float) -> None:
+        """Take a turn back, since what the caller has running elsewhere leaves no place for it.
+
+        The ticket stays the first of its line, and gets its next turn after so long, or when one of the caller's
+        requests here is done.
+        """
+        self._ended(ticket.caller)
+        ticket.granted = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(ticket.caller, deque()).appendleft(ticket)
+        self._resume(ticket.caller)
+        self._postponed[ticket.caller] = asyncio.get_running_loop().call_later(seconds, self._again, ticket.caller)
+        self._grant()
+
+    def _again(self, caller: str) -> None:
+        self._resume(caller)
+        self._grant()
+
+    def _resume(self, caller: str) -> None:
+        if timer := self._postponed.pop(caller, None):
+            timer.cancel()
+
+    def _ended(self, caller: str) -> None:
+        self._running[caller] -= 1
+        self._running += Counter()  # forgets callers with nothing running
 
     def _grant(self) -> None:
         while self.running < self.limit:
@@ -93,6 +119,8 @@ class FairQueue:
             ticket.granted.set_result(None)
 
     def _may_run(self, ticket: Ticket) -> bool:
+        if ticket.caller in self._postponed:
+            return False
         return not ticket.own_running or self._running[ticket.caller] < ticket.own_running
 
     def _remove(self, ticket: Ticket) -> None:

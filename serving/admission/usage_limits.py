@@ -12,11 +12,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from qwen_vqa.serving.adapters.models_in_use import ModelsInUse
 from qwen_vqa.serving.admission.authentication import STATE, Admitted
 from qwen_vqa.serving.admission.fair_queue import FairQueue, QueueFullError, Ticket
+from qwen_vqa.serving.admission.limits_store import LimitsStore
 from qwen_vqa.serving.admission.rate_limits import RateLimits
 from qwen_vqa.serving.admission.request_body import RETRY_SECONDS, Bodies, ClientGoneError
 from qwen_vqa.serving.admission.request_bounds import RequestBounds
 from qwen_vqa.serving.admission.request_json import SentJson
 from qwen_vqa.serving.admission.route_rules import Access
+from qwen_vqa.serving.admission.shared_running import POLL_SECONDS, SharedRunning
 from qwen_vqa.serving.errors.refusals import RefusedError, too_many
 from qwen_vqa.serving.observability import metrics
 from qwen_vqa.serving.observability.request_record import request_record
@@ -58,12 +60,14 @@ class UsageMiddleware:
         max_body_bytes: int,
         wait_seconds: float,
         in_use: ModelsInUse,
+        store: LimitsStore | None = None,
     ):
         self.app = app
         self.limits = limits
         self.bounds = bounds
         self.queue = queue
-        self.rates = RateLimits()
+        self.rates = RateLimits(store)
+        self.shared_running = SharedRunning(store) if store else None
         self.tokens_per_image = tokens_per_image
         self.tokens_in_low_detail = tokens_in_low_detail
         self.bodies = Bodies(max_body_bytes)
@@ -82,14 +86,14 @@ class UsageMiddleware:
             record.caller = caller = caller_of(scope, admitted)
             limits = self.limits.of(admitted)
             # Before the body: whoever floods is refused at the price of a header.
-            self.rates.count("requests", caller, limits.requests_per_minute)
+            await self.rates.count("requests", caller, limits.requests_per_minute)
             with self.bodies.of(caller, scope, receive) as body:
                 sent = SentJson.of(scope, await body.read())
                 asked = self.bounds.check(sent)
                 record.images = asked.images
                 tokens = (asked.images - asked.low_detail) * self.tokens_per_image
                 tokens += asked.low_detail * self.tokens_in_low_detail
-                self.rates.count("image_tokens", caller, limits.image_tokens_per_minute, tokens)
+                await self.rates.count("image_tokens", caller, limits.image_tokens_per_minute, tokens)
                 joined = time.perf_counter()
                 async with self._turn(caller, limits.running, receive, sent):
                     record.queue_seconds = round(time.perf_counter() - joined, 4)
@@ -107,19 +111,31 @@ class UsageMiddleware:
             ticket = self.queue.join(caller, own_running)
         except QueueFullError as full:
             raise _full(full) from full
+        shared = self.shared_running if own_running else None
+        place = SharedRunning.new_place()
+        until = asyncio.get_running_loop().time() + self.wait_seconds
         try:
-            if not ticket.granted.done():
-                sent.forget()  # what waits takes the memory of its body, which is bounded, and no more
-                await self._wait(ticket, receive)
+            await self._wait(ticket, receive, sent, until)
+            while shared and not await shared.take(caller, own_running, place):
+                self.queue.postpone(ticket, POLL_SECONDS)
+                await self._wait(ticket, receive, sent, until)
             yield
         finally:
-            self.queue.leave(ticket)
+            try:
+                if shared and ticket.granted.done():
+                    await asyncio.shield(shared.give_back(caller, place))
+            finally:
+                self.queue.leave(ticket)
 
-    async def _wait(self, ticket: Ticket, receive: Receive) -> None:
+    async def _wait(self, ticket: Ticket, receive: Receive, sent: SentJson, until: float) -> None:
         """Until it is this request's turn, or its client goes, or it took too long."""
+        if ticket.granted.done():
+            return
+        sent.forget()  # what waits takes the memory of its body, which is bounded, and no more
+        left = max(0.0, until - asyncio.get_running_loop().time())
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
-            await asyncio.wait({ticket.granted, gone}, timeout=self.wait_seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ticket.granted, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             gone.cancel()
         if gone.done() and not gone.cancelled():

@@ -58,7 +58,8 @@ def complete_for_cpu(
     choose_executor(args, say)
     args.threads = choose_threads(args, Machine.here(), environment)
     say(f"threads: {args.threads.reason}")
-    args.engine_copied = args.distributed_executor_backend == ONE_PROCESS and may_copy(args.threads, environment)
+    alone = args.distributed_executor_backend == ONE_PROCESS and args.api_servers == 1
+    args.engine_copied = alone and may_copy(args.threads, environment)
     if args.engine_copied:
         say(f"the engine's process is a copy of the API's, which has imported everything ({METHOD}=spawn: a new one)")
     max_model_len = args.max_model_len or checkpoint.config.text_config.max_position_embeddings

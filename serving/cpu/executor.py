@@ -18,8 +18,9 @@ def choose_executor(args: Namespace, say: Callable[[str], None]) -> None:
     if args.distributed_executor_backend is None and parts == 1:
         args.distributed_executor_backend = ONE_PROCESS
         say(
-            "processes: one for the API, where callers' limits are counted, and one for the engine, which saves one "
-            "more import of vLLM (--distributed-executor-backend mp: its worker apart)"
+            f"processes: {'one' if args.api_servers == 1 else args.api_servers} for the API, where callers' limits are "
+            "counted, and one for the engine, which saves one more import of vLLM (--distributed-executor-backend mp: "
+            "its worker apart)"
         )
 
 

@@ -36,6 +36,7 @@ class BoundedServer(uvicorn.Server):
         last_words: for connections that it closes when it ends.
         closed: called when it takes no more connections, and another process may.
         head_bytes, headers: largest head of a request, and how many headers it may have.
+        at_once: connections taken in one go; where other processes take from the same socket, 1 spreads them.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class BoundedServer(uvicorn.Server):
         closed: Callable[[], None] = lambda: None,
         head_bytes: int = HEAD_BYTES,
         headers: int = HEADERS,
+        at_once: int = AT_ONCE,
     ):
         super().__init__(config)
         self.connections = connections
         self._sock = sock
         self._last_words = last_words
         self._closed = closed
+        self.at_once = at_once
         self._head = {"head_bytes": head_bytes, "headers": headers}
 
     @contextlib.contextmanager
@@ -115,7 +118,7 @@ class _Acceptor:
 
     def _accept(self) -> None:
         # Few: what came on the others is read before the next are taken.
-        for _ in range(AT_ONCE):
+        for _ in range(self._server.at_once):
             try:
                 taken, name = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError):  # another process took it, or the client is gone

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from qwen_vqa.serving.http.bounded_server import BoundedServer, OnReserve
+from qwen_vqa.serving.http.bounded_server import AT_ONCE, BoundedServer, OnReserve
 from qwen_vqa.serving.http.connections import Connections
 from qwen_vqa.serving.process.lifecycle import Lifecycle
 from qwen_vqa.serving.process.listener import HTTP
@@ -40,8 +40,9 @@ async def serve_http(
     # Every request of Java's HttpClient asks for HTTP/2 beside what it wants, and has its answer without.
     logging.getLogger("uvicorn.error").addFilter(lambda record: record.msg != UPGRADE)
     connections = Connections(args)
+    at_once = AT_ONCE if args.api_servers == 1 else 1
     bounds = {"head_bytes": args.h11_max_incomplete_event_size, "headers": args.h11_max_header_count}
-    server = BoundedServer(config, sock, connections, lifecycle.refusal, closed, **bounds)
+    server = BoundedServer(config, sock, connections, lifecycle.refusal, closed, at_once=at_once, **bounds)
     # vLLM's handler of errors tells it to stop when the engine dies, before the others have their answers: `lifecycle`
     # does that.
     app.state.server = SimpleNamespace(should_exit=False)

@@ -44,16 +44,17 @@ def _choose_type(args: Namespace) -> None:
     """Of vLLM's two caches of processed images the one that holds after a request was refused.
 
     With one engine that is "shm": with "lru" vLLM believes that the engine has what a refused request brought, and
-    answers the next request for that image with 500. With several engines vLLM's API process sends each image whole,
+    answers the next request for that image with 500. With several engines or API processes vLLM sends each image whole,
     whatever the type is; a worker of theirs with "shm" would look for a cache that nobody makes.
     """
-    several = args.data_parallel_size > 1 and not args.data_parallel_external_lb
+    engines = args.data_parallel_size > 1 and not args.data_parallel_external_lb
+    several = engines or args.api_servers > 1
     if args.mm_processor_cache_type is None:
         args.mm_processor_cache_type = "lru" if several else "shm"
     elif several and args.mm_processor_cache_type == "shm":
         raise UserError(
-            f"--mm-processor-cache-type shm: the {args.data_parallel_size} engines of --data-parallel-size cannot "
-            "share it. Leave it out."
+            f"--mm-processor-cache-type shm: the {args.data_parallel_size} engines of --data-parallel-size and the "
+            f"{args.api_servers} processes of --api-servers cannot share it. Leave it out."
         )
 
 

@@ -26,6 +26,8 @@ options:
   --lora-modules N=PATH  more adapters, beside those in the folder
   --max-adapters N       adapters held at once, where --open-routes adapters lets an admin's key load and unload them:
                          POST /v1/load_lora_adapter, /v1/unload_lora_adapter (default: 4, or those there at the start)
+  --adapters-file FILE   keep what was loaded and unloaded so in a file, and begin the next start with it (JSON; the
+                         server writes it, and need not find it there)
   --max-lora-rank N      largest rank of an adapter (default: 16, with --open-routes adapters 64, or more if an adapter
                          that is there at the start has more)
   --max-image-mb N       largest file of an image, in MiB (default: 20)
@@ -46,6 +48,7 @@ options:
   --slow-connections-per-address N  of one address, connections that take longer than a second for a request's headers;
                          at most 10 s in any case (default: 64; 0: any number)
   --log-format FORMAT    text or json, one object a line (default: text); never prompts, pictures or keys
+  --api-servers N        processes that answer requests; with limits, 2 or more need --limits-storage (default: 1)
   --no-restart           end with status 1 when the engine dies (default: start it again)
   -v, --verbose          say what is chosen for this machine, and why; and what the checkpoint makes of a request
   --verify               open the routes through which `qwen-vqa verify` sees pixels and features
@@ -70,6 +73,10 @@ how much (a caller is a key, or an address where there are no keys; 0 is no limi
   --max-images N               images in one request (default: 32)
   --max-n N                    answers that one request asks for (default: 16)
   --max-output-tokens N        tokens of one answer, also where a request names none (default: 0)
+  --limits-storage URL         count each caller's limits in a Redis or Valkey database, which several servers share:
+                               redis://[:PASSWORD@]HOST:PORT[/DATABASE], rediss://, redis+unix://, valkey://
+                               (default: QWEN_VQA_LIMITS_STORAGE, or this process' memory)
+  --limits-unavailable X       while it does not answer: refuse (503) or allow, uncounted (default: refuse)
 
 A keys file is JSON. A key stands in it as "key" or, hashed, as "sha256"; what else is in an entry is optional:
   {"keys": [{"name": "alice", "key": "AT-LEAST-16-CHARACTERS", "admin": false,

@@ -1,5 +1,6 @@
 """How much a caller may use in a minute: requests, and image tokens."""
 
+import asyncio
 import json
 import time
 
@@ -27,7 +28,7 @@ def clock(monkeypatch) -> Clock:
 
 def refused(rates: RateLimits, *count) -> RefusedError | None:
     try:
-        rates.count(*count)
+        asyncio.run(rates.count(*count))
     except RefusedError as error:
         return error
     return None
@@ -76,6 +77,21 @@ def test_a_cost_above_the_limit_is_no_matter_of_waiting(clock: Clock):
     assert error.status == 400
     assert error.retry_after is None
     assert "image tokens are 15; 10 a minute" in error.message
+
+
+def test_a_request_costs_no_look_at_all_other_callers():
+    async def seconds(others: int) -> float:
+        rates = RateLimits()
+        for number in range(others):
+            await rates.count("requests", f"address {number}", 5)
+        begun = time.perf_counter()
+        for _ in range(1000):
+            await rates.count("requests", "alice", 10_000)
+            await asyncio.sleep(0)  # for what a storage may have put off
+        return time.perf_counter() - begun
+
+    alone = min(asyncio.run(seconds(0)) for _ in range(2))
+    assert asyncio.run(seconds(20_000)) < 20 * alone, "with the asyncio storage of the library it is 200 times as long"
 
 
 def test_no_limit_counts_nothing():

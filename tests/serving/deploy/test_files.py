@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from qwen_vqa.serving.admission.admission import NUMBERS
 from qwen_vqa.serving.admission.api_keys import read_key_file
+from qwen_vqa.serving.admission.limits_store import STORAGE_VARIABLE, LimitsStore
 from qwen_vqa.serving.admission.route_rules import Access, RouteRules
 from qwen_vqa.serving.process.listener import KEEP_ALIVE_SECONDS
 from qwen_vqa.serving.process.supervisor import END_SECONDS
@@ -174,7 +175,7 @@ def test_the_container_has_all_folders_and_extras_that_there_are():
 
 def test_what_is_mounted_is_where_it_is_looked_for():
     for service in COMPOSE.values():
-        for volume in service["volumes"]:
+        for volume in service.get("volumes", ()):
             source = volume.partition(":")[0]
             if source.startswith(("./monitoring", "../")):
                 assert (DEPLOY / source).is_file()
@@ -214,3 +215,13 @@ def test_the_readmes_commands_make_a_keys_file(tmp_path: Path):
     assert "prometheus" in names and len(names) == 2
     sent = (tmp_path / "keys" / "prometheus.key").read_text().strip()
     assert sent in (tmp_path / "keys" / "keys.json").read_text()
+
+
+def test_servers_are_told_of_a_shared_store_of_limits_by_the_variable_that_they_read():
+    assert STORAGE_VARIABLE in COMPOSE["server"]["environment"]
+    assert STORAGE_VARIABLE in {entry["name"] for entry in CONTAINER["env"]}
+    assert COMPOSE["limits"]["command"][0] == "valkey-server"
+    asked = re.findall(r"LIMITS_STORAGE=(\S+)", read("README.md"))
+    assert "redis://limits" in asked
+    for url in asked:
+        LimitsStore(url.replace("...", "host").rstrip(".`"), "refuse")
