@@ -22,8 +22,8 @@ from qwen_vqa.benchmarks.load_report.compare import compare
 from qwen_vqa.benchmarks.load_report.live_progress import Progress
 from qwen_vqa.benchmarks.load_report.load_page import page
 from qwen_vqa.benchmarks.load_report.load_table import cell_table
+from qwen_vqa.plugin.command.server_address import server_url
 from qwen_vqa.plugin.errors import INTERRUPTED, UserError
-from qwen_vqa.plugin.server_address import server_url
 
 FORMAT = "qwen-vqa load 1"
 

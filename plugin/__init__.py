@@ -3,7 +3,7 @@
 
 def register() -> None:
     """vLLM's entry point `vllm.general_plugins`: teach Transformers and vLLM the model."""
-    from qwen_vqa.plugin.library_warnings import quiet_libraries
+    from qwen_vqa.plugin.command.library_warnings import quiet_libraries
     from qwen_vqa.plugin.registration import register_all
     from qwen_vqa.plugin.vllm_model.shared_memory_names import name_shared_memory
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER, adapter_folders
-from qwen_vqa.plugin.file_mode import give_usual_mode
+from qwen_vqa.plugin.command.file_mode import give_usual_mode
 from qwen_vqa.quantize.answer_quality import compare
 from qwen_vqa.quantize.comparison_memory import comparison_device, comparison_dtype
 from qwen_vqa.quantize.options import Options

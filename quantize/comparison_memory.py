@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig
 
 from qwen_vqa.plugin.checkpoint_memory import DTYPE_BYTES, checkpoint_dtype, weight_bytes
+from qwen_vqa.plugin.command.host_memory import available_memory
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.host_memory import available_memory
 from qwen_vqa.plugin.registration import register_for_transformers
 from qwen_vqa.train.model.compute_device import CPU, GIB, device_with_room
 

@@ -10,10 +10,10 @@ import torch
 from transformers import AutoConfig
 
 from qwen_vqa.plugin.checkpoint_files import adapter_folders, check_checkpoint
+from qwen_vqa.plugin.command.installed_command import how_to_install
+from qwen_vqa.plugin.command.output_folder import check_new, check_writable
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import checkpoint_name
-from qwen_vqa.plugin.installed_command import how_to_install
-from qwen_vqa.plugin.output_folder import check_new, check_writable
 from qwen_vqa.plugin.quantization import (
     BITSANDBYTES,
     FACTS,

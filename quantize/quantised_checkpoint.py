@@ -14,9 +14,9 @@ from transformers import AutoConfig
 from transformers.initialization import no_init_weights
 
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER, check_checkpoint, weight_files
+from qwen_vqa.plugin.command.file_mode import give_usual_mode
 from qwen_vqa.plugin.config import VISION_WEIGHTS
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.file_mode import give_usual_mode
 from qwen_vqa.plugin.quantization import FACTS, RECORD_FILE, quantization_config
 from qwen_vqa.quantize.layers import Selection, select_layers, tensors_of
 from qwen_vqa.quantize.schemes.scheme import Scheme, Tensors, scheme_from_config

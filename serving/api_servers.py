@@ -23,7 +23,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
-from qwen_vqa.plugin.library_warnings import quiet_libraries
+from qwen_vqa.plugin.command.library_warnings import quiet_libraries
 from qwen_vqa.serving.engine import launched_engines
 from qwen_vqa.serving.observability.log import say
 from qwen_vqa.serving.observability.metrics import FILES

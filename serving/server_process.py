@@ -10,8 +10,8 @@ import os
 import socket
 import sys
 
+from qwen_vqa.plugin.command.library_warnings import quiet_libraries
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.library_warnings import quiet_libraries
 from qwen_vqa.serving.observability.log import say
 from qwen_vqa.serving.process.process_tree import end_with_parent
 from qwen_vqa.serving.process.supervisor_link import ToSupervisor

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from openai import OpenAI
 
+from qwen_vqa.plugin.command.installed_command import installed_command
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.installed_command import installed_command
 from qwen_vqa.train.verify.local_server import free_port, started_server
 
 __all__ = ["SERVE", "Server", "free_port", "serving"]

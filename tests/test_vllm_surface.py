@@ -216,7 +216,7 @@ def test_vllm_is_imported_in_few_files_of_ours():
     doors = {"plugin/vllm_model_api.py", "serving/vllm_server_api.py"}
     # Without the layers that vllm_model_api.py brings, when they are called: vLLM's front, the same in all releases.
     light = {
-        "plugin/host_memory.py",
+        "plugin/command/host_memory.py",
         "plugin/registration.py",
         "plugin/quantization.py",
         "plugin/cpu/kernel_support.py",

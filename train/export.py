@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
-from qwen_vqa.plugin.file_mode import give_usual_mode
+from qwen_vqa.plugin.command.file_mode import give_usual_mode
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.assembly.connector_file import save_connector
 from qwen_vqa.train.model.adapter_merging import merge_in_place

@@ -4,9 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
+from qwen_vqa.plugin.command.output_folder import check_writable
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag, local_checkpoint
-from qwen_vqa.plugin.output_folder import check_writable
 from qwen_vqa.train.data.source import DATA_SETS, EXAMPLES, DataSource
 from qwen_vqa.train.recipe import STAGES, add_config_flags, config_for
 

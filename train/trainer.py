@@ -13,8 +13,8 @@ from torch import nn
 from transformers import AutoConfig, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
+from qwen_vqa.plugin.command.file_mode import give_usual_mode
 from qwen_vqa.plugin.errors import UserError, first_line_of
-from qwen_vqa.plugin.file_mode import give_usual_mode
 from qwen_vqa.train.model.reference_checkpoint import load_reference
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration
 from qwen_vqa.train.ranks import any_rank, gathered

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from qwen_vqa.plugin.command_parser import MOST_SEED
+from qwen_vqa.plugin.command.command_parser import MOST_SEED
 from qwen_vqa.plugin.errors import UserError
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

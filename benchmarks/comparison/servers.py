@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qwen_vqa.benchmarks.comparison.candidates import Launch
+from qwen_vqa.plugin.command.sigterm import ended_by_sigterm
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.sigterm import ended_by_sigterm
 
 START_SECONDS = 900
 STOP_SECONDS = 60

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from qwen_vqa.plugin.command.text_files import read_text
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.text_files import read_text
 
 
 @dataclass(frozen=True)

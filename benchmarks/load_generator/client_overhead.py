@@ -14,8 +14,8 @@ from qwen_vqa.benchmarks.load_generator.null_server import MODEL
 from qwen_vqa.benchmarks.load_generator.records import Record
 from qwen_vqa.benchmarks.load_generator.streaming_client import Target
 from qwen_vqa.benchmarks.load_generator.workload import WorkloadSpec, conversations
+from qwen_vqa.plugin.command.sigterm import ended_by_sigterm
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.sigterm import ended_by_sigterm
 
 REQUESTS, USERS = 200, 32
 START_SECONDS = 20.0

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from qwen_vqa.benchmarks.load_generator.sample_images import MEDIA_TYPES
 from qwen_vqa.benchmarks.load_generator.workload import WorkloadQuestion
+from qwen_vqa.plugin.command.text_files import read_text
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.images.image_loader import looks_like_image
-from qwen_vqa.plugin.text_files import read_text
 
 # What `looks_like_image` needs of a file.
 HEAD_BYTES = 16

@@ -14,7 +14,7 @@ from transformers.initialization import no_init_weights
 from qwen_vqa.benchmarks.script import run
 from qwen_vqa.plugin.chat.chat_format import CHATML
 from qwen_vqa.plugin.chat.chat_template import chat_template
-from qwen_vqa.plugin.command_parser import seed_number
+from qwen_vqa.plugin.command.command_parser import seed_number
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor

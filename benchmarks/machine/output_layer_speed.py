@@ -24,9 +24,9 @@ from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load_report.load_table import align
 from qwen_vqa.benchmarks.machine.flop_counts import WORK
 from qwen_vqa.benchmarks.script import run
+from qwen_vqa.plugin.command.library_warnings import quiet_libraries
 from qwen_vqa.plugin.cpu.output_layout import FEW
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.library_warnings import quiet_libraries
 
 
 def main() -> int:

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load_report.load_table import align
 from qwen_vqa.benchmarks.script import run
-from qwen_vqa.plugin.command_parser import seed_number
-from qwen_vqa.plugin.library_warnings import quiet_libraries
+from qwen_vqa.plugin.command.command_parser import seed_number
+from qwen_vqa.plugin.command.library_warnings import quiet_libraries
 
 if TYPE_CHECKING:
     from qwen_vqa.benchmarks.quantisation.speed import Side

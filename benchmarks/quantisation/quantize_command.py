@@ -1,9 +1,9 @@
 """The command line of `qwen-vqa quantize` and of `qwen-vqa quantize report`."""
 
 from qwen_vqa.benchmarks.quantisation.quantize_flags import parser, report_parser
+from qwen_vqa.plugin.command.output_folder import check_writable
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import local_checkpoint
-from qwen_vqa.plugin.output_folder import check_writable
 from qwen_vqa.plugin.quantization import FACTS
 
 

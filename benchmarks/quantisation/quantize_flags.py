@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from qwen_vqa.plugin.command_parser import CommandParser, seed_number
+from qwen_vqa.plugin.command.command_parser import CommandParser, seed_number
 from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag
 from qwen_vqa.plugin.quantization import FACTS
 from qwen_vqa.train.model.device_flag import add_device_flag

@@ -11,9 +11,9 @@ from typing import Any
 from transformers import AutoConfig
 
 from qwen_vqa.plugin.checkpoint_files import adapter_folders
+from qwen_vqa.plugin.command.output_folder import check_writable
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import checkpoint_name
-from qwen_vqa.plugin.output_folder import check_writable
 from qwen_vqa.plugin.quantization import RECORD_FILE, SchemeFacts, quantization_config, scheme_of, why_not_served_here
 from qwen_vqa.plugin.registration import register_for_transformers
 from qwen_vqa.quantize.adapters import merge

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from qwen_vqa.plugin.checkpoint_memory import checkpoint_dtype, weight_bytes
+from qwen_vqa.plugin.command.host_memory import available_memory
 from qwen_vqa.plugin.cpu.output_layout import PACKED
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.host_memory import available_memory
 from qwen_vqa.serving.checked_checkpoint import checked_checkpoint
 from qwen_vqa.serving.cpu.cpu_memory import OVERHEAD, output_layer_bytes
 from qwen_vqa.serving.startup.float_type import choose_float_type

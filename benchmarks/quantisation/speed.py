@@ -26,8 +26,8 @@ from qwen_vqa.benchmarks.load_generator.streaming_client import Target
 from qwen_vqa.benchmarks.load_generator.workload import WorkloadSpec
 from qwen_vqa.benchmarks.quantisation.server_memory import served_dtype, server_bytes
 from qwen_vqa.plugin.checkpoint_memory import GIB
+from qwen_vqa.plugin.command.host_memory import available_memory
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.host_memory import available_memory
 from qwen_vqa.plugin.registration import register_for_transformers
 from qwen_vqa.train.evaluation.questions import Prompt
 from qwen_vqa.train.evaluation.replies import Reply

@@ -29,9 +29,9 @@ from qwen_vqa.benchmarks.load_report.load_table import align
 from qwen_vqa.benchmarks.replicas.replica import Replica, kept, wait_until_ready
 from qwen_vqa.benchmarks.replicas.router import Router
 from qwen_vqa.benchmarks.script import run
+from qwen_vqa.plugin.command.sigterm import ended_by_sigterm
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.images.message_parts import user_message
-from qwen_vqa.plugin.sigterm import ended_by_sigterm
 
 MODEL = "under-test"
 SIZE = (640, 480)

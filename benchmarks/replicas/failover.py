@@ -37,8 +37,8 @@ from qwen_vqa.benchmarks.replicas.replica import (
 from qwen_vqa.benchmarks.replicas.router import Router
 from qwen_vqa.benchmarks.replicas.users import Tally, expected_answers, questions, use
 from qwen_vqa.benchmarks.script import run
+from qwen_vqa.plugin.command.sigterm import ended_by_sigterm
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.sigterm import ended_by_sigterm
 
 KILLED = ("engine", "server", "everything")
 MODEL = "under-test"

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from qwen_vqa.plugin.command.installed_command import installed_command
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.installed_command import installed_command
 from qwen_vqa.train.verify.local_server import free_port
 
 ENGINE, SERVER = "VLLM::EngineCore", "qwen_vqa.serving.server_process"

@@ -25,9 +25,9 @@ from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.load import read_result
 from qwen_vqa.benchmarks.load_report.load_table import align
 from qwen_vqa.benchmarks.script import run
+from qwen_vqa.plugin.command.installed_command import installed_command
+from qwen_vqa.plugin.command.sigterm import ended_by_sigterm
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.installed_command import installed_command
-from qwen_vqa.plugin.sigterm import ended_by_sigterm
 from qwen_vqa.train.verify.local_server import free_port, wait_until_ready
 
 STOCK = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]

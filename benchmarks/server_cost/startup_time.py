@@ -22,8 +22,8 @@ import httpx
 
 from qwen_vqa.benchmarks.environment import environment
 from qwen_vqa.benchmarks.script import run
-from qwen_vqa.plugin.installed_command import installed_command
-from qwen_vqa.plugin.sigterm import ended_by_sigterm
+from qwen_vqa.plugin.command.installed_command import installed_command
+from qwen_vqa.plugin.command.sigterm import ended_by_sigterm
 from qwen_vqa.serving import DEMO_NAME
 from qwen_vqa.train.verify.local_server import free_port
 

@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
+from qwen_vqa.plugin.command.host_memory import release_free_memory
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.cpu.embedding import compile_output_layer, hold_embeddings_once
 from qwen_vqa.plugin.cpu.linear import compile_linear_layers, hold_linear_layers
 from qwen_vqa.plugin.cpu.lora_device import give_empty_weights
-from qwen_vqa.plugin.host_memory import release_free_memory
 from qwen_vqa.plugin.vllm_model_api import VllmConfig
 
 

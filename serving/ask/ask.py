@@ -11,9 +11,9 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from qwen_vqa.plugin.command_parser import CommandParser
+from qwen_vqa.plugin.command.command_parser import CommandParser
+from qwen_vqa.plugin.command.server_address import EXAMPLE, server_url
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.server_address import EXAMPLE, server_url
 from qwen_vqa.serving.ask.words import Asked, asked
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
 """Memory on a CPU: what is free beside the weights, and how large a KV cache is to be asked for."""
 
 from qwen_vqa.plugin.checkpoint_memory import DTYPE_BYTES, GIB, kv_bytes_per_token, weight_bytes
+from qwen_vqa.plugin.command.host_memory import available_memory
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.cpu.output_layout import SHARED
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.host_memory import available_memory
 from qwen_vqa.serving.checked_checkpoint import CheckedCheckpoint
 
 # The server's processes, two on a CPU or three; the rest is room for activations.

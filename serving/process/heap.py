@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from qwen_vqa.plugin.host_memory import release_free_memory
+from qwen_vqa.plugin.command.host_memory import release_free_memory
 
 GROWN_BYTES = 128 * 2**20
 SECONDS = 0.25

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from qwen_vqa.plugin.command_parser import CommandParser
+from qwen_vqa.plugin.command.command_parser import CommandParser
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.observability.log import FORMATS
 

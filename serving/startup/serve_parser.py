@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-from qwen_vqa.plugin.command_parser import mistake
+from qwen_vqa.plugin.command.command_parser import mistake
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.vllm_server_api import FlexibleArgumentParser
 

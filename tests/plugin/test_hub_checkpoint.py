@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from qwen_vqa.plugin.checkpoint_files import check_checkpoint
+from qwen_vqa.plugin.command.installed_command import installed_command
 from qwen_vqa.plugin.hub_checkpoint import checkpoint_name
-from qwen_vqa.plugin.installed_command import installed_command
 from tests.hub_server import Hub, Repository, hub_server, surroundings
 
 MIB = 2**20

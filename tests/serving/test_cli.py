@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_vqa.plugin.installed_command import installed_command
+from qwen_vqa.plugin.command.installed_command import installed_command
 from qwen_vqa.serving.jobs import JOBS
 from qwen_vqa.train.train_flags import build_parser
 from tests.vllm_copy import in_a_copy, server

@@ -17,10 +17,10 @@ from transformers.initialization import no_init_weights
 from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT, chat_template
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
 from qwen_vqa.plugin.checkpoint_summary import summary_lines
+from qwen_vqa.plugin.command.file_mode import give_usual_mode
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.connector.mlp import ConnectorShape
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.file_mode import give_usual_mode
 from qwen_vqa.plugin.lora.adapter import check_adapter
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.plugin.views.image_processor import QwenVqaImageProcessor

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT, ImagePosition
-from qwen_vqa.plugin.command_parser import seed_number
+from qwen_vqa.plugin.command.command_parser import seed_number
+from qwen_vqa.plugin.command.output_folder import check_new
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import check_source
-from qwen_vqa.plugin.output_folder import check_new
 from qwen_vqa.plugin.views.fit import Fit, Resample
 from qwen_vqa.plugin.views.s2 import POOLINGS
 from qwen_vqa.plugin.views.view_rules import VIEW_RULES

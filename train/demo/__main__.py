@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
-from qwen_vqa.plugin.command_parser import CommandParser
+from qwen_vqa.plugin.command.command_parser import CommandParser
 from qwen_vqa.train.demo.demo_flags import build_parser
 from qwen_vqa.train.demo.machine import processor_name
 

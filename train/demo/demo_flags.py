@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from qwen_vqa.plugin.command_parser import seed_number
+from qwen_vqa.plugin.command.command_parser import seed_number
 
 ENCODER_STEPS, PICTURES, STEPS, ADAPTER_STEPS = 1_043, 30_000, 2_500, 80
 

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from qwen_vqa.plugin.command_parser import seed_number
+from qwen_vqa.plugin.command.command_parser import seed_number
+from qwen_vqa.plugin.command.output_folder import check_writable
+from qwen_vqa.plugin.command.server_address import server_url
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag, local_checkpoint
-from qwen_vqa.plugin.output_folder import check_writable
-from qwen_vqa.plugin.server_address import server_url
 from qwen_vqa.train.data.source import DATA_SETS, EXAMPLES, DataSource
 from qwen_vqa.train.evaluation.metric_rules import RULES
 from qwen_vqa.train.model.device_flag import add_device_flag

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig
 
+from qwen_vqa.plugin.command.installed_command import how_to_install
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.installed_command import how_to_install
 
 NF4: dict[str, Any] = {
     "load_in_4bit": True,

@@ -8,8 +8,8 @@ from transformers import AutoProcessor, GenerationConfig
 
 from qwen_vqa.plugin.chat.chat_format import CHATML
 from qwen_vqa.plugin.checkpoint_files import check_checkpoint
+from qwen_vqa.plugin.command.file_mode import give_usual_mode
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.file_mode import give_usual_mode
 from qwen_vqa.plugin.processor import QwenVqaProcessor
 from qwen_vqa.train.model.bitsandbytes_weights import bitsandbytes_config
 from qwen_vqa.train.model.reference_model import QwenVqaForConditionalGeneration

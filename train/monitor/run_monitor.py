@@ -14,8 +14,8 @@ from tqdm import tqdm
 from transformers import ProgressCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
+from qwen_vqa.plugin.command.installed_command import how_to_install
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.installed_command import how_to_install
 from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.evaluation.checkpoint_model import CheckpointModel
 from qwen_vqa.train.evaluation.page import write_page

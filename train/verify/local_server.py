@@ -9,9 +9,9 @@ from typing import IO
 
 import httpx
 
+from qwen_vqa.plugin.command.installed_command import installed_command
+from qwen_vqa.plugin.command.sigterm import ended_by_sigterm
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.installed_command import installed_command
-from qwen_vqa.plugin.sigterm import ended_by_sigterm
 
 START_SECONDS = 900.0
 STOP_SECONDS = 60.0

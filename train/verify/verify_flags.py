@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from qwen_vqa.plugin.command.server_address import server_url
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.hub_checkpoint import CHECKPOINT_HELP, add_revision_flag, local_checkpoint
-from qwen_vqa.plugin.server_address import server_url
 from qwen_vqa.train.model.device_flag import add_device_flag
 
 

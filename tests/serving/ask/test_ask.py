@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from qwen_vqa.plugin.command.installed_command import installed_command
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.installed_command import installed_command
 from qwen_vqa.serving.ask.words import asked
 from tests.image_server import ImageServer
 from tests.server import Server

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from qwen_vqa.plugin.sigterm import ended_by_sigterm
+from qwen_vqa.plugin.command.sigterm import ended_by_sigterm
 
 COMMAND = """
 import sys

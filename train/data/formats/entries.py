@@ -8,8 +8,8 @@ from typing import Any
 
 from datasets import Image, IterableDataset, load_dataset
 
+from qwen_vqa.plugin.command.text_files import read_text, text_lines
 from qwen_vqa.plugin.errors import UserError, first_line_of
-from qwen_vqa.plugin.text_files import read_text, text_lines
 from qwen_vqa.train.data.row import Row
 from qwen_vqa.train.data.source import DataSource
 

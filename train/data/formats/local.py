@@ -17,9 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from qwen_vqa.plugin.command.text_files import text_lines
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.images.image_source import is_url
-from qwen_vqa.plugin.text_files import text_lines
 from qwen_vqa.train.data.formats.entries import EntryError, line_entries, require, rows_of
 from qwen_vqa.train.data.row import Picture, Row
 from qwen_vqa.train.data.source import DataSource

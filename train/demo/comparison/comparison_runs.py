@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from transformers.trainer_utils import get_last_checkpoint
 
+from qwen_vqa.plugin.command.installed_command import installed_command
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.installed_command import installed_command
 from qwen_vqa.train.data.feature_cache import COUNT_FILE, FEATURE_FILE
 from qwen_vqa.train.data.preparation import MIX_FILE, REPORT_FILE
 from qwen_vqa.train.demo.comparison.example_model import FLAGS, measure

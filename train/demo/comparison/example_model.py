@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from qwen_vqa.plugin.command_parser import seed_number
-from qwen_vqa.plugin.installed_command import installed_command
+from qwen_vqa.plugin.command.command_parser import seed_number
+from qwen_vqa.plugin.command.installed_command import installed_command
 from qwen_vqa.train.data.preparation import prepare_data
 from qwen_vqa.train.data.source import DataSource
 from qwen_vqa.train.demo.demo_evaluation import Evaluator, percent

@@ -2,8 +2,8 @@
 
 import pytest
 
+from qwen_vqa.plugin.command.server_address import server_url
 from qwen_vqa.plugin.errors import UserError
-from qwen_vqa.plugin.server_address import server_url
 
 
 @pytest.mark.parametrize(
