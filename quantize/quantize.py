@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from qwen_vqa.plugin.checkpoint_files import adapter_folders
+from qwen_vqa.plugin.command.installed_command import typed_command
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.quantization import RECORD_FILE
 from qwen_vqa.quantize.adapters import carry_adapters, merge
@@ -66,7 +67,7 @@ def quantise(options: Options) -> None:
     print(
         f"wrote {options.output}: {size / GIB:.3f} GiB of weights, {100 * size / before:.0f}% of the original's, in "
         f"{time.monotonic() - started:.0f} s and at most {most_memory_bytes() / GIB:.1f} GiB of memory\n"
-        f"serve it: qwen-vqa serve {options.output}"
+        f"serve it: {typed_command()} serve {options.output}"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from qwen_vqa.plugin.command.installed_command import typed_command
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.data.collator import ConversationCollator
 from qwen_vqa.train.data.feature_cache import FeatureDataset
@@ -107,5 +108,5 @@ def _export(base: Path, output: Path) -> int:
     assert last is not None
     folder = export_run(base, Path(last), load_config(output), output)
     print(f"wrote {', '.join(str(path) for path in sorted(folder.parent.iterdir()) if path.name in RESULTS)}")
-    print(f"serve it: qwen-vqa serve {folder}")
+    print(f"serve it: {typed_command()} serve {folder}")
     return 0

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 
 import psutil
 
+from qwen_vqa.plugin.command.installed_command import typed_command
 from qwen_vqa.serving.http.connections import check_file_limit, raise_file_limit
 from qwen_vqa.serving.observability.log import say, set_format
 from qwen_vqa.serving.process.leftovers import own_name
@@ -200,7 +201,7 @@ class Supervisor:
         if status == 2:  # the child has said what is wrong with the command line or the checkpoint
             return status
         say(f"the server could not start (status {status}): not tried again. What it said is above;")
-        say("VLLM_LOGGING_LEVEL=INFO shows more, `qwen-vqa doctor` the installation.")
+        say(f"VLLM_LOGGING_LEVEL=INFO shows more, `{typed_command()} doctor` the installation.")
         return status if 0 < status < 128 else 1
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from openai import DefaultHttpxClient, OpenAI, OpenAIError
 
+from qwen_vqa.plugin.command.installed_command import typed_command
 from qwen_vqa.plugin.images.message_parts import data_url, user_message
 from qwen_vqa.serving import DEMO_IMAGES, DEMO_NAME
 from qwen_vqa.serving.observability.log import is_json, say, show
@@ -64,7 +65,7 @@ def _introduce(args: Namespace) -> None:
     image = _short(example[0]) if example else "photo.png"
     if not args.uds:
         where = f"--url {url} --model {model}{' --api-key YOUR_KEY' if args.admission.keys else ''}"
-        lines.append(f'Ask it in the terminal:\n\n    qwen-vqa ask "{question}" {image} {where}\n')
+        lines.append(f'Ask it in the terminal:\n\n    {typed_command()} ask "{question}" {image} {where}\n')
     lines.append("Ask it from Python (pip install openai):\n")
     lines.append(
         SNIPPET.format(

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
+from qwen_vqa.plugin.command.installed_command import typed_command
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.plugin.float_instructions import multiplies
 from qwen_vqa.serving.cli import main
@@ -339,7 +340,7 @@ def test_the_command_trains_and_says_where_the_result_is(tiny_checkpoint: Path, 
     assert command(tiny_checkpoint, data, tmp_path / "run") == 0
     printed = capsys.readouterr().out
     assert "training on 16 samples" in printed
-    assert f"serve it: qwen-vqa serve {tmp_path / 'run' / 'model'}" in printed
+    assert f"serve it: {typed_command()} serve {tmp_path / 'run' / 'model'}" in printed
     assert load_config(tmp_path / "run").rank == load_config(tmp_path / "run/checkpoint-1").rank == 2
     load_reference(tmp_path / "run" / "model")
 

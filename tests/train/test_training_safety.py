@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from qwen_vqa.plugin.command.installed_command import typed_command
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.serving.cli import main
 from qwen_vqa.train.model.reference_checkpoint import load_reference
@@ -152,7 +153,7 @@ def test_two_processes_have_the_losses_of_one_with_the_same_global_batch(
     done = launch(launcher, port_flag, "-m", "qwen_vqa.serving.cli", *words)
     assert done.returncode == 0, done.stderr[-3000:]
     assert losses(tmp_path / "two", 4) == pytest.approx(losses(tmp_path / "one", 4), rel=1e-5)
-    assert done.stdout.count("serve it: qwen-vqa serve") == 1
+    assert done.stdout.count(f"serve it: {typed_command()} serve") == 1
 
 
 def test_the_model_sharded_over_two_processes_has_the_losses_of_the_whole_one(tmp_path: Path):
@@ -178,6 +179,6 @@ def test_a_stopped_run_can_be_exported_without_training_on(
     with pytest.raises(ZeroDivisionError):
         train(tiny_checkpoint, stopped, tmp_path / "run", TrainingConfig(**SETTINGS))
     assert main(["train", str(tiny_checkpoint), "-o", str(tmp_path / "run"), "--export"]) == 0
-    assert f"serve it: qwen-vqa serve {tmp_path / 'run' / 'model'}" in capsys.readouterr().out
+    assert f"serve it: {typed_command()} serve {tmp_path / 'run' / 'model'}" in capsys.readouterr().out
     assert (tmp_path / "run/final_lora_model/adapter_model.safetensors").is_file()
     load_reference(tmp_path / "run/model")

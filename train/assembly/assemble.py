@@ -18,6 +18,7 @@ from qwen_vqa.plugin.chat.chat_template import QWEN_SYSTEM_PROMPT, chat_template
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
 from qwen_vqa.plugin.checkpoint_summary import summary_lines
 from qwen_vqa.plugin.command.file_mode import give_usual_mode
+from qwen_vqa.plugin.command.installed_command import typed_command
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.plugin.connector.mlp import ConnectorShape
 from qwen_vqa.plugin.errors import UserError
@@ -232,9 +233,9 @@ def _written(
     if ignored := loaded.vision.ignored:
         lines.append(f"note: weights of {loaded.vision_name} that no encoder has: {', '.join(ignored[:4])}")
     lines.append(
-        f"serve it: qwen-vqa serve {parts.output}"
+        f"serve it: {typed_command()} serve {parts.output}"
         if loaded.connector
-        else f"train it: qwen-vqa train {parts.output} --data train.jsonl -o runs/mine"
+        else f"train it: {typed_command()} train {parts.output} --data train.jsonl -o runs/mine"
     )
     return lines
 

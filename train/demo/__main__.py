@@ -16,6 +16,7 @@ from pathlib import Path
 
 from qwen_vqa.plugin.checkpoint_files import ADAPTER_FOLDER
 from qwen_vqa.plugin.command.command_parser import CommandParser
+from qwen_vqa.plugin.command.installed_command import typed_command
 from qwen_vqa.train.demo.demo_flags import build_parser
 from qwen_vqa.train.demo.machine import processor_name
 
@@ -67,7 +68,7 @@ def train(options: argparse.Namespace, argv: list[str]) -> Path:
     demo_evaluation.print_table(table)
     command = "qwen-vqa demo-train " + " ".join(argv)
     write_results(options.out / "results.json", table, times.minutes, command, options.seed)
-    print(f"the checkpoint is {checkpoint}; serve it: qwen-vqa serve {checkpoint}", flush=True)
+    print(f"the checkpoint is {checkpoint}; serve it: {typed_command()} serve {checkpoint}", flush=True)
     example_images.make_examples(checkpoint, options.out / "images")
     return checkpoint
 

@@ -146,7 +146,7 @@ def test_prefix_is_the_chat_templates_business(artefacts: Path, tmp_path: Path):
 def test_without_a_connector_there_is_a_fresh_one_to_train(artefacts: Path, tmp_path: Path):
     written = [assemble(parts(artefacts, tmp_path / name, connector=None)) for name in ("one", "two")]
     assert "fresh (seed 0)" in "\n".join(written[0])
-    assert "qwen-vqa train" in written[0][-1]
+    assert "qwen-vqa train " in written[0][-1]
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert torch.equal(one["connector.linear_1.weight"], two["connector.linear_1.weight"])
     assert one["connector.linear_1.weight"].any()
