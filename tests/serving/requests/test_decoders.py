@@ -31,28 +31,34 @@ def test_callers_take_turns():
 
 
 def test_a_picture_whose_client_has_gone_is_not_decoded_to_its_end():
-    decoders, data, ended = Decoders(1), jpeg_of_many_scans(3000, 80), []
+    decoders, data = Decoders(1), jpeg_of_many_scans(3000, 80)
+    pieces: list[int] = []  # read of each picture
+    begun, gone = threading.Event(), threading.Event()
 
     def decode(going_on) -> None:
-        started = time.thread_time()
-        try:
-            load_image(data, going_on=going_on)
-        finally:
-            ended.append(time.thread_time() - started)
+        pieces.append(0)
 
-    async def main() -> float:
-        started = time.thread_time()
+        def next_piece() -> None:
+            pieces[-1] += 1
+            if len(pieces) == 2 and pieces[-1] == 5:
+                begun.set()
+                assert gone.wait(60)
+            going_on()
+
+        load_image(data, going_on=next_piece)
+
+    async def main() -> None:
         await decoders.run("whole", decode)
         task = asyncio.create_task(decoders.run("gone", decode))
-        await asyncio.sleep(ended[0] / 8)
+        assert await asyncio.to_thread(begun.wait, 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        gone.set()
         await decoders.run("next", lambda going_on: None)  # begins once the thread is free
-        return time.thread_time() - started
 
     asyncio.run(main())
-    assert len(ended) == 2 and ended[1] < ended[0] / 2, ended
+    assert pieces[0] > 10 and pieces[1:] == [5], pieces
 
 
 def test_who_waits_for_a_turn_and_goes_leaves_no_place_taken():
