@@ -1,16 +1,36 @@
 """The arithmetic of training's memory against what torch allocates, on a scaled model."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from transformers import Qwen3Config, ViTConfig
+from transformers import Qwen2Config, Qwen3Config, ViTConfig
 
 from qwen_vqa.plugin.config import QwenVqaConfig
 from qwen_vqa.train.memory.__main__ import main
 from qwen_vqa.train.memory.memory_check import CASES, measured_and_predicted
-from qwen_vqa.train.memory.memory_estimate import full_model, layer_bytes, memory_of, parts_of
+from qwen_vqa.train.memory.memory_estimate import GIB, full_model, layer_bytes, memory_of, parts_of
 from qwen_vqa.train.model.reference_checkpoint import load_reference
-from qwen_vqa.train.training_config import TrainingConfig
+from qwen_vqa.train.training_config import LOAD_IN, TrainingConfig
+from tests.tiny import REPOSITORY
+
+# Of each release's config.json: width, layers, heads, key and value heads, the MLP's width, vocabulary, tied.
+RELEASES = {
+    "0.5B": (896, 24, 14, 2, 4864, 151936, True),
+    "1.5B": (1536, 28, 12, 2, 8960, 151936, True),
+    "3B": (2048, 36, 16, 2, 11008, 151936, True),
+    "7B": (3584, 28, 28, 4, 18944, 152064, False),
+}
+FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+    "tie_word_embeddings",
+)
 
 
 @pytest.mark.parametrize("case", ["LoRA on attention", "LoRA on both", "not checkpointed", "long answers"])
@@ -56,3 +76,22 @@ def test_the_command_says_what_fits(capsys):
     main(["--length", "2048", "--card", "8"])
     rows = capsys.readouterr().out.splitlines()[-3:]
     assert [row.endswith("does not fit") for row in rows] == [True, False, False]
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_the_readmes_table_is_this_arithmetic(name: str):
+    text = Qwen2Config(**dict(zip(FIELDS, RELEASES[name], strict=True)))
+    config = replace_text(full_model(), text)
+    training = TrainingConfig(gradient_checkpointing=True)
+    found = [memory_of(config, replace(training, load_in=load_in), 1024, 256) for load_in in LOAD_IN]
+    cache = 2 * 2 * text.num_hidden_layers * text.num_key_value_heads * text.hidden_size / text.num_attention_heads
+    numbers = [f"{one.weights / GIB:.1f}" for one in found], [f"{one.total / GIB:.1f}" for one in found]
+    row = f"| {name} | {', '.join(numbers[0])} | {1000 * cache / GIB:.2f} | {', '.join(numbers[1])} |"
+    assert re.search(rf"^{re.escape(row)}$", (REPOSITORY / "README.md").read_text(), re.MULTILINE), row
+
+
+def replace_text(config: QwenVqaConfig, text: Qwen2Config) -> QwenVqaConfig:
+    """The same encoder before another language model."""
+    return QwenVqaConfig(
+        config.vision_config, text, {"hidden_size": text.hidden_size}, image_token_id=5, vision_in_float32=True
+    )
