@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -69,7 +70,7 @@ class Failures:
                 needed = wait_until_ready(self.replicas, self.ended)
                 self.happened.append((at, name, needed))
                 print(f"{at:6.0f} s  {name}; all ready again after {needed:.1f} s", file=sys.stderr, flush=True)
-        except (UserError, OSError) as error:
+        except (UserError, OSError, subprocess.SubprocessError) as error:
             self.error = error
             self.ended.set()
 

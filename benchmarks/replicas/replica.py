@@ -108,7 +108,8 @@ class Replica:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             for process in self.processes():
-                process.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):  # it ended with another
+                    process.kill()
             self.process.wait()
 
     def _note_shared_memory(self) -> None:

@@ -14,8 +14,9 @@ import torch
 
 from qwen_vqa.plugin.errors import UserError
 from qwen_vqa.train.demo.demo_evaluation import Evaluator
+from qwen_vqa.train.drawn.descriptions import groups_of
 from qwen_vqa.train.drawn.drawing import draw
-from qwen_vqa.train.drawn.drawn_questions import DrawnTurn, groups_of
+from qwen_vqa.train.drawn.drawn_questions import DrawnTurn
 from qwen_vqa.train.drawn.held_out import FIRST_SEED, HeldOutCase
 from qwen_vqa.train.drawn.scenes import Scene, make_scene
 from qwen_vqa.train.model.reference_checkpoint import load_processor, load_reference

@@ -4,7 +4,8 @@ import random
 from dataclasses import dataclass
 
 from qwen_vqa.train.drawn import words
-from qwen_vqa.train.drawn.drawn_questions import DrawnTurn, ask, ask_anything, describe, fill, follow_up, hurried
+from qwen_vqa.train.drawn.descriptions import describe
+from qwen_vqa.train.drawn.drawn_questions import DrawnTurn, ask, ask_anything, fill, follow_up, hurried
 from qwen_vqa.train.drawn.json_answers import json_turn
 from qwen_vqa.train.drawn.scenes import Scene
 

@@ -8,7 +8,8 @@ import random
 from dataclasses import replace
 
 from qwen_vqa.train.drawn.conversations import DrawnConversation, messages_of
-from qwen_vqa.train.drawn.drawn_questions import DrawnTurn, ask, group_phrase, groups_of
+from qwen_vqa.train.drawn.descriptions import group_phrase, groups_of
+from qwen_vqa.train.drawn.drawn_questions import DrawnTurn, ask
 from qwen_vqa.train.drawn.scenes import Scene
 
 SENTENCES = "sentences"  # the adapter's name

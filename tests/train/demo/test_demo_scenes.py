@@ -9,8 +9,9 @@ from qwen_vqa.train.demo import encoder, language
 from qwen_vqa.train.demo.packing import make_packed_scene
 from qwen_vqa.train.drawn import sprites, words
 from qwen_vqa.train.drawn.conversations import make_conversation
+from qwen_vqa.train.drawn.descriptions import describe
 from qwen_vqa.train.drawn.drawing import CLASSES, draw, patch_labels
-from qwen_vqa.train.drawn.drawn_questions import DrawnTurn, ask, describe, follow_up
+from qwen_vqa.train.drawn.drawn_questions import DrawnTurn, ask, follow_up
 from qwen_vqa.train.drawn.held_out import FIRST_SEED
 from qwen_vqa.train.drawn.scenes import Scene, Thing, make_scene
 from qwen_vqa.train.drawn.sentences import in_a_sentence
