@@ -68,7 +68,8 @@ def calibrate(
             block.cpu()
             for name, layer in block.layer.named_modules():
                 if isinstance(layer, nn.Linear):
-                    scale = layer.scale.reshape(layer.out_features, -1).to("cpu", dtype)  # type: ignore[operator]
+                    tuned: Any = layer.scale  # AutoRound sets it
+                    scale = tuned.reshape(layer.out_features, -1).to("cpu", dtype)
                     stored = scheme.store(layer.weight.detach(), scale)
                     results[f"{LANGUAGE_MODEL}.model.layers.{index}.{name}"] = stored
             decoder.layers[index] = nn.Identity()

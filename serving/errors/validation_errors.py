@@ -64,7 +64,7 @@ def attach_validation_errors(app: FastAPI) -> None:
     layer: Any = app.middleware_stack
     while layer is not None:
         if isinstance(layer, ExceptionMiddleware):
-            layer.add_exception_handler(RequestValidationError, _answer)  # type: ignore[arg-type]
+            layer.add_exception_handler(RequestValidationError, _answer)  # type: ignore[arg-type] # as above
         layer = getattr(layer, "app", None)
 
 

@@ -227,7 +227,8 @@ def _read(files: list[Path], wanted: re.Pattern[str]) -> list[tuple[str, torch.T
     for file in files:
         if file.suffix == ".safetensors":
             with safe_open(file, "pt") as tensors:
-                found += [(key, tensors.get_tensor(key)) for key in tensors.keys() if wanted.search(key)]  # noqa: SIM118
+                names = [name for name in tensors.keys() if wanted.search(name)]  # noqa: SIM118 - it is no mapping
+                found += [(name, tensors.get_tensor(name)) for name in names]
         else:
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             found += [(key, tensor) for key, tensor in state.items() if wanted.search(key)]
